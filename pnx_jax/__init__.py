@@ -1,0 +1,1 @@
+"""Pneumothorax detection and segmentation in chest radiographs, in JAX."""

@@ -1,0 +1,56 @@
+"""Installs pnx_jax: `pip install -e '.[prep]'`."""
+
+import pathlib
+
+import setuptools
+
+setuptools.setup(
+  name='pnx_jax',
+  version='0.1.0',
+  description='Pneumothorax detection and segmentation in JAX and Flax.',
+  long_description=(
+    pathlib.Path(__file__).with_name('README.md').read_text(encoding='utf-8')
+  ),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(
+    include=['pnx_jax', 'pnx_jax.*', 'data_prep', 'configs']
+  ),
+  package_data={'pnx_jax.evaluation': ['templates/*']},
+  install_requires=[
+    'absl-py',
+    'clu>=0.0.12',
+    'flax>=0.12',
+    'grain>=0.2.15',
+    'importlib_resources',
+    'jax>=0.8',
+    'ml-collections>=1.0',
+    'numpy',
+    'opencv-python-headless',
+    'optax',
+    'orbax-checkpoint>=0.11',
+    'pillow',
+    'pydicom>=3.0',
+    'tensorboard',
+    'tensorboardX',
+    'tensorflow-datasets>=4.9.9',
+  ],
+  extras_require={
+    'prep': [
+      # tensorflow-cpu has wheels for x86-64 Linux and Windows alone.
+      'tensorflow-cpu; platform_machine=="x86_64" and sys_platform!="darwin"',
+      'tensorflow; platform_machine!="x86_64" or sys_platform=="darwin"',
+      'tqdm',
+    ],
+    'cuda': ['jax[cuda12]'],
+    'tpu': ['jax[tpu]'],
+    'test': [
+      'hypothesis',
+      'pycocotools',
+      'pytest',
+      'ruff',
+      'scikit-learn',
+    ],
+  },
+)
