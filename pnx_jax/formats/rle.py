@@ -1,0 +1,126 @@
+"""The competition's run-length encoding of masks.
+
+A mask is written as pairs `gap length`, counted in pixels down the columns
+(column-major). Each gap starts where the last run ended; the first one starts
+at pixel 0. A mask without any pixel is written `-1`.
+"""
+
+import gzip
+import itertools
+import os
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+EMPTY = '-1'
+_NUMBERS = re.compile(r'[\d\s]*', re.ASCII)
+
+
+def decode(rle: str, height: int, width: int) -> np.ndarray:
+  """Returns the mask as bool[H, W], in column-major memory order.
+
+  Raises:
+    ValueError: The string is no encoding of a mask of this size.
+  """
+  flat = np.zeros(height * width, bool)
+  if not is_empty(rle):
+    starts, stops = _runs(rle, flat.size)
+    for start, stop in zip(starts, stops, strict=True):
+      flat[start:stop] = True
+  return flat.reshape(width, height).T
+
+
+def encode(mask: np.ndarray) -> str:
+  """Returns the encoding of a mask, bool[H, W]; `-1` for an empty one."""
+  mask = np.asarray(mask, bool)
+  height, _ = mask.shape
+  rows = np.flatnonzero(mask.any(axis=1))
+  if not rows.size:
+    return EMPTY
+  top, bottom = rows[0], rows[-1] + 1
+  # One blank row keeps the runs of neighbouring columns apart.
+  if bottom < height:
+    bottom += 1
+  elif top > 0:
+    top -= 1
+  columns = np.flatnonzero(mask[top:bottom].any(axis=0))
+  left, right = columns[0], columns[-1] + 1
+  edges = _edges(mask[top:bottom, left:right])
+  edges[1::2] -= 1  # the last pixel of a run: one past it is another column
+  column, row = np.divmod(edges, bottom - top)
+  positions = (left + column) * height + top + row
+  positions[1::2] += 1
+  return ' '.join(map(str, np.diff(positions, prepend=0).tolist()))
+
+
+def union(rles: Iterable[str], height: int, width: int) -> np.ndarray:
+  """Returns the union of several encodings as bool[H, W]."""
+  mask = np.zeros((width, height), bool).T
+  for rle in rles:
+    mask |= decode(rle, height, width)
+  return mask
+
+
+def is_empty(rle: str) -> bool:
+  """Whether the string stands for a mask without any pixel."""
+  return rle.strip() in ('', EMPTY)
+
+
+def read_csv(path: str | os.PathLike) -> dict[str, list[str]]:
+  """Reads `ImageId,EncodedPixels`: every image and its annotations.
+
+  An image without a pneumothorax has an empty list. The file may be gzipped,
+  start with a byte-order mark, lack the header and have spaces after commas.
+  """
+  opener = gzip.open if str(path).endswith('.gz') else open
+  annotations: dict[str, list[str]] = {}
+  with opener(path, 'rt', encoding='utf-8-sig') as file:
+    for number, line in enumerate(file, 1):
+      if not line.strip():
+        continue
+      image_id, comma, rle = (
+        part.strip(' "\n\r') for part in line.partition(',')
+      )
+      if not comma or not image_id:
+        raise ValueError(
+          f'{path}, line {number}: expected "ImageId,EncodedPixels", '
+          f'got {line.strip()[:60]!r}'
+        )
+      if number == 1 and rle.lower() == 'encodedpixels':
+        continue
+      rows = annotations.setdefault(image_id, [])
+      if not is_empty(rle):
+        rows.append(rle)
+  return annotations
+
+
+def _runs(rle: str, size: int) -> tuple[list[int], list[int]]:
+  """Returns where the runs start and stop, checked against the mask's size."""
+  words = rle.split()
+  if not _NUMBERS.fullmatch(rle):
+    index, word = next(
+      pair for pair in enumerate(words, 1) if not _NUMBERS.fullmatch(pair[1])
+    )
+    raise ValueError(
+      f'RLE number {index} is {word[:20]!r}: expected an integer >= 0'
+    )
+  if len(words) % 2:
+    raise ValueError(
+      f'RLE has {len(words)} numbers: expected pairs of gap and length'
+    )
+  edges = list(itertools.accumulate(map(int, words)))
+  if edges[-1] > size:
+    index = next(i for i, edge in enumerate(edges) if edge > size)
+    raise ValueError(
+      f'RLE number {index + 1} ({words[index][:20]}) reaches past the end of '
+      f'the mask of {size} pixels'
+    )
+  return edges[::2], edges[1::2]
+
+
+def _edges(mask: np.ndarray) -> np.ndarray:
+  """Returns the column-major positions at which runs start and stop."""
+  flat = np.zeros(mask.size + 2, bool)
+  flat[1:-1].reshape(mask.shape[1], mask.shape[0])[...] = mask.T
+  return np.flatnonzero(flat[1:] != flat[:-1])

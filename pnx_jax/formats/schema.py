@@ -1,0 +1,72 @@
+"""What a record of a built dataset holds, and how its splits are named.
+
+A dataset is a folder of TFRecords in TFDS layout. `data_prep` writes it,
+`pnx_jax.input` reads it; both take the fields from here.
+"""
+
+import dataclasses
+
+import numpy as np
+
+NAME = 'siim'
+VERSION = '1.0.0'
+TEST_SPLIT = 'test'
+
+POSITIVE, NEGATIVE, UNLABELLED = 1, 0, -1
+UNKNOWN = -1
+
+
+def fold_split(fold: int) -> str:
+  """Returns the name of the split that holds a fold."""
+  return f'fold{fold}'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+  """One radiograph. The fields are the features of the dataset, in order.
+
+  Attributes:
+    image: PNG of uint8[S, S, 1], letterboxed to a square.
+    mask: PNG of uint8[S, S, 1], 0 or 255, letterboxed like the image.
+    rle: Union of the annotations, at the film's own height x width; `-1` for
+      none.
+    image_id: Stem of the file's name.
+    patient: Group number of this build; says nothing about the person.
+    label: 1 pneumothorax, 0 none, -1 not labelled.
+    height: Rows of the film.
+    width: Columns of the film.
+    pixel_aspect: Height of a film's pixel over its width. Together with height
+      and width it is all the geometry `letterbox` needs.
+    view: ViewPosition (`PA`, `AP`, ...), empty where unknown.
+    sex: `F`, `M`, `O`, empty where unknown.
+    age: Years, -1 where unknown.
+    pixel_spacing: f32[2], millimetres between rows and between columns, -1
+      where unknown.
+    spacing_plane: `patient` (PixelSpacing), `detector` (ImagerPixelSpacing,
+      larger than the body by the magnification), empty where unknown.
+    num_annotations: How many annotations `rle` unites.
+    agreement: Mean Dice over the pairs of annotations, -1 for fewer than two.
+    boxes: i32[N, 4], x, y, width, height of every connected region of the
+      mask, in pixels of the film.
+  """
+
+  image: bytes
+  mask: bytes
+  rle: str
+  image_id: str
+  patient: int
+  label: int
+  height: int
+  width: int
+  pixel_aspect: float
+  view: str
+  sex: str
+  age: int
+  pixel_spacing: tuple[float, float]
+  spacing_plane: str
+  num_annotations: int
+  agreement: float
+  boxes: np.ndarray
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Record))
