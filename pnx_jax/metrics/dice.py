@@ -1,0 +1,102 @@
+"""Dice by the competition's rule, from areas counted on the device.
+
+An image with an empty truth scores 1 where the prediction is empty too, else
+0; every other image scores 2 |A and B| / (|A| + |B|). The score is the mean
+over images. Areas are counted at many thresholds in one pass, so that every
+post-processing rule can be scored later without the network (see rules.py).
+"""
+
+import clu.metrics
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# The thresholds at which areas are counted: `probs > threshold`.
+THRESHOLDS = (
+  *(0.001, 0.003, 0.01, 0.02, 0.03),
+  *(percent / 100 for percent in range(5, 75, 5)),
+  *(0.72, 0.75, 0.8, 0.85, 0.9, 0.95),
+  *(0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995),
+)
+
+
+def threshold_areas(probs, label):
+  """Areas in pixels of truth, prediction and both, over THRESHOLDS.
+
+  A histogram: each pixel is counted once, in the bin between two thresholds,
+  and the bins are summed from above. Counters are kept per row, which spares
+  an accelerator from adding a whole image into one address.
+
+  Args:
+    probs: f32[B, H, W].
+    label: bool[B, H, W].
+
+  Returns:
+    `truth_area` i32[B], `predicted_area` i32[B, T], `intersection` i32[B, T].
+  """
+  if probs.ndim != 3 or probs.shape != label.shape:
+    raise ValueError(f'Shapes differ: {probs.shape} and {label.shape}.')
+  probs = probs.astype(jnp.float32)
+  bins = sum((probs > level).astype(jnp.int32) for level in THRESHOLDS)
+  num_bins = len(THRESHOLDS) + 1
+  height = probs.shape[1]
+
+  def histogram(bins, label):
+    row = jnp.arange(height)[:, None]
+    address = (row * 2 + label) * num_bins + bins
+    counts = jnp.zeros(height * 2 * num_bins, jnp.int32)
+    counts = counts.at[address.ravel()].add(1, mode='promise_in_bounds')
+    return counts.reshape(height, 2, num_bins).sum(0)
+
+  counts = jax.vmap(histogram)(bins, label)
+  above = jnp.cumsum(counts[..., :0:-1], axis=-1)[..., ::-1]
+  return {
+    'truth_area': counts[:, 1].sum(-1),
+    'predicted_area': above.sum(1),
+    'intersection': above[:, 1],
+  }
+
+
+def dice(intersection, predicted_area, truth_area):
+  """Dice of each image by the competition's rule, from areas of one shape.
+
+  Works on JAX and on numpy arrays, in float32 and in float64.
+  """
+  is_jax = isinstance(intersection, jax.Array)
+  xp, dtype = (jnp, jnp.float32) if is_jax else (np, np.float64)
+  total = xp.asarray(predicted_area + truth_area)
+  both = xp.asarray(intersection).astype(dtype)
+  return xp.where(total == 0, 1.0, 2 * both / xp.maximum(total, 1))
+
+
+@flax.struct.dataclass
+class PositiveDice(clu.metrics.Average):
+  """Mean Dice of the images that have a pneumothorax; NaN without any."""
+
+  @classmethod
+  def from_model_output(cls, *, dice, label, mask=None, **_):
+    positive = label if mask is None else label & mask
+    return super().from_model_output(dice, mask=positive)
+
+
+@flax.struct.dataclass
+class SegmentationMetrics(clu.metrics.Collection):
+  """Means over real images; `single_from_model_output` takes by keyword:
+
+  dice: f32[B]. label: bool[B], the image has a pneumothorax. mask: bool[B],
+  the image is real and not padding. And f32[B] for each name given to
+  `with_losses`.
+  """
+
+  dice: clu.metrics.Average.from_output('dice')
+  dice_positive: PositiveDice
+
+  @classmethod
+  def with_losses(cls, names):
+    """The collection extended by the mean of each loss in `names`."""
+    taken = sorted(set(names) & set(cls.__annotations__))
+    if taken:
+      raise ValueError(f'A loss cannot be called {taken[0]!r}: a metric is.')
+    losses = {name: clu.metrics.Average.from_output(name) for name in names}
+    return cls.create(**cls.__annotations__, **losses)
