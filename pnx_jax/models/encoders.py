@@ -1,0 +1,77 @@
+"""Encoders: image to features by stride, `{1: [B, H, W, C], 2: ...}`."""
+
+import flax.linen as nn
+
+from pnx_jax.models import layers
+
+
+class UNetEncoder(nn.Module):
+  """Contracting path of U-Net (Ronneberger 2015, arXiv:1505.04597).
+
+  With BatchNorm and same padding, as everyone has built it since.
+  """
+
+  width: int
+  depth: int
+  style: layers.Style
+
+  @nn.compact
+  def __call__(self, x, train):
+    features = {}
+    for level in range(self.depth + 1):
+      if level:
+        x = layers.max_pool(x)
+      for index in (1, 2):
+        x = layers.ConvNorm(
+          self.width << level, self.style, name=f'level{level}_conv{index}'
+        )(x, train)
+      features[1 << level] = x
+    return features
+
+
+class ResidualUnit(nn.Module):
+  """Pre-activation residual unit (He 2016, arXiv:1603.05027)."""
+
+  features: int
+  stride: int
+  style: layers.Style
+
+  @nn.compact
+  def __call__(self, x, train):
+    branch = x
+    for index, stride in ((1, self.stride), (2, 1)):
+      branch = layers.Norm(self.style, name=f'norm{index}')(branch, train)
+      branch = layers.Conv(
+        self.features, self.style, stride=stride, name=f'conv{index}'
+      )(nn.relu(branch))
+    shortcut = layers.Conv(
+      self.features, self.style, 1, self.stride, name='shortcut'
+    )
+    return shortcut(x) + branch
+
+
+class ResUNetEncoder(nn.Module):
+  """Encoding path of ResUNet (Zhang 2018, arXiv:1711.10684).
+
+  The paper's decoder begins each unit with normalisation and ReLU; here they
+  are the last thing done to each feature.
+  """
+
+  width: int
+  depth: int
+  style: layers.Style
+
+  @nn.compact
+  def __call__(self, x, train):
+    features = {}
+    x = layers.Conv(self.width, self.style, name='stem')(x)
+    for level in range(self.depth + 1):
+      x = ResidualUnit(
+        self.width << level,
+        stride=2 if level else 1,
+        style=self.style,
+        name=f'level{level}',
+      )(x, train)
+      norm = layers.Norm(self.style, name=f'norm{level}')
+      features[1 << level] = nn.relu(norm(x, train))
+    return features
