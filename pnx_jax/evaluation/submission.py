@@ -1,0 +1,204 @@
+"""Writes a submission, and checks and scores one.
+
+`python -m pnx_jax.evaluation.submission --check=sub.csv
+[--sample=sample_submission.csv] [--truth=train-rle.csv]` lists every fault on
+standard error; with the truth it prints the scores as one JSON object on
+standard output. The exit status is 1 where there are faults.
+"""
+
+import argparse
+import csv
+import gzip
+import json
+import pathlib
+import sys
+from collections.abc import Iterable
+
+import numpy as np
+
+from pnx_jax.errors import UserError
+from pnx_jax.formats import rle
+from pnx_jax.metrics.dice import dice
+
+HEADER = ['ImageId', 'EncodedPixels']
+# Side of the competition's radiographs, and so of its masks.
+SIZE = 1024
+# Masks look sideways when this many more lie left than lie high: of the true
+# ones 86 % have their centroid in the upper half and 59 % in the left one.
+SIDEWAYS = 5
+
+_NOTHING = np.zeros((SIZE, SIZE), bool).T
+
+
+def write(path, masks: Iterable[tuple[str, str]]) -> None:
+  """Writes pairs of image id and RLE, which is `-1` for no mask."""
+  path = pathlib.Path(path)
+  partial = path.with_name(path.name + '.partial')
+  with partial.open('w', newline='', encoding='utf-8') as file:
+    rows = csv.writer(file, lineterminator='\n')
+    rows.writerow(HEADER)
+    rows.writerows(masks)
+  partial.replace(path)
+
+
+def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
+  """The faults of a submission, a line each, and its scores given the truth.
+
+  Args:
+    path: the submission, plain or gzipped.
+    sample: a csv with the expected ids; one that repeats them is fine.
+    truth: a csv with the annotations of at least some of the ids.
+
+  Raises:
+    UserError: one of the files is of another kind altogether.
+  """
+  rows, faults = _read_rows(path)
+  repeated = [image_id for image_id, rles in rows.items() if len(rles) > 1]
+  faults += _listed('repeated', repeated)
+  if sample:
+    expected = _read_annotations(sample)
+    faults += _listed('missing', [key for key in expected if key not in rows])
+    faults += _listed('unknown', [key for key in rows if key not in expected])
+  annotations = _read_annotations(truth) if truth else {}
+  centroids, areas = [], []
+  for image_id, rles in rows.items():
+    try:
+      mask = _union(rles)
+    except ValueError as error:
+      faults.append(f'{image_id}: {error}')
+      mask = None
+    if mask is not None and mask.any():
+      centroids.append(_centroid(mask))
+    if image_id in annotations:
+      try:
+        true_mask = rle.union(annotations[image_id], SIZE, SIZE)
+      except ValueError as error:
+        raise UserError(f'{truth}: {image_id}: {error}') from error
+      areas.append(_areas(mask, true_mask))
+  faults += _sideways(np.array(centroids).reshape(-1, 2))
+  if not truth:
+    return faults, None
+  if not areas:
+    faults.append(f'{truth} has the truth of none of the {len(rows)} ids')
+  return faults, _scores(*np.array(areas, np.int64).reshape(-1, 3).T) | {
+    'num_images': len(areas),
+    'ignored': len(rows) - len(areas),
+  }
+
+
+def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
+  """Every image id with the RLE of each of its rows, and the table's faults."""
+  opener = gzip.open if str(path).endswith('.gz') else open
+  try:
+    with opener(path, 'rt', encoding='utf-8-sig', newline='') as file:
+      lines = [[cell.strip() for cell in row] for row in csv.reader(file)]
+  except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f'{path}: cannot be read as a csv: {error}') from error
+  header = lines[0] if lines else []
+  faults = []
+  if header != HEADER:
+    faults.append(f'line 1: expected the header {",".join(HEADER)}')
+    named = [cell.lower() for cell in header] == ['imageid', 'encodedpixels']
+    headless = len(header) == 2 and not header[1].strip('-0123456789 ')
+    if not named and not headless:
+      raise UserError(
+        f'{path}: no submission to this competition: it starts with '
+        f'{",".join(header)[:60]!r} instead of {",".join(HEADER)!r}'
+      )
+    lines = lines if named else [HEADER, *lines]
+  rows: dict[str, list[str]] = {}
+  for number, row in enumerate(lines[1:], 2):
+    if len(row) == 2 and row[0]:
+      rows.setdefault(row[0], []).append(row[1])
+    elif any(row):
+      faults.append(f'line {number}: expected an image id and a mask')
+  return rows, faults
+
+
+def _read_annotations(path) -> dict[str, list[str]]:
+  try:
+    return rle.read_csv(path)
+  except (OSError, EOFError, UnicodeDecodeError) as error:
+    raise UserError(f'{path}: cannot be read as a csv: {error}') from error
+
+
+def _listed(what, image_ids, most=10) -> list[str]:
+  """One line about some ids, or none."""
+  if not image_ids:
+    return []
+  names = ', '.join(image_ids[:most])
+  more = f' and {len(image_ids) - most} more' if len(image_ids) > most else ''
+  return [f'{len(image_ids)} {what} ids: {names}{more}']
+
+
+def _union(rles) -> np.ndarray:
+  union = _NOTHING
+  for row in rles:
+    if not rle.is_empty(row):
+      mask = rle.decode(row, SIZE, SIZE)
+      if (union & mask).any():
+        raise ValueError('the masks of its rows overlap')
+      union = union | mask
+  return union
+
+
+def _centroid(mask) -> tuple[float, float]:
+  """Mean row and column of a mask's pixels."""
+  columns, rows = np.divmod(np.flatnonzero(mask.T), SIZE)
+  return rows.mean(), columns.mean()
+
+
+def _areas(mask, truth) -> tuple[int, int, int]:
+  """Areas of both, of the prediction and of the truth."""
+  truth_area = np.count_nonzero(truth)
+  if mask is None:  # Unreadable: the image scores 0.
+    return 0, 1, truth_area
+  return np.count_nonzero(mask & truth), np.count_nonzero(mask), truth_area
+
+
+def _sideways(centroids) -> list[str]:
+  upper, left = (centroids < (SIZE - 1) / 2).sum(axis=0)
+  if left - upper < SIDEWAYS:
+    return []
+  return [
+    f'the masks look transposed: of {len(centroids)} centroids {upper} lie '
+    f'in the upper half and {left} in the left one; of true ones 86 % and 59 %'
+  ]
+
+
+def _scores(intersection, predicted_area, truth_area) -> dict:
+  scores = dice(intersection, predicted_area, truth_area)
+  positive = truth_area > 0
+  return {
+    'dice': _mean(scores),
+    'dice_positive': _mean(scores[positive]),
+    'specificity': _mean(scores[~positive]),
+    'sensitivity': _mean(predicted_area[positive] > 0),
+    'all_empty_dice': _mean(~positive),
+  }
+
+
+def _mean(values) -> float | None:
+  return float(values.mean()) if len(values) else None
+
+
+def main(arguments=None) -> int:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+  parser.add_argument('--check', required=True, help='the submission')
+  parser.add_argument('--sample', help='a csv with the expected ids')
+  parser.add_argument('--truth', help='a csv with the annotations')
+  flags = parser.parse_args(arguments)
+  try:
+    faults, scores = check(flags.check, sample=flags.sample, truth=flags.truth)
+  except ValueError as error:
+    print(error, file=sys.stderr)
+    return 2
+  for fault in faults:
+    print(fault, file=sys.stderr)
+  if scores is not None:
+    print(json.dumps(scores))
+  return 1 if faults else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
