@@ -1,0 +1,149 @@
+"""Every field of a run, its meaning, its unit and its default.
+
+The recipes beside this file import `get_config` and change what differs. Any
+field is set on the command line: `--config.optimizer.learning_rate=1e-3`.
+Durations carry their unit in the name: `_epochs` or `_steps`.
+"""
+
+import difflib
+
+import ml_collections
+
+from pnx_jax.errors import UserError
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+
+  # Data: the folder that `python -m data_prep.build` wrote.
+  config.data_dir = 'data/siim'
+  # Side of the square the network sees, in pixels; divisible by the deepest
+  # stride of the encoder.
+  config.image_size = 512
+  # The split held out for validation; all other folds are trained on.
+  config.fold = 0
+  # Seeds the weights, the order of the images and the augmentation.
+  config.seed = 0
+
+  # Length. An epoch is one pass over the positives (see positive_share).
+  config.total_epochs = 60.0
+  # Wins over total_epochs where set.
+  config.total_steps = ml_collections.config_dict.placeholder(int)
+  # Images per step, over all devices and hosts.
+  config.batch_size = 16
+  # ((epoch, share), ...): the share of images with a pneumothorax in an
+  # epoch, linear in between. () shows every image once per epoch.
+  config.positive_share = ((0, 0.8), (40, 0.4))
+
+  # 'float32', 'bfloat16', or 'auto': bfloat16 on GPU and TPU, else float32.
+  # Parameters, logits and losses are float32 always.
+  config.compute_dtype = 'auto'
+
+  config.model = model = ml_collections.ConfigDict()
+  model.encoder = 'unet'
+  model.decoder = 'unet'
+  # Channels at stride 1, doubled at every stride (unet and resunet).
+  model.width = 32
+  # Number of halvings (unet and resunet).
+  model.depth = 4
+  # 'batch', 'frozen' or 'group'.
+  model.normalisation = 'batch'
+  # Shares of pneumothorax among pixels and among images: the first guesses
+  # of the mask head and of the presence head.
+  model.pixel_prevalence = 0.003
+  model.image_prevalence = 0.22
+
+  # Weight of every known loss; 0 = not computed.
+  config.losses = losses = ml_collections.ConfigDict()
+  losses.bce = 3.0
+  losses.dice = 1.0
+  losses.focal = 0.0
+  losses.lovasz = 0.0
+  losses.tversky = 0.0
+  # Cross-entropy of the image-level presence logit.
+  losses.presence = 0.3
+  # The mask losses at strides 2, 4 and 8 (with model.deep_supervision).
+  losses.deep = 0.0
+
+  config.optimizer = optimizer = ml_collections.ConfigDict()
+  # 'adamw' or 'sgd' (Nesterov momentum 0.9).
+  optimizer.name = 'adamw'
+  optimizer.learning_rate = 5e-4
+  optimizer.weight_decay = 1e-4
+  # Linear warm-up, then a cosine to zero at the end of the run.
+  optimizer.warmup_epochs = 1.0
+  # Largest global norm of the gradient; 0 = no clipping.
+  optimizer.clip_norm = 1.0
+  # Batches whose gradients are averaged into one update.
+  optimizer.accumulate_steps = 1
+  # The encoder's learning rate as a multiple of the decoder's.
+  optimizer.encoder_factor = 1.0
+  # The encoder does not move before this epoch.
+  optimizer.freeze_encoder_epochs = 0.0
+  # Decay per step of the averaged weights; 0 = no average.
+  optimizer.ema_decay = 0.999
+
+  # Geometric changes act on image and label, the others on the image alone.
+  config.augmentation = augmentation = ml_collections.ConfigDict()
+  # Probability of a mirrored image.
+  augmentation.flip = 0.5
+  # Probability of the affine part, and its largest shift (share of the
+  # side), zoom (share) and rotation (degrees).
+  augmentation.affine = 0.5
+  augmentation.shift = 0.1
+  augmentation.scale = 0.15
+  augmentation.rotate = 15.0
+  # Probability of one of elastic, grid or optical distortion, and its
+  # largest displacement (share of the side).
+  augmentation.distortion = 0.3
+  augmentation.displacement = 0.04
+  # Probability of each of brightness, contrast and gamma, and its strength.
+  augmentation.intensity = 0.3
+  augmentation.strength = 0.2
+  # Standard deviation of the pixel noise (white is 1), and its probability.
+  augmentation.noise = 0.02
+  augmentation.noise_probability = 0.2
+  # Train on random squares of this side, cut from image_size; 0 = whole.
+  augmentation.crop_size = 0
+
+  # How often losses are logged, and validation and checkpoints happen.
+  config.log_steps = 50
+  config.eval_epochs = 1.0
+  config.checkpoint_steps = 500
+  # Checkpoints kept for their validation Dice, beside the newest one.
+  config.average_checkpoints = 1
+
+  # Threads that decode images, and batches they run ahead.
+  config.read_threads = 8
+  config.prefetch_batches = 4
+
+  # Start from another run's best weights (its workdir); '' = from scratch.
+  config.init_from = ''
+  # XLA's deterministic operations: bit-exact resume on a GPU, at a cost.
+  config.deterministic = False
+  # 'first:last' writes a profiler trace of these steps for TensorBoard.
+  config.profile_steps = ''
+
+  config.eval = ml_collections.ConfigDict()
+  # Images per step of evaluation.
+  config.eval.batch_size = 16
+
+  return config.lock()
+
+
+def variant(
+  config: ml_collections.ConfigDict, name: str, variants: dict[str, dict]
+) -> ml_collections.ConfigDict:
+  """`config` with the fields of one variant, {'model.width': 16, ...}.
+
+  Raises:
+    UserError: an unknown variant; the nearest one is named.
+  """
+  if name not in variants:
+    nearest = difflib.get_close_matches(name, variants, n=1, cutoff=0)[0]
+    raise UserError(
+      f'unknown variant {name!r}; the nearest is {nearest!r}, known are '
+      f'{", ".join(filter(None, variants))}'
+    )
+  config.update_from_flattened_dict(variants[name])
+  return config

@@ -1,0 +1,153 @@
+"""Trains and evaluates: `python launch.py --config=configs/resunet.py`."""
+
+import difflib
+import logging
+import os
+import pathlib
+import re
+import sys
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from pnx_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'The recipe, for example configs/resunet.py.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of the run; default runs/<config>[_<variant>].'
+)
+_MODE = flags.DEFINE_enum(
+  'mode',
+  'train',
+  ['train', 'folds', 'eval'],
+  'train: one fold (--config.fold). folds: all, one after another. '
+  'eval: scores what was trained and writes the submission.',
+)
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator_address', None, 'host:port of process 0, for several hosts.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes train together.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'The number of this process, from 0.'
+)
+
+
+def main(_) -> None:
+  config = _CONFIG.value
+  workdir = _WORKDIR.value or _default_workdir()
+  if config.get('deterministic'):
+    os.environ['XLA_FLAGS'] = (
+      os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+    )
+  _join_cluster()
+  _log_to_terminal()
+  _cache_compilations()
+  # Imported here, so that a mistyped flag is reported at once.
+  if _MODE.value == 'eval':
+    from pnx_jax.evaluation.evaluate import evaluate
+    from pnx_jax.training.workdir import load_with_overrides
+
+    overrides = config_flags.get_override_values(flags.FLAGS['config'])
+    evaluate(load_with_overrides(workdir, overrides), workdir)
+    return
+  from pnx_jax.input import pipeline
+  from pnx_jax.training.train import train
+
+  if _MODE.value == 'train':
+    train(config, workdir)
+    return
+  for fold in range(len(pipeline.folds(config.data_dir))):
+    with config.unlocked():
+      config.fold = fold
+    train(config, workdir)
+
+
+def _default_workdir() -> str:
+  """runs/resunet for configs/resunet.py, runs/resunet_b4 for ...py:b4."""
+  path, _, variant = flags.FLAGS['config'].config_filename.partition(':')
+  name = pathlib.Path(path).stem
+  return os.path.join('runs', f'{name}_{variant}' if variant else name)
+
+
+def _join_cluster() -> None:
+  """Joins the other processes where flags or the cluster say there are some."""
+  if _COORDINATOR.value:
+    jax.distributed.initialize(
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+  elif (
+    int(os.environ.get('SLURM_NTASKS', 1)) > 1
+    or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
+    or 'JAX_COORDINATOR_ADDRESS' in os.environ
+  ):
+    jax.distributed.initialize()
+
+
+def _log_to_terminal() -> None:
+  handler = logging.StreamHandler(sys.stdout)
+  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  logger = logging.getLogger('pnx_jax')
+  logger.addHandler(handler)
+  logger.propagate = False
+  logger.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
+
+
+def _cache_compilations() -> None:
+  """Compiled programs outlive the process: a second start takes seconds."""
+  if not jax.config.jax_compilation_cache_dir:
+    cache = pathlib.Path.home() / '.cache' / 'pnx_jax'
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses the flags; a mistake in them ends in one line."""
+  try:
+    rest = flags.FLAGS(argv)
+    if len(rest) > 1:
+      raise UserError(f'{rest[1]!r} is no flag; flags begin with --')
+    if _CONFIG.value is None:
+      raise UserError('--config is missing, for example configs/resunet.py')
+    _CONFIG.value.to_dict()  # A recipe that does not load shows only here.
+  except Exception as error:  # A recipe is code and may raise anything.
+    _fail(_explained(str(error), argv))
+  return rest
+
+
+def _explained(error: str, argv: list[str]) -> str:
+  """A flag error in one line that names the nearest right spelling."""
+  asked = flags.FLAGS['config'].config_filename or ''
+  path = asked.partition(':')[0]
+  if asked and not os.path.exists(path):
+    known = sorted(str(recipe) for recipe in pathlib.Path('configs').glob('*'))
+    nearest = difflib.get_close_matches(path, known, n=1, cutoff=0)
+    return f'there is no config {path!r}; the nearest is {nearest[0]!r}'
+  field = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', error)
+  if field:
+    right, wrong = field.groups()
+    wrong = next((arg for arg in argv if wrong in arg), wrong)
+    return f'{wrong}: the config has no such field; the nearest is {right!r}'
+  # A recipe's own error comes with its traceback; the last line tells.
+  last = error.strip().splitlines()[-1]
+  return re.sub(r'^[\w.]+Error: ', '', last)
+
+
+def _fail(message: str) -> None:
+  print(f'error: {message}', file=sys.stderr)
+  sys.exit(2)
+
+
+def run(argv: list[str]) -> None:
+  try:
+    main(argv)
+  except (UserError, FloatingPointError) as error:
+    _fail(str(error))
+
+
+if __name__ == '__main__':
+  app.run(run, flags_parser=parse)

@@ -1,0 +1,211 @@
+"""From TFRecords to batches of numpy arrays: which records, in which order.
+
+A training batch is a pure function of (seed, schedule, step), whatever the
+number of processes: process p of P reads the p-th part of every global batch.
+Evaluation pads the last batch with `valid=False`, so every image counts once.
+
+Batches are dicts: `image` uint8[B, S, S, 1], `label` bool[B, S, S, 1], `valid`
+bool[B] and `index` int32[B], the record's place in the dataset.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import cv2
+import grain
+import numpy as np
+
+from pnx_jax.errors import UserError
+from pnx_jax.formats import letterbox, rle, schema, tfrecord
+from pnx_jax.input.sampling import Schedule
+
+# Decoding runs in as many threads as the reader asks for; OpenCV's own would
+# only fight with them.
+cv2.setNumThreads(1)
+
+
+class Dataset:
+  """The records of some splits: small fields in memory, images on disk.
+
+  Args:
+    data_dir: a folder written by `python -m data_prep.build`.
+    splits: names of splits, such as ('fold0', 'fold2').
+    labelled_only: leave out records without an annotation.
+
+  Attributes:
+    records: the fields of every record, but without the pictures.
+  """
+
+  def __init__(
+    self,
+    data_dir: str,
+    splits: Sequence[str],
+    *,
+    labelled_only: bool = True,
+  ):
+    self._source = tfrecord.split_source(data_dir, splits)
+    self._data_dir = data_dir
+    records = [
+      dataclasses.replace(tfrecord.parse(example), image=b'', mask=b'')
+      for example in self._source
+    ]
+    self._places = [
+      place
+      for place, record in enumerate(records)
+      if record.label != schema.UNLABELLED or not labelled_only
+    ]
+    self.records = [records[place] for place in self._places]
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  @functools.cached_property
+  def labels(self) -> np.ndarray:
+    """i64[N]: 1 pneumothorax, 0 none, -1 unlabelled."""
+    return np.array([record.label for record in self.records], np.int64)
+
+  def image(self, index: int, size: int) -> np.ndarray:
+    """The radiograph as uint8[size, size].
+
+    Raises:
+      UserError: the stored image is smaller than `size` or does not decode.
+    """
+    record = tfrecord.parse(self._source[self._places[index]])
+    png = np.frombuffer(record.image, np.uint8)
+    image = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
+    if image is None:
+      raise UserError(
+        f'{self._data_dir}: the image of {self.records[index].image_id} does '
+        'not decode; the dataset is damaged: build it again'
+      )
+    stored = image.shape[0]
+    if stored < size:
+      raise UserError(
+        f'image_size is {size} but {self._data_dir} holds images of {stored}; '
+        f'build larger ones with `python -m data_prep.build '
+        f'--image_size={size} ...`, or set --config.image_size={stored}'
+      )
+    if stored > size:
+      image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return image
+
+  def label(self, index: int, size: int) -> np.ndarray:
+    """The pneumothorax mask on the letterboxed square, bool[size, size]."""
+    record = self.records[index]
+    mask = rle.decode(record.rle, record.height, record.width)
+    return letterbox.letterbox(mask, size, pixel_aspect=record.pixel_aspect)
+
+
+def folds(data_dir: str) -> list[str]:
+  """The names of the cross-validation splits, in order."""
+  sizes = tfrecord.split_sizes(data_dir)
+  names = (schema.fold_split(fold) for fold in range(len(sizes)))
+  return [name for name in names if name in sizes]
+
+
+def split_names(data_dir: str, fold: int) -> tuple[list[str], list[str]]:
+  """The splits to train on and to validate on when `fold` is held out.
+
+  Raises:
+    UserError: there is no such fold.
+  """
+  names = folds(data_dir)
+  if not 0 <= fold < len(names):
+    raise UserError(
+      f'fold={fold}: {data_dir} has {len(names)} folds, numbered from 0'
+    )
+  return names[:fold] + names[fold + 1 :], [names[fold]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How this process reads: its share of every batch and its threads."""
+
+  batch_size: int
+  process_index: int = 0
+  process_count: int = 1
+  threads: int = 8
+  prefetch_batches: int = 4
+
+  def __post_init__(self):
+    if self.batch_size % self.process_count:
+      raise UserError(
+        f'batch_size={self.batch_size} does not divide among '
+        f'{self.process_count} processes'
+      )
+
+  @property
+  def local_batch_size(self) -> int:
+    return self.batch_size // self.process_count
+
+  def global_position(self, local_position: int) -> int:
+    """Where this process' n-th example stands in the global sequence."""
+    batch, place = divmod(local_position, self.local_batch_size)
+    offset = self.process_index * self.local_batch_size
+    return batch * self.batch_size + offset + place
+
+  def batches(self, examples, first: int, last: int) -> Iterator[dict]:
+    """Batches `first` to `last` (exclusive) of a function of the position."""
+    local = self.local_batch_size
+    dataset = (
+      grain.MapDataset.range(first * local, last * local)
+      .map(lambda position: examples(self.global_position(position)))
+      .batch(local)
+    )
+    options = grain.ReadOptions(
+      num_threads=self.threads, prefetch_buffer_size=self.prefetch_batches
+    )
+    return iter(dataset.to_iter_dataset(options))
+
+
+def training_batches(
+  dataset: Dataset,
+  schedule: Schedule,
+  *,
+  image_size: int,
+  reading: Reading,
+  first_step: int,
+  last_step: int,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches of the steps from `first_step` up to `last_step` (exclusive)."""
+
+  def example(position: int) -> dict[str, np.ndarray]:
+    index = schedule.record(position)
+    return _example(dataset, index, image_size)
+
+  return reading.batches(example, first_step, last_step)
+
+
+def evaluation_batches(
+  dataset: Dataset,
+  *,
+  image_size: int,
+  reading: Reading,
+  truth_size: int | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Every record once, in order; the last batch is padded as not valid.
+
+  With `truth_size`, batches also hold `truth` bool[B, T, T], the label on
+  the square of that side.
+  """
+
+  def example(position: int) -> dict[str, np.ndarray]:
+    valid = position < len(dataset)
+    index = position if valid else 0
+    example = _example(dataset, index, image_size)
+    if truth_size is not None:
+      example['truth'] = dataset.label(index, truth_size)
+    return example | {'valid': np.bool_(valid)}
+
+  num_batches = -(-len(dataset) // reading.batch_size)
+  return reading.batches(example, 0, num_batches)
+
+
+def _example(dataset, index: int, size: int) -> dict[str, np.ndarray]:
+  return {
+    'image': dataset.image(index, size)[..., None],
+    'label': dataset.label(index, size)[..., None],
+    'valid': np.bool_(True),
+    'index': np.int32(index),
+  }

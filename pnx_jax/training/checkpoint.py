@@ -1,0 +1,215 @@
+"""Checkpoints that keep the newest and the best, and notice damage.
+
+Orbax restores a flipped byte silently as wrong numbers, so each checkpoint
+carries a checksum of its arrays. A damaged one is reported and the next is
+taken; if all are damaged that is an error, never a silent fresh start.
+"""
+
+import logging
+import os
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import (
+  AnyPreservationPolicy,
+  BestN,
+  LatestN,
+)
+
+from pnx_jax.errors import UserError
+from pnx_jax.training.state import TrainState
+
+_logger = logging.getLogger(__name__)
+
+# The one before the newest is there in case the newest is damaged.
+_KEEP_LATEST = 2
+_SCORE = 'score'
+
+
+class Checkpoints:
+  """The checkpoints of one fold; use as a context manager.
+
+  A checkpoint consists of items that can be read one by one: `variables`,
+  `ema` and `training` (all else), each with its checksums.
+  """
+
+  def __init__(self, directory: str | os.PathLike, *, keep_best: int = 1):
+    self.directory = os.path.abspath(directory)
+    policy = AnyPreservationPolicy(
+      [
+        LatestN(_KEEP_LATEST),
+        BestN(
+          get_metric_fn=_score,
+          n=keep_best,
+          keep_checkpoints_without_metrics=False,
+        ),
+      ]
+    )
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policy, best_fn=_score, best_mode='max'
+      ),
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+  def save(
+    self, step: int, state: TrainState, *, score: float | None = None
+  ) -> None:
+    """Saves in the background; `score` is what the best is chosen by."""
+    if step in self._manager.all_steps():
+      return
+    items = _items(state)
+    sums = {name: checksums(item) for name, item in items.items()}
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        checksums=ocp.args.JsonSave(sums),
+        **{name: ocp.args.StandardSave(item) for name, item in items.items()},
+      ),
+      metrics=None if score is None else {_SCORE: score},
+    )
+
+  def restore_latest(self, abstract: TrainState) -> TrainState | None:
+    """The newest undamaged state, or None where there never was one.
+
+    Args:
+      abstract: shapes and shardings to restore into.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if not steps:
+      return None
+    good, items = self._first_good(steps, lambda _: _items(abstract))
+    self._move_aside([step for step in steps if step > good])
+    return TrainState(
+      variables=items['variables'], ema=items.get('ema'), **items['training']
+    )
+
+  def restore_best(
+    self, abstract: Any, *, count: int = 1
+  ) -> tuple[list[int], Any]:
+    """Steps and mean network variables of the `count` best checkpoints.
+
+    Of each the moving average (`ema`) where the run kept one, else the
+    weights. Damaged checkpoints are passed over, fewer than `count` averaged.
+
+    Raises:
+      UserError: there is no checkpoint, or all are damaged.
+    """
+    steps = self.best_steps()
+    if not steps:
+      raise UserError(
+        f'no checkpoint in {self.directory}; train first: '
+        '`python launch.py --config=...` with the same --workdir'
+      )
+
+    def network(names):
+      return {'ema' if 'ema' in names else 'variables': abstract}
+
+    found = {}
+    while steps and len(found) < count:
+      step, items = self._first_good(steps, network, optional=bool(found))
+      if step is None:
+        break
+      (found[step],) = items.values()
+      steps = steps[steps.index(step) + 1 :]
+    mean = jax.tree.map(lambda *x: sum(x) / len(x), *found.values())
+    return list(found), mean
+
+  def best_steps(self) -> list[int]:
+    """Steps with a score, best first; without any, all, newest first."""
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    metrics = {step: self._manager.metrics(step) for step in steps}
+    scored = [step for step in steps if metrics[step]]
+    return sorted(scored, key=lambda step: -_score(metrics[step])) or steps
+
+  def wait(self) -> None:
+    self._manager.wait_until_finished()
+
+  def _first_good(self, steps, choose, *, optional=False):
+    """The first step that restores, and its items."""
+    for step in steps:
+      try:
+        return step, self._restore(step, choose)
+      except Exception as error:  # Damage raises dozens of types.
+        _logger.error(
+          'Checkpoint %d in %s is damaged and passed over: %s: %s',
+          step,
+          self.directory,
+          type(error).__name__,
+          str(error).strip().partition('\n')[0],
+        )
+    if optional:
+      return None, None
+    raise UserError(
+      f'all checkpoints in {self.directory} are damaged (steps '
+      f'{", ".join(map(str, sorted(steps)))}); restore the folder from a '
+      'copy, or delete it to train from the beginning'
+    )
+
+  def _move_aside(self, damaged):
+    """Frees the steps of damaged checkpoints for new ones, deletes nothing."""
+    if jax.process_index() == 0:
+      for step in damaged:
+        os.rename(
+          f'{self.directory}/{step}', f'{self.directory}/damaged_{step}'
+        )
+    if damaged:
+      multihost_utils.sync_global_devices('damaged checkpoints')
+      self._manager.reload()
+
+  def _restore(self, step, choose):
+    """The items that `choose` names among those saved, checked."""
+    sums = self._manager.restore(
+      step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore())
+    )['checksums']
+    items = choose(sums)
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        **{name: ocp.args.StandardRestore(item) for name, item in items.items()}
+      ),
+    )
+    for name in items:
+      if checksums(restored[name]) != sums[name]:
+        raise ValueError(f'the checksums of {name!r} differ')
+    return restored
+
+
+def checksums(tree: Any) -> dict[str, int]:
+  """CRC-32 of every array's bytes, by path; reads this host's copy."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path): zlib.crc32(_bytes(leaf))
+    for path, leaf in leaves
+  }
+
+
+def _bytes(array: jax.Array) -> bytes:
+  return np.ascontiguousarray(array.addressable_data(0)).tobytes()
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+  items = {
+    'variables': state.variables,
+    'training': {
+      'step': state.step,
+      'opt_state': state.opt_state,
+      'metrics': state.metrics,
+    },
+  }
+  return items if state.ema is None else items | {'ema': state.ema}
+
+
+def _score(metrics: dict[str, float]) -> float:
+  return metrics[_SCORE]

@@ -1,0 +1,52 @@
+"""TensorBoard events, written by one process."""
+
+import os
+
+import jax
+import numpy as np
+import tensorboardX
+
+
+class Events:
+  """Scalars, pictures and text of one fold; use as a context manager.
+
+  Args:
+    directory: of the event files.
+    first_step: what an earlier run wrote from this step on is hidden.
+  """
+
+  def __init__(self, directory: str | os.PathLike, *, first_step: int):
+    self._writer = None
+    if jax.process_index() == 0:
+      self._writer = tensorboardX.SummaryWriter(
+        str(directory), purge_step=first_step, flush_secs=10
+      )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    if self._writer:
+      self._writer.close()
+
+  def scalars(self, step: int, values: dict[str, float]) -> None:
+    """Writes every finite value; an undefined one leaves a gap."""
+    if self._writer:
+      for name, value in values.items():
+        if np.isfinite(value):
+          self._writer.add_scalar(name, value, step)
+
+  def images(self, step: int, images: dict[str, np.ndarray]) -> None:
+    """Writes pictures, uint8[H, W, 3] by name."""
+    if self._writer:
+      for name, image in images.items():
+        self._writer.add_image(name, image, step, dataformats='HWC')
+
+  def text(self, step: int, name: str, text: str) -> None:
+    """Writes Markdown."""
+    if self._writer:
+      self._writer.add_text(name, text, step)
+
+  def flush(self) -> None:
+    if self._writer:
+      self._writer.flush()

@@ -1,0 +1,107 @@
+"""From a config to the objects of a run: here the config's fields end."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+import optax
+
+from pnx_jax.input import pipeline
+from pnx_jax.input.sampling import Schedule
+from pnx_jax.metrics.dice import SegmentationMetrics
+from pnx_jax.models import segmenter
+from pnx_jax.training import durations, optim, sharding, state
+
+
+def network(config: ml_collections.ConfigDict) -> nn.Module:
+  """The network of a run."""
+  return segmenter.create(
+    **config.model, dtype=sharding.compute_dtype(config.compute_dtype)
+  )
+
+
+def abstract_variables(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> Any:
+  """Shapes and shardings of the network's variables."""
+  init = functools.partial(
+    state.init_variables,
+    model=network(config),
+    image_size=config.image_size,
+  )
+  return state.abstract(init, jax.random.key(0), sharding.replicated(mesh))
+
+
+def reading(
+  config: ml_collections.ConfigDict, batch_size: int
+) -> pipeline.Reading:
+  """This process' share of batches of `batch_size`."""
+  return pipeline.Reading(
+    batch_size=batch_size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    threads=config.read_threads,
+    prefetch_batches=config.prefetch_batches,
+  )
+
+
+def loss_weights(config: ml_collections.ConfigDict) -> dict[str, float]:
+  """The weights of the losses that are computed."""
+  return {name: weight for name, weight in config.losses.items() if weight}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """What a run trains with, made from its config."""
+
+  dataset: pipeline.Dataset
+  held_out: pipeline.Dataset
+  schedule: Schedule
+  durations: durations.Durations
+  model: nn.Module
+  learning_rate: optax.Schedule
+  optimiser: optax.GradientTransformation
+  metrics: type[SegmentationMetrics]
+
+  @classmethod
+  def build(cls, config: ml_collections.ConfigDict) -> 'Experiment':
+    """Raises UserError where the config asks for what there is not."""
+    train_splits, valid_splits = pipeline.split_names(
+      config.data_dir, config.fold
+    )
+    dataset = pipeline.Dataset(config.data_dir, train_splits)
+    held_out = pipeline.Dataset(config.data_dir, valid_splits)
+    schedule = Schedule(
+      dataset.labels, positive_share=config.positive_share, seed=config.seed
+    )
+    length = durations.resolve(config, schedule)
+    recipe = config.optimizer
+    learning_rate = optim.learning_rate(
+      peak=recipe.learning_rate,
+      warmup_steps=length.warmup_updates,
+      total_steps=length.total_updates,
+    )
+    optimiser = optim.create(
+      name=recipe.name,
+      schedule=learning_rate,
+      weight_decay=recipe.weight_decay,
+      clip_norm=recipe.clip_norm,
+      accumulate_steps=recipe.accumulate_steps,
+      encoder_factor=recipe.encoder_factor,
+      freeze_encoder_steps=length.freeze_encoder_updates,
+    )
+    return cls(
+      dataset=dataset,
+      held_out=held_out,
+      schedule=schedule,
+      durations=length,
+      model=network(config),
+      learning_rate=learning_rate,
+      optimiser=optimiser,
+      metrics=SegmentationMetrics.with_losses(
+        ('loss', *loss_weights(config), 'gradient_norm')
+      ),
+    )

@@ -1,0 +1,55 @@
+"""The same held-out radiographs through time, for TensorBoard."""
+
+import jax
+import numpy as np
+
+from pnx_jax import draw
+from pnx_jax.input import pipeline
+from pnx_jax.training import sharding, steps
+
+_NUM_POSITIVES, _NUM_NEGATIVES = 4, 2
+
+
+class Panels:
+  """Draws radiograph, truth and prediction of a few fixed cases.
+
+  Args:
+    dataset: of the held-out fold.
+    model: the network.
+    image_size: that the network sees.
+    mesh: of all devices.
+  """
+
+  def __init__(self, dataset, *, model, image_size, mesh):
+    positives = np.flatnonzero(dataset.labels == 1)[:_NUM_POSITIVES]
+    negatives = np.flatnonzero(dataset.labels == 0)[:_NUM_NEGATIVES]
+    self._cases = [*positives, *negatives]
+    self._dataset = dataset
+    self._image_size = image_size
+
+    def probabilities(variables, image):
+      outputs = model.apply(
+        variables, steps.scaled({'image': image}), train=False
+      )
+      return jax.nn.sigmoid(outputs['mask_logits'])[..., 0]
+
+    self._replicated = sharding.replicated(mesh)
+    self._probabilities = jax.jit(probabilities, out_shardings=self._replicated)
+
+  def draw(self, variables) -> dict[str, np.ndarray]:
+    """Pictures uint8[H, W, 3] by name."""
+    size = self._image_size
+    images = np.stack([self._dataset.image(i, size) for i in self._cases])
+    batch = jax.device_put(images[..., None], self._replicated)
+    probs = jax.device_get(self._probabilities(variables, batch))
+    return {
+      f'cases/{place}': draw.panel(
+        image,
+        self._dataset.label(case, size),
+        prob > steps.PLAIN_THRESHOLD,
+        text=self._dataset.records[case].image_id,
+      )
+      for place, (case, image, prob) in enumerate(
+        zip(self._cases, images, probs, strict=True)
+      )
+    }

@@ -1,0 +1,62 @@
+"""What of a run depends on its devices: mesh, layout, compute dtype.
+
+One mesh over all devices of all hosts; batches are split along `data`.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from pnx_jax.errors import UserError
+
+
+def mesh() -> Mesh:
+  """All devices in a row."""
+  return jax.make_mesh(
+    (jax.device_count(),), ('data',), axis_types=(AxisType.Auto,)
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, jax.P())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, jax.P('data'))
+
+
+def compute_dtype(name: str) -> str:
+  """'auto' is bfloat16 where the hardware gains by it, on GPU and TPU."""
+  if name != 'auto':
+    return name
+  return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+
+
+def check_batch_size(batch_size: int, name: str) -> None:
+  """Raises UserError where a batch does not divide among the devices."""
+  if batch_size % jax.device_count():
+    raise UserError(
+      f'{name}={batch_size} does not divide among {jax.device_count()} '
+      f'devices; set it to a multiple of {jax.device_count()}'
+    )
+
+
+def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """This process' part of a global batch, laid on its devices."""
+  return {
+    name: jax.make_array_from_process_local_data(split(mesh), value)
+    for name, value in batch.items()
+  }
+
+
+def prefetch(batches: Iterable[dict], mesh: Mesh) -> Iterator[dict]:
+  """Batches on the devices, one ahead of the one in use."""
+  ahead = None
+  for batch in batches:
+    current, ahead = ahead, put(batch, mesh)
+    if current is not None:
+      yield current
+  if ahead is not None:
+    yield ahead

@@ -1,0 +1,235 @@
+"""The training of one fold, from top to bottom as things happen."""
+
+import functools
+import logging
+import os
+
+import jax
+import ml_collections
+import numpy as np
+
+from pnx_jax.input import pipeline
+from pnx_jax.input.augment import Augmentation
+from pnx_jax.training import experiment as experiments
+from pnx_jax.training import preemption, sharding, steps
+from pnx_jax.training import state as states
+from pnx_jax.training import workdir as workdirs
+from pnx_jax.training.checkpoint import Checkpoints
+from pnx_jax.training.events import Events
+from pnx_jax.training.panels import Panels
+from pnx_jax.training.progress import Progress
+from pnx_jax.training.validate import Validation
+
+_logger = logging.getLogger(__name__)
+
+# Batches in flight on the devices; more would only hold memory.
+_LOOKAHEAD = 2
+
+
+def train(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> dict[str, float]:
+  """Trains `config.fold`, going on from the newest checkpoint.
+
+  Args:
+    config: as in configs/default.py.
+    workdir: `config.json` and `fold<i>/{checkpoints,events}` are written here.
+
+  Returns:
+    The scores of the last validation; empty where none took place.
+
+  Raises:
+    UserError: wrong config, data or workdir; the text says what to do.
+    FloatingPointError: the loss is not finite; its batch is saved.
+  """
+  mesh = sharding.mesh()
+  replicated = sharding.replicated(mesh)
+  sharding.check_batch_size(config.batch_size, 'batch_size')
+  sharding.check_batch_size(config.eval.batch_size, 'eval.batch_size')
+  run = experiments.Experiment.build(config)
+  total_steps = run.durations.total_steps
+  loss_weights = experiments.loss_weights(config)
+
+  key = jax.random.key(config.seed)
+  create = functools.partial(
+    states.create,
+    model=run.model,
+    optimiser=run.optimiser,
+    metrics=run.metrics,
+    image_size=config.image_size,
+    ema=config.optimizer.ema_decay > 0,
+  )
+  abstract = states.abstract(create, key, replicated)
+  train_step = functools.partial(
+    steps.train_step,
+    model=run.model,
+    optimiser=run.optimiser,
+    loss_weights=loss_weights,
+    augmentation=Augmentation(**config.augmentation),
+    ema_decay=config.optimizer.ema_decay,
+    seed=config.seed,
+  )
+  train_step = jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
+  empty_metrics = jax.jit(run.metrics.empty, out_shardings=replicated)
+  validation = Validation(
+    run.held_out,
+    model=run.model,
+    loss_weights=loss_weights,
+    image_size=config.image_size,
+    reading=experiments.reading(config, config.eval.batch_size),
+    mesh=mesh,
+  )
+  panels = Panels(
+    run.held_out, model=run.model, image_size=config.image_size, mesh=mesh
+  )
+
+  workdirs.open_for_training(workdir, config)
+  fold_dir = workdirs.fold_dir(workdir, config.fold)
+  with (
+    Checkpoints(
+      workdirs.checkpoint_dir(workdir, config.fold),
+      keep_best=config.average_checkpoints,
+    ) as checkpoints,
+    preemption.watch() as stop,
+  ):
+    # The run's own newest checkpoint, else another run's best, else scratch.
+    state = checkpoints.restore_latest(abstract)
+    if state is None:
+      state = jax.jit(create, out_shardings=replicated)(key)
+      if config.init_from:
+        state = _start_from(config, state, abstract.variables)
+    first_step = int(state.step)
+    if first_step >= total_steps:
+      _logger.info('Fold %d is trained: %d steps.', config.fold, first_step)
+      return {}
+    _logger.info(
+      'Fold %d: training on %d images (%d positive), validating on %d, '
+      'step %d to %d.',
+      config.fold,
+      len(run.dataset),
+      run.dataset.labels.sum(),
+      len(run.held_out),
+      first_step,
+      total_steps,
+    )
+
+    batches_from = functools.partial(
+      pipeline.training_batches,
+      run.dataset,
+      run.schedule,
+      image_size=config.image_size,
+      reading=experiments.reading(config, config.batch_size),
+    )
+    batches = sharding.prefetch(
+      batches_from(first_step=first_step, last_step=total_steps), mesh
+    )
+    progress = Progress(
+      first_step=first_step,
+      total_steps=total_steps,
+      batch_size=config.batch_size,
+    )
+    recent_losses = []
+    scores = {}
+    with Events(fold_dir / 'events', first_step=first_step + 1) as events:
+      for step in range(first_step + 1, total_steps + 1):
+        with progress.waiting():
+          batch = next(batches)
+        with jax.transfer_guard('disallow'):
+          state, loss = train_step(state, batch)
+        recent_losses.append(loss)
+        if len(recent_losses) > _LOOKAHEAD:
+          jax.block_until_ready(recent_losses[-1 - _LOOKAHEAD])
+
+        finished = step == total_steps
+        stopping = stop(step)
+        if step % config.log_steps == 0 or finished or stopping:
+          _check_finite(recent_losses, step, batches_from, run, fold_dir)
+          recent_losses.clear()
+        if step % config.log_steps == 0 or finished:
+          values = jax.device_get(state.metrics).compute()
+          state = state.replace(metrics=empty_metrics())
+          rates = progress.report(step)
+          epoch = run.schedule.epoch(step * config.batch_size)
+          update = step // config.optimizer.accumulate_steps
+          events.scalars(
+            step,
+            {
+              **{f'train/{name}': value for name, value in values.items()},
+              **{f'speed/{name}': value for name, value in rates.items()},
+              'train/learning_rate': run.learning_rate(update),
+              'train/positive_share': run.schedule.share(int(epoch)),
+              'train/epoch': epoch,
+            },
+          )
+          _logger.info(
+            'step %d/%d  epoch %.1f  loss %.4f  dice %.3f  '
+            '%.1f images/s  input wait %.0f%%  %s left',
+            step,
+            total_steps,
+            epoch,
+            values['loss'],
+            values['dice'],
+            rates['images_per_second'],
+            100 * rates['input_wait'],
+            progress.remaining,
+          )
+
+        score = None
+        if step in run.durations.eval_steps and not stopping:
+          with progress.paused():
+            scores, rule = validation.scores(state.best_variables)
+            score = scores['dice']
+            events.scalars(step, _prefixed('validation', scores))
+            if state.ema is not None:
+              raw, _ = validation.scores(state.variables)
+              events.scalars(step, _prefixed('validation_raw', raw))
+            events.images(step, panels.draw(state.best_variables))
+            _logger.info(
+              'validation  dice %.4f (%s)  on positives %.4f  all empty %.4f',
+              score,
+              rule,
+              scores['dice_positive'],
+              scores['all_empty_dice'],
+            )
+        due = step % config.checkpoint_steps == 0
+        if due or score is not None or stopping:
+          with progress.paused():
+            checkpoints.save(step, state, score=score)
+        if stopping:
+          checkpoints.wait()
+          _logger.info(
+            'Stopped and saved at step %d; the same command goes on.', step
+          )
+          break
+  return scores
+
+
+def _start_from(config, state, abstract):
+  """The best weights of the run at `config.init_from`, same fold."""
+  directory = workdirs.checkpoint_dir(config.init_from, config.fold)
+  with Checkpoints(directory) as checkpoints:
+    from_steps, variables = checkpoints.restore_best(abstract)
+  _logger.info('Starting from %s, step %s.', directory, from_steps[0])
+  ema = None if state.ema is None else jax.tree.map(np.copy, variables)
+  return state.replace(variables=variables, ema=ema)
+
+
+def _check_finite(recent_losses, step, batches_from, run, fold_dir):
+  """Raises on the first loss that is not finite, and saves its batch."""
+  for place, loss in enumerate(jax.device_get(recent_losses)):
+    if np.isfinite(loss):
+      continue
+    bad = step - len(recent_losses) + place + 1
+    path = fold_dir / f'bad_batch_{bad}.npz'
+    batch = next(batches_from(first_step=bad - 1, last_step=bad))
+    np.savez_compressed(path, **batch)
+    raise FloatingPointError(
+      f'the loss of step {bad} is {loss} (learning rate '
+      f'{run.learning_rate(bad):.2g}); its batch is in {path}. Lower '
+      '--config.optimizer.learning_rate, or start again from the checkpoint '
+      'before it'
+    )
+
+
+def _prefixed(prefix, values):
+  return {f'{prefix}/{name}': value for name, value in values.items()}
