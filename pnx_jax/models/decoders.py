@@ -1,4 +1,8 @@
-"""Decoders: features by stride to decoded features by stride."""
+"""Decoders: features by stride to decoded features by stride.
+
+Upsampling is by nearest neighbour. Channels double with each stride, up to 16
+times `width`.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,30 +10,80 @@ import jax.numpy as jnp
 from pnx_jax.models import layers
 
 
-class UNetDecoder(nn.Module):
-  """Expanding path of U-Net, upsampling by nearest neighbour.
+class Block(nn.Module):
+  """Upsample, join with the skips, two convolutions, optional attention."""
 
-  Channels double with each stride up to 16 times `width`.
-  """
+  features: int
+  attention: bool
+  style: layers.Style
+
+  @nn.compact
+  def __call__(self, inputs, train):
+    below, *skips = inputs
+    x = jnp.concatenate([layers.upsample(below), *skips], axis=-1)
+    for name in ('conv1', 'conv2'):
+      x = layers.ConvNorm(self.features, self.style, name=name)(x, train)
+    if self.attention:
+      x = layers.SpatialChannelExcite(self.style, name='attention')(x)
+    return x
+
+
+class UNetDecoder(nn.Module):
+  """Expanding path of U-Net (Ronneberger 2015, arXiv:1505.04597)."""
 
   width: int
+  attention: bool
   style: layers.Style
 
   @nn.compact
   def __call__(self, features, train):
+    block = layers.block(Block, self.style)
     stride = max(features)
     x = features[stride]
     decoded = {}
     while stride > 1:
       stride //= 2
-      x = layers.upsample(x)
-      if stride in features:
-        x = jnp.concatenate([x, features[stride]], axis=-1)
-      for index in (1, 2):
-        x = layers.ConvNorm(
-          self.width * min(stride, 16),
-          self.style,
-          name=f'stride{stride}_conv{index}',
-        )(x, train)
+      skips = [features[stride]] if stride in features else []
+      x = block(
+        self.width * min(stride, 16),
+        self.attention,
+        self.style,
+        name=f'stride{stride}',
+      )([x, *skips], train)
       decoded[stride] = x
+    return decoded
+
+
+class UNetPlusPlusDecoder(nn.Module):
+  """Nested skips (Zhou 2018, arXiv:1807.10165).
+
+  Node j at a stride sees all earlier nodes at that stride and node j - 1 one
+  stride below. Where the encoder has no feature (stride 1 of most), the last
+  node stands alone.
+  """
+
+  width: int
+  attention: bool
+  style: layers.Style
+
+  @nn.compact
+  def __call__(self, features, train):
+    block = layers.block(Block, self.style)
+    deepest = max(features)
+    nodes = [features[deepest]]
+    decoded = {}
+    stride = deepest
+    while stride > 1:
+      stride //= 2
+      below = nodes
+      nodes = [features[stride]] if stride in features else []
+      for column, node in enumerate(below if nodes else below[-1:], 1):
+        x = block(
+          self.width * min(stride, 16),
+          self.attention,
+          self.style,
+          name=f'stride{stride}_node{column}',
+        )([node, *nodes], train)
+        nodes.append(x)
+      decoded[stride] = nodes[-1]
     return decoded

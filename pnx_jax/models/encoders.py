@@ -17,12 +17,13 @@ class UNetEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x, train):
+    conv_norm = layers.block(layers.ConvNorm, self.style)
     features = {}
     for level in range(self.depth + 1):
       if level:
         x = layers.max_pool(x)
       for index in (1, 2):
-        x = layers.ConvNorm(
+        x = conv_norm(
           self.width << level, self.style, name=f'level{level}_conv{index}'
         )(x, train)
       features[1 << level] = x
@@ -63,10 +64,11 @@ class ResUNetEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x, train):
+    unit = layers.block(ResidualUnit, self.style)
     features = {}
     x = layers.Conv(self.width, self.style, name='stem')(x)
     for level in range(self.depth + 1):
-      x = ResidualUnit(
+      x = unit(
         self.width << level,
         stride=2 if level else 1,
         style=self.style,

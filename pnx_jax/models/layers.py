@@ -6,10 +6,13 @@ channels-last, `[B, H, W, C]`.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from pnx_jax.models import convolution
 
 NORMALISATIONS = ('batch', 'frozen', 'group')
 
@@ -26,6 +29,9 @@ class Style:
       layers of stride 2.
     epsilon: added to the variance.
     momentum: decay of the running statistics.
+    activation: after each normalisation.
+    remat: whether blocks forget their inner activations and compute them
+      again for the gradient.
     dtype: what is computed in.
   """
 
@@ -33,23 +39,22 @@ class Style:
   padding: str = 'symmetric'
   epsilon: float = 1e-5
   momentum: float = 0.9
+  activation: Callable[[jax.Array], jax.Array] = nn.relu
+  remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
 
-def padding_of(size, *, kernel, stride, padding):
-  """Zeros before and after an axis of `size` values."""
-  if padding == 'symmetric':
-    return (kernel // 2, kernel // 2)
-  total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-  return (total // 2, total - total // 2)
+def block(module, style):
+  """`module`, a class called with `(x, train)`, as `style.remat` wants it."""
+  return nn.remat(module, static_argnums=(2,)) if style.remat else module
 
 
 def standardise(kernel):
-  """Zero mean and unit variance over the inputs of each output."""
+  """Mean 0 and variance 1 / inputs over the inputs of each output."""
   mean = kernel.mean(axis=(0, 1, 2), keepdims=True)
   variance = kernel.var(axis=(0, 1, 2), keepdims=True)
-  fan_in = math.prod(kernel.shape[:3])
-  return (kernel - mean) * jax.lax.rsqrt(variance * fan_in + 1e-4)
+  inputs = math.prod(kernel.shape[:3])
+  return (kernel - mean) * jax.lax.rsqrt(variance * inputs + 1e-4)
 
 
 class Conv(nn.Module):
@@ -64,27 +69,19 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x):
+    style = self.style
     shape = (self.kernel, self.kernel, x.shape[-1] // self.groups)
     kernel = self.param(
       'kernel', nn.initializers.he_normal(), (*shape, self.features)
     )
-    if self.style.normalisation == 'group':
+    if style.normalisation == 'group':
       kernel = standardise(kernel)
-    x = jax.lax.conv_general_dilated(
-      x.astype(self.style.dtype),
-      kernel.astype(self.style.dtype),
-      window_strides=(self.stride, self.stride),
-      padding=[
-        padding_of(
-          size,
-          kernel=self.kernel,
-          stride=self.stride,
-          padding=self.style.padding,
-        )
-        for size in x.shape[1:3]
-      ],
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      feature_group_count=self.groups,
+    x = convolution.convolve(
+      x.astype(style.dtype),
+      kernel.astype(style.dtype),
+      stride=self.stride,
+      padding=style.padding,
+      groups=self.groups,
     )
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -117,7 +114,7 @@ class Norm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-  """Convolution, normalisation, ReLU."""
+  """Convolution, normalisation, activation."""
 
   features: int
   style: Style
@@ -129,7 +126,53 @@ class ConvNorm(nn.Module):
     x = Conv(self.features, self.style, self.kernel, self.stride, name='conv')(
       x
     )
-    return nn.relu(Norm(self.style, name='norm')(x, train))
+    return self.style.activation(Norm(self.style, name='norm')(x, train))
+
+
+class SqueezeExcite(nn.Module):
+  """Channel attention (Hu 2018, arXiv:1709.01507)."""
+
+  hidden: int
+  style: Style
+  names: tuple[str, str] = ('fc1', 'fc2')
+
+  @nn.compact
+  def __call__(self, x):
+    plain = dataclasses.replace(self.style, normalisation='batch')
+    weight = x.mean(axis=(1, 2), keepdims=True)
+    for name, features in zip(
+      self.names, (self.hidden, x.shape[-1]), strict=True
+    ):
+      if name == self.names[1]:
+        weight = self.style.activation(weight)
+      weight = Conv(features, plain, 1, use_bias=True, name=name)(weight)
+    return x * nn.sigmoid(weight)
+
+
+class SpatialChannelExcite(nn.Module):
+  """scSE: attention over channels plus over places (Roy 2018, 1803.02579)."""
+
+  style: Style
+
+  @nn.compact
+  def __call__(self, x):
+    plain = dataclasses.replace(self.style, normalisation='batch')
+    place = Conv(1, plain, 1, use_bias=True, name='place')(x)
+    hidden = max(x.shape[-1] // 16, 1)
+    channels = SqueezeExcite(hidden, self.style, name='channels')(x)
+    return channels + x * nn.sigmoid(place)
+
+
+class DropPath(nn.Module):
+  """Leaves a residual branch out for whole images (Huang 2016, 1603.09382)."""
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x, train):
+    return nn.Dropout(
+      self.rate, broadcast_dims=(1, 2, 3), deterministic=not train
+    )(x)
 
 
 def upsample(x):
@@ -146,3 +189,16 @@ def max_pool(x):
   batch, height, width, channels = x.shape
   x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
   return x.max(axis=(2, 4))
+
+
+def max_pool_overlapping(x):
+  """Largest of each 3x3 window, stride 2, padded by 1 on both sides."""
+  for axis in (1, 2):
+    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    even, odd = jnp.split(pairs, 2, axis=axis + 1)
+    even, odd = even.squeeze(axis + 1), odd.squeeze(axis + 1)
+    pads = [(0, 0, 0)] * 4
+    pads[axis] = (1, -1, 0)
+    before = jax.lax.pad(odd, jnp.array(-jnp.inf, x.dtype), pads)
+    x = jnp.maximum(jnp.maximum(even, odd), before)
+  return x

@@ -2,19 +2,24 @@
 
 import dataclasses
 import difflib
-import functools
 import math
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from pnx_jax.models import decoders, encoders, layers
+from pnx_jax.errors import UserError
+from pnx_jax.models import decoders, efficientnet, encoders, layers, resnet
 
-ENCODERS = {
+PLAIN_ENCODERS = {
   'unet': encoders.UNetEncoder,
   'resunet': encoders.ResUNetEncoder,
 }
-DECODERS = {'unet': decoders.UNetDecoder}
+ENCODERS = (*PLAIN_ENCODERS, *resnet.VARIANTS, *efficientnet.VARIANTS)
+DECODERS = {
+  'unet': decoders.UNetDecoder,
+  'unetpp': decoders.UNetPlusPlusDecoder,
+}
+DEEP_STRIDES = (2, 4, 8)
 
 
 class Segmenter(nn.Module):
@@ -24,6 +29,9 @@ class Segmenter(nn.Module):
     encoder: image to `{stride: features}`.
     decoder: `{stride: features}` to `{stride: decoded features}`.
     depth: the encoder halves the image this many times.
+    mean: subtracted from the image.
+    deviation: the image is divided by it then.
+    deep_supervision: whether coarser strides have mask heads too.
     pixel_prevalence: share of pneumothorax pixels before training.
     image_prevalence: share of images with a pneumothorax before training.
   """
@@ -31,8 +39,11 @@ class Segmenter(nn.Module):
   encoder: nn.Module
   decoder: nn.Module
   depth: int
-  pixel_prevalence: float = 0.003
-  image_prevalence: float = 0.22
+  mean: float
+  deviation: float
+  deep_supervision: bool
+  pixel_prevalence: float
+  image_prevalence: float
 
   @nn.compact
   def __call__(self, image, train):
@@ -43,10 +54,12 @@ class Segmenter(nn.Module):
       train: whether batch statistics are the batch's own.
 
     Returns:
-      `mask_logits` f32[B, H, W, 1] and `presence_logit` f32[B].
+      `mask_logits` f32[B, H, W, 1], `presence_logit` f32[B] and, with deep
+      supervision, `deep_logits`, f32[B, H / s, W / s, 1] for s in
+      `DEEP_STRIDES`.
     """
     check_image(image.shape, depth=self.depth)
-    features = self.encoder(image, train)
+    features = self.encoder((image - self.mean) / self.deviation, train)
     decoded = self.decoder(features, train)
     deepest = features[1 << self.depth].astype(jnp.float32)
     pooled = jnp.concatenate(
@@ -55,10 +68,24 @@ class Segmenter(nn.Module):
     presence = nn.Dense(
       1, bias_init=logit(self.image_prevalence), name='presence'
     )(pooled)
-    mask = nn.Conv(
-      1, (3, 3), bias_init=logit(self.pixel_prevalence), name='mask'
-    )(decoded[1].astype(jnp.float32))
-    return {'mask_logits': mask, 'presence_logit': presence[:, 0]}
+
+    def mask(stride, name):
+      head = nn.Conv(
+        1, (3, 3), bias_init=logit(self.pixel_prevalence), name=name
+      )
+      return head(decoded[stride].astype(jnp.float32))
+
+    outputs = {
+      'mask_logits': mask(1, 'mask'),
+      'presence_logit': presence[:, 0],
+    }
+    if self.deep_supervision:
+      outputs['deep_logits'] = [
+        mask(stride, f'mask_stride{stride}')
+        for stride in DEEP_STRIDES
+        if stride in decoded
+      ]
+    return outputs
 
 
 def logit(probability):
@@ -67,40 +94,44 @@ def logit(probability):
 
 
 def check_image(shape, *, depth):
-  """Raises ValueError for images the network cannot take."""
+  """Raises UserError for images the network cannot take."""
   *_, height, width, channels = shape
   if channels != 1:
-    raise ValueError(
-      f'The network takes grayscale images, f32[B, H, W, 1]; this one has '
-      f'{channels} channels.'
+    raise UserError(
+      f'the network takes grayscale images, f32[B, H, W, 1]; this one has '
+      f'{channels} channels'
     )
+  stride = 1 << depth
   for size in (height, width):
-    if size % (1 << depth):
-      raise ValueError(
-        f'An image of {height}x{width} does not fit: {size} is not divisible '
-        f'by {1 << depth}, the deepest stride. The nearest size that is: '
-        f'{max(round(size / (1 << depth)), 1) << depth}.'
+    if size % stride:
+      raise UserError(
+        f'an image of {height}x{width} does not fit: {size} is not divisible '
+        f'by {stride}, the deepest stride; the nearest size that is: '
+        f'{max(round(size / stride), 1) * stride}'
       )
 
 
-def choose(kind, name, known):
-  """`known[name]`, or a ValueError that names the nearest."""
-  if name in known:
-    return known[name]
-  nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-  raise ValueError(
-    f'Unknown {kind} {name!r}. The nearest is {nearest!r}; known are: '
-    f'{", ".join(sorted(known))}.'
-  )
+def check_known(kind, name, known):
+  """Raises UserError that suggests the nearest known name."""
+  if name not in known:
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
+    raise UserError(
+      f'unknown {kind} {name!r}; the nearest is {nearest!r}; known are: '
+      f'{", ".join(sorted(known))}'
+    )
 
 
 def create(
   *,
   encoder,
   decoder='unet',
-  width=64,
+  width=32,
   depth=4,
   normalisation='batch',
+  attention=False,
+  deep_supervision=False,
+  drop_path=0.0,
+  remat=False,
   pixel_prevalence=0.003,
   image_prevalence=0.22,
   dtype='float32',
@@ -110,29 +141,69 @@ def create(
   Args:
     encoder: a name in `ENCODERS`.
     decoder: a name in `DECODERS`.
-    width: channels at stride 1.
-    depth: how often the image is halved.
-    normalisation: a name in `layers.NORMALISATIONS`.
-    pixel_prevalence: the mask head starts at this probability.
+    width: channels at stride 1, doubled at every stride (in the decoder up to
+      16 times). ResNets and EfficientNets have their own in the encoder.
+    depth: how often the image is halved; at most 5 for ResNets and
+      EfficientNets.
+    normalisation: a name in `layers.NORMALISATIONS`; 'frozen' holds for the
+      encoder, the decoder has BatchNorm then.
+    attention: whether decoder blocks end in scSE.
+    deep_supervision: whether strides 2, 4 and 8 have mask heads too.
+    drop_path: rate of left-out residual branches (EfficientNets).
+    remat: whether activations inside blocks are computed again for the
+      gradient: less memory, more time.
+    pixel_prevalence: the mask heads start at this probability.
     image_prevalence: the presence head starts at this probability.
     dtype: what is computed in; parameters and logits are float32.
 
   Raises:
-    ValueError: an unknown name; the nearest one is suggested.
+    UserError: an unknown name; the nearest one is suggested.
   """
-  choose('normalisation', normalisation, dict.fromkeys(layers.NORMALISATIONS))
-  style = layers.Style(normalisation=normalisation, dtype=jnp.dtype(dtype))
-  decoder_style = style
-  if normalisation == 'frozen':  # The decoder has nothing loaded to freeze.
-    decoder_style = dataclasses.replace(style, normalisation='batch')
-  make_encoder = functools.partial(
-    choose('encoder', encoder, ENCODERS), width=width, depth=depth
+  check_known('encoder', encoder, ENCODERS)
+  check_known('decoder', decoder, tuple(DECODERS))
+  check_known('normalisation', normalisation, layers.NORMALISATIONS)
+  if drop_path and encoder not in efficientnet.VARIANTS:
+    raise UserError(f'drop_path is for EfficientNets; {encoder} has none')
+  if encoder not in PLAIN_ENCODERS and not 1 <= depth <= 5:
+    raise UserError(f'{encoder} has a depth of 1 to 5, not {depth}')
+  style = layers.Style(
+    normalisation=normalisation, remat=remat, dtype=jnp.dtype(dtype)
   )
-  make_decoder = choose('decoder', decoder, DECODERS)
+  # The decoder has no loaded statistics that could stay.
+  decoder_style = dataclasses.replace(
+    style, normalisation=normalisation.replace('frozen', 'batch')
+  )
+  mean, deviation = intensities(encoder)
   return Segmenter(
-    encoder=make_encoder(style=style),
-    decoder=make_decoder(width=width, style=decoder_style),
+    encoder=create_encoder(
+      encoder, width=width, depth=depth, drop_path=drop_path, style=style
+    ),
+    decoder=DECODERS[decoder](width, attention, decoder_style),
     depth=depth,
+    mean=mean,
+    deviation=deviation,
+    deep_supervision=deep_supervision,
     pixel_prevalence=pixel_prevalence,
     image_prevalence=image_prevalence,
   )
+
+
+def create_encoder(name, *, width, depth, drop_path, style):
+  """The encoder alone; see `create`."""
+  if name in resnet.VARIANTS:
+    return resnet.ResNetEncoder(resnet.VARIANTS[name], depth, style)
+  if name in efficientnet.VARIANTS:
+    return efficientnet.EfficientNetEncoder(
+      efficientnet.VARIANTS[name], depth, drop_path, style
+    )
+  return PLAIN_ENCODERS[name](width, depth, style)
+
+
+def intensities(encoder):
+  """Mean and deviation of what the encoder's published weights saw.
+
+  ImageNet's, averaged over the colours; the Lite networks have their own.
+  """
+  if encoder in efficientnet.VARIANTS and efficientnet.VARIANTS[encoder].lite:
+    return 127 / 255, 128 / 255
+  return (0.485 + 0.456 + 0.406) / 3, (0.229 + 0.224 + 0.225) / 3
