@@ -67,7 +67,7 @@ def dice(intersection, predicted_area, truth_area):
   xp, dtype = (jnp, jnp.float32) if is_jax else (np, np.float64)
   total = xp.asarray(predicted_area + truth_area)
   both = xp.asarray(intersection).astype(dtype)
-  return xp.where(total == 0, 1.0, 2 * both / xp.maximum(total, 1))
+  return xp.where(total == 0, 1, 2 * both / xp.where(total == 0, 1, total))
 
 
 @flax.struct.dataclass
