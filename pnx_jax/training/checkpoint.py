@@ -96,12 +96,13 @@ class Checkpoints:
     )
 
   def restore_best(
-    self, abstract: Any, *, count: int = 1
+    self, abstract: Any, *, count: int = 1, skip: int = 0
   ) -> tuple[list[int], Any]:
     """Steps and mean network variables of the `count` best checkpoints.
 
     Of each the moving average (`ema`) where the run kept one, else the
     weights. Damaged checkpoints are passed over, fewer than `count` averaged.
+    The `skip` best ones are left out.
 
     Raises:
       UserError: there is no checkpoint, or all are damaged.
@@ -112,6 +113,13 @@ class Checkpoints:
         f'no checkpoint in {self.directory}; train first: '
         '`python launch.py --config=...` with the same --workdir'
       )
+    if skip >= len(steps):
+      raise UserError(
+        f'{self.directory} keeps {len(steps)} checkpoints; lower '
+        '--config.eval.checkpoints, or train with a larger '
+        '--config.average_checkpoints'
+      )
+    steps = steps[skip:]
 
     def network(names):
       return {'ema' if 'ema' in names else 'variables': abstract}
