@@ -1,6 +1,4 @@
 import gzip
-import os
-import pathlib
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from pycocotools import mask as coco
 
 from pnx_jax.formats import rle
 
-REAL = os.environ.get('PNX_REAL_DATA')
 masks = hnp.arrays(
   bool,
   hnp.array_shapes(min_dims=2, max_dims=2, max_side=9),
@@ -121,9 +118,8 @@ def test_read_csv(tmp_path):
     rle.read_csv(plain)
 
 
-@pytest.mark.skipif(not REAL, reason='needs PNX_REAL_DATA')
-def test_real_labels_byte_for_byte():
-  labels = pathlib.Path(REAL, 'labels', 'train-rle.csv.gz')
+def test_real_labels_byte_for_byte(real_data):
+  labels = real_data / 'labels' / 'train-rle.csv.gz'
   annotations = rle.read_csv(labels)
   assert len(annotations) == 12047
   assert sum(map(bool, annotations.values())) == 2669

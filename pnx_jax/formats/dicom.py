@@ -24,8 +24,9 @@ class UnusableDicom(ValueError):
   """A file that is no usable radiograph.
 
   Attributes:
-    reason: Code for tables: `not_dicom`, `no_pixels`, `empty`, `truncated`,
-      `colour`, `multi_frame`, `modality`, `body_part`, `undecodable`.
+    reason: Code for tables: `unreadable`, `not_dicom`, `modality`,
+      `body_part`, `no_pixels`, `multi_frame`, `colour`, `empty`, `truncated`,
+      `undecodable`.
     detail: The same in words.
   """
 
@@ -130,6 +131,8 @@ def _open(path: str | os.PathLike, *, pixels: bool = True) -> pydicom.Dataset:
       raise UnusableDicom('not_dicom', 'no DICM mark at byte 128')
   except UnusableDicom:
     raise
+  except OSError as error:
+    raise UnusableDicom('unreadable', _one_line(error)) from error
   except EOFError as error:
     raise UnusableDicom('truncated', _one_line(error)) from error
   except Exception as error:

@@ -17,11 +17,16 @@ EMPTY = '-1'
 _NUMBERS = re.compile(r'[\d\s]*', re.ASCII)
 
 
+class PastTheEnd(ValueError):
+  """An encoding of a larger mask."""
+
+
 def decode(rle: str, height: int, width: int) -> np.ndarray:
   """Returns the mask as bool[H, W], in column-major memory order.
 
   Raises:
-    ValueError: The string is no encoding of a mask of this size.
+    PastTheEnd: The encoding is one of a larger mask.
+    ValueError: The string is no encoding of a mask at all.
   """
   flat = np.zeros(height * width, bool)
   if not is_empty(rle):
@@ -112,7 +117,7 @@ def _runs(rle: str, size: int) -> tuple[list[int], list[int]]:
   edges = list(itertools.accumulate(map(int, words)))
   if edges[-1] > size:
     index = next(i for i, edge in enumerate(edges) if edge > size)
-    raise ValueError(
+    raise PastTheEnd(
       f'RLE number {index + 1} ({words[index][:20]}) reaches past the end of '
       f'the mask of {size} pixels'
     )

@@ -46,8 +46,8 @@ class Record:
       larger than the body by the magnification), empty where unknown.
     num_annotations: How many annotations `rle` unites.
     agreement: Mean Dice over the pairs of annotations, -1 for fewer than two.
-    boxes: i32[N, 4], x, y, width, height of every connected region of the
-      mask, in pixels of the film.
+    boxes: i32[N, 5], x, y, width, height and area of every connected region
+      of the mask, in pixels of the film; see `formats.boxes`.
   """
 
   image: bytes

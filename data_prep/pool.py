@@ -1,0 +1,79 @@
+"""Worker processes that may die: a broken file can crash a C decoder."""
+
+import collections
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures import process
+from typing import Any
+
+# A fresh interpreter: forking a process that runs threads may deadlock.
+_CONTEXT = multiprocessing.get_context('spawn')
+
+Batch = tuple[int, Sequence[Any]]
+
+
+def run(
+  function: Callable[[Batch], list],
+  batches: Iterable[Batch],
+  *,
+  num_workers: int,
+  on_crash: Callable[[Any], Any],
+) -> Iterator[list]:
+  """Yields `function(batch)` of every batch, in the order they are done.
+
+  Args:
+    function: Picklable; takes a batch.
+    batches: Number of the first item and the items themselves.
+    num_workers: Processes.
+    on_crash: What stands in for the result of an item that kills its worker.
+  """
+  waiting = collections.deque(batches)
+  while waiting:
+    running: dict[futures.Future, Batch] = {}
+    try:
+      with _executor(num_workers) as executor:
+        while waiting or running:
+          while waiting and len(running) < 2 * num_workers:
+            batch = waiting.popleft()
+            running[executor.submit(function, batch)] = batch
+          done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+          for future in done:
+            result = future.result()
+            del running[future]
+            yield result
+    except process.BrokenProcessPool:
+      for batch in running.values():
+        yield from _one_by_one(function, batch, on_crash)
+
+
+def _one_by_one(
+  function: Callable[[Batch], list],
+  batch: Batch,
+  on_crash: Callable[[Any], Any],
+) -> Iterator[list]:
+  """Yields the results of single items, so that only the culprit is lost."""
+  first, items = batch
+  left = list(enumerate(items, first))
+  while left:
+    try:
+      with _executor(1) as executor:
+        while left:
+          number, item = left[0]
+          result = executor.submit(function, (number, [item])).result()
+          del left[0]
+          yield result
+    except process.BrokenProcessPool:
+      yield [on_crash(left.pop(0)[1])]
+
+
+def _executor(num_workers: int) -> futures.ProcessPoolExecutor:
+  return futures.ProcessPoolExecutor(
+    num_workers, mp_context=_CONTEXT, initializer=_initialize
+  )
+
+
+def _initialize() -> None:
+  import cv2
+
+  cv2.setNumThreads(1)

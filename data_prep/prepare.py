@@ -1,0 +1,213 @@
+"""DICOM and annotations -> records, in batches that outlive an interruption.
+
+A batch of files becomes two files in the build's working folder: `*.records`
+with the records and `*.index` with what the build has to know of each. The
+index appears last and whole, so a batch is done exactly when it is there.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+import pathlib
+import pickle
+import signal
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from data_prep import likeness, sources
+from pnx_jax.formats import boxes, dicom, letterbox, rle, schema
+
+_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+
+
+class UnusableAnnotation(ValueError):
+  """Annotations that are no masks of their film; see `Rejection`."""
+
+  def __init__(self, reason: str, detail: str):
+    super().__init__(f'{reason}: {detail}')
+    self.reason = reason
+    self.detail = detail
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What decides the content of the records."""
+
+  image_size: int
+  window: str
+  accept_modality: tuple[str, ...]
+  accept_body_part: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prepared:
+  """A record in the working folder, and what the build has to know of it.
+
+  Attributes:
+    source: The file.
+    label: 1, 0 or -1 as in the record.
+    area: Share of the film that the mask covers.
+    num_annotations: As in the record.
+    agreement: As in the record.
+    patient: Digest of the PatientID, empty without one.
+    fingerprint: See `likeness`.
+    records: The file that holds the record, relative to the working folder.
+    offset: Where the record starts in it, -1 where none was written.
+  """
+
+  source: sources.Source
+  label: int
+  area: float
+  num_annotations: int
+  agreement: float
+  patient: str
+  fingerprint: bytes
+  records: str
+  offset: int
+
+
+Outcome = Prepared | sources.Rejection
+
+
+def run_batch(
+  batch: tuple[int, Sequence[sources.Source]],
+  *,
+  options: Options,
+  folder: str | os.PathLike,
+  seconds_per_file: int = 0,
+) -> list[Outcome]:
+  """Prepares a batch and leaves it in `folder`.
+
+  Args:
+    batch: Number of the batch, unlike any other's, and its files.
+    options: What decides the content of the records.
+    folder: The working folder.
+    seconds_per_file: Where above 0, the process dies of a file that takes
+      longer: nothing else ends a decoder that hangs. For worker processes.
+  """
+  number, files = batch
+  folder = pathlib.Path(folder)
+  name = f'{number:08d}.records'
+  outcomes: list[Outcome] = []
+  with open(folder / name, 'wb') as out:
+    for source in files:
+      if seconds_per_file:
+        signal.alarm(seconds_per_file)
+      try:
+        record, about = _prepare(source, options)
+      except (dicom.UnusableDicom, UnusableAnnotation) as error:
+        outcomes.append(sources.reject(source, error.reason, error.detail))
+        continue
+      offset = -1
+      if record.label != schema.UNLABELLED or source.part == sources.TEST:
+        offset = out.tell()
+        pickle.dump(record, out)
+      outcomes.append(about(records=name, offset=offset))
+  if seconds_per_file:
+    signal.alarm(0)
+  unfinished = folder / f'{name}.tmp'
+  unfinished.write_bytes(pickle.dumps(outcomes))
+  unfinished.replace(folder / f'{number:08d}.index')
+  return outcomes
+
+
+def finished(folder: str | os.PathLike) -> list[Outcome]:
+  """Returns the outcomes of all batches that a folder holds."""
+  return [
+    outcome
+    for index in sorted(pathlib.Path(folder).glob('*.index'))
+    for outcome in pickle.loads(index.read_bytes())
+  ]
+
+
+def read_record(folder: str | os.PathLike, prepared: Prepared) -> schema.Record:
+  """Returns a record that `run_batch` left."""
+  with open(pathlib.Path(folder, prepared.records), 'rb') as file:
+    file.seek(prepared.offset)
+    return pickle.load(file)
+
+
+def _prepare(source: sources.Source, options: Options):
+  """Returns a file's record and `Prepared` without the record's place.
+
+  The record's patient is not known yet.
+  """
+  film = dicom.read(
+    source.path,
+    window=options.window,
+    accept_modality=options.accept_modality,
+    accept_body_part=options.accept_body_part,
+  )
+  header = film.header
+  masks = _masks(source, header.height, header.width)
+  mask = functools.reduce(
+    np.logical_or, masks, np.zeros((header.height, header.width), bool)
+  )
+  square = functools.partial(
+    letterbox.letterbox,
+    size=options.image_size,
+    pixel_aspect=header.pixel_aspect,
+  )
+  image = square(film.pixels)
+  record = schema.Record(
+    image=_png(image),
+    mask=_png(square(mask).view(np.uint8) * 255),
+    rle=rle.encode(mask),
+    image_id=source.image_id,
+    patient=schema.UNKNOWN,
+    label=schema.UNLABELLED if source.rles is None else int(mask.any()),
+    height=header.height,
+    width=header.width,
+    pixel_aspect=header.pixel_aspect,
+    view=header.view,
+    sex=header.sex,
+    age=header.age,
+    pixel_spacing=header.pixel_spacing,
+    spacing_plane=header.spacing_plane,
+    num_annotations=len(masks),
+    agreement=_agreement(masks),
+    boxes=boxes.boxes(mask),
+  )
+  about = functools.partial(
+    Prepared,
+    source=source,
+    label=record.label,
+    area=float(mask.mean()),
+    num_annotations=record.num_annotations,
+    agreement=record.agreement,
+    patient=_digest(header.patient_id),
+    fingerprint=likeness.fingerprint(image),
+  )
+  return record, about
+
+
+def _masks(source: sources.Source, height: int, width: int) -> list[np.ndarray]:
+  try:
+    return [rle.decode(text, height, width) for text in source.rles or ()]
+  except rle.PastTheEnd as error:
+    raise UnusableAnnotation('rle_past_end', str(error)) from error
+  except ValueError as error:
+    raise UnusableAnnotation('malformed_rle', str(error)) from error
+
+
+def _agreement(masks: Sequence[np.ndarray]) -> float:
+  """Returns the mean Dice over pairs of masks, -1 for fewer than two."""
+  pairs = [
+    2 * np.count_nonzero(one & other) / max(one.sum() + other.sum(), 1)
+    for one, other in itertools.combinations(masks, 2)
+  ]
+  return float(np.mean(pairs)) if pairs else -1.0
+
+
+def _png(image: np.ndarray) -> bytes:
+  return cv2.imencode('.png', image, _PNG)[1].tobytes()
+
+
+def _digest(patient_id: str) -> str:
+  if not patient_id:
+    return ''
+  return hashlib.blake2b(patient_id.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,178 @@
+"""What a build says about itself: build.json, rejected.csv, folds.csv."""
+
+import collections
+import csv
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_prep import grouping, prepare, sources
+from pnx_jax.formats import schema
+
+Report = dict[str, Any]
+_MOST_LISTED = 20
+
+
+def summarise(
+  *,
+  outcomes: Sequence[prepare.Outcome],
+  annotations: Mapping[str, Sequence[str]],
+  patients: grouping.Patients,
+  splits: Mapping[str, Sequence[prepare.Prepared]],
+  alike: Sequence[Sequence[str]],
+  options: prepare.Options,
+  seed: int,
+  built: pathlib.Path,
+) -> Report:
+  """Returns the content of `build.json`; the counts must add up."""
+  prepared = [o for o in outcomes if isinstance(o, prepare.Prepared)]
+  rejected = [o for o in outcomes if isinstance(o, sources.Rejection)]
+  train = [o for o in prepared if o.source.part == sources.TRAIN]
+  labelled = [o for o in train if o.label != schema.UNLABELLED]
+  unlabelled = [o for o in train if o.label == schema.UNLABELLED]
+  test = splits.get(schema.TEST_SPLIT, ())
+  parts = collections.Counter(
+    o.part if isinstance(o, sources.Rejection) else o.source.part
+    for o in outcomes
+  )
+  refused = collections.Counter(o.part for o in rejected)
+  ids = {_image_id(o) for o in outcomes}
+  summary = {
+    'found': parts[sources.TRAIN],
+    'written': sum(
+      len(images) for name, images in splits.items() if images is not test
+    ),
+    'positive': sum(o.label == schema.POSITIVE for o in labelled),
+    'unlabelled': len(unlabelled),
+    'rejected': refused[sources.TRAIN],
+    'test_found': parts[sources.TEST],
+    'test_written': len(test),
+    'test_rejected': refused[sources.TEST],
+    'rejected_by_reason': dict(
+      sorted(collections.Counter(o.reason for o in rejected).items())
+    ),
+    'annotations_without_image': len(annotations.keys() - ids),
+    'patients': len({patients.number[_image_id(o)] for o in labelled}),
+    'patients_from': patients.source,
+    'patient_safe': patients.safe,
+    'splits': {
+      name: {
+        'images': len(images),
+        'positive': sum(o.label == schema.POSITIVE for o in images),
+        'patients': len({patients.number[_image_id(o)] for o in images}),
+      }
+      for name, images in splits.items()
+    },
+    'near_duplicates': [list(group) for group in alike],
+    'lowest_agreement': _lowest_agreement(labelled),
+    'unlabelled_images': sorted(_image_id(o) for o in unlabelled),
+    'options': dataclasses.asdict(options),
+    'seed': seed,
+    'schema_version': schema.VERSION,
+    'checksum': checksum(built),
+  }
+  _check_counts(summary)
+  return summary
+
+
+def checksum(built: pathlib.Path) -> str:
+  """Returns the SHA-256 over the names and bytes of all record files."""
+  digest = hashlib.sha256()
+  for path in sorted(built.glob('*.tfrecord*')):
+    digest.update(path.name.encode())
+    with open(path, 'rb') as file:
+      digest.update(hashlib.file_digest(file, 'sha256').digest())
+  return digest.hexdigest()
+
+
+def write(
+  built: pathlib.Path,
+  summary: Report,
+  outcomes: Sequence[prepare.Outcome],
+  fold: Mapping[str, int],
+) -> None:
+  """Writes the three files beside the records."""
+  text = json.dumps(summary, indent=2)
+  (built / 'build.json').write_text(text + '\n', encoding='utf-8')
+  _write_csv(
+    built / 'rejected.csv',
+    ('path', 'image_id', 'reason', 'detail'),
+    sorted(
+      (o.path, o.image_id, o.reason, o.detail)
+      for o in outcomes
+      if isinstance(o, sources.Rejection)
+    ),
+  )
+  _write_csv(built / 'folds.csv', ('image_id', 'fold'), sorted(fold.items()))
+
+
+def text(summary: Report, output_dir: str) -> str:
+  """Returns what the build prints at its end."""
+  lines = [
+    f'{output_dir}: {summary["written"]} labelled radiographs '
+    f'({summary["positive"]} with pneumothorax) of {summary["patients"]} '
+    f'patients, {summary["test_written"]} for testing.',
+    f'{summary["unlabelled"]} have no row in the csv and were left out, '
+    f'{summary["rejected"] + summary["test_rejected"]} were rejected '
+    f'(rejected.csv), {summary["annotations_without_image"]} annotated ids '
+    'have no file.',
+  ]
+  reasons = summary['rejected_by_reason'].items()
+  lines += [f'  {count:6} {reason}' for reason, count in reasons]
+  for group in summary['near_duplicates'][:_MOST_LISTED]:
+    lines.append(f'Nearly the same film, kept together: {", ".join(group)}')
+  if summary['lowest_agreement']:
+    worst = summary['lowest_agreement'][0]
+    lines.append(
+      f'Annotations that agree least: {worst["image_id"]}, Dice '
+      f'{worst["agreement"]:.3f} (more in build.json)'
+    )
+  lines.append(f'Patients are told apart by {summary["patients_from"]}.')
+  if not summary['patient_safe']:
+    lines.append(
+      'WARNING: the folds are NOT patient-safe. Films of one person may lie '
+      'in training and in validation; scores will be too good. Name the true '
+      'patients with --patient_map.'
+    )
+  return '\n'.join(lines)
+
+
+def _check_counts(summary: Report) -> None:
+  for part in ('', 'test_'):
+    out = sum(
+      summary.get(part + name, 0)
+      for name in ('written', 'unlabelled', 'rejected')
+    )
+    if summary[f'{part}found'] != out:
+      raise AssertionError(
+        f'{summary[f"{part}found"]} files found but {out} accounted for'
+      )
+
+
+def _lowest_agreement(images: Sequence[prepare.Prepared]) -> list[Report]:
+  several = [image for image in images if image.num_annotations > 1]
+  several.sort(key=lambda image: (image.agreement, _image_id(image)))
+  return [
+    {
+      'image_id': _image_id(image),
+      'num_annotations': image.num_annotations,
+      'agreement': round(image.agreement, 4),
+    }
+    for image in several[:_MOST_LISTED]
+  ]
+
+
+def _image_id(outcome: prepare.Outcome) -> str:
+  if isinstance(outcome, sources.Rejection):
+    return outcome.image_id
+  return outcome.source.image_id
+
+
+def _write_csv(path: pathlib.Path, header, rows) -> None:
+  with open(path, 'w', encoding='utf-8', newline='') as file:
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(header)
+    writer.writerows(rows)

@@ -1,0 +1,124 @@
+"""The TFDS builder: records of a working folder -> TFRecords in TFDS layout."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
+from tensorflow_datasets.proto import tf_example_pb2
+
+from data_prep import prepare
+from pnx_jax.formats import schema
+
+_Example = tf_example_pb2.Example
+# One shard passes through memory at a time.
+_RECORDS_PER_SHARD = 512
+
+
+class Siim(tfds.core.ShardBasedBuilder):
+  """Chest radiographs with masks of pneumothorax."""
+
+  name = schema.NAME
+  VERSION = tfds.core.Version(schema.VERSION)
+
+  def __init__(
+    self,
+    *,
+    splits: Mapping[str, Sequence[tuple[prepare.Prepared, int]]],
+    folder: str | os.PathLike,
+    image_size: int,
+    **kwargs: Any,
+  ):
+    """Takes the records of every split, each with its patient's number."""
+    self._splits = splits
+    self._folder = os.fspath(folder)
+    self._image_size = image_size
+    super().__init__(**kwargs)
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return self.dataset_info_from_configs(
+      description=type(self).__doc__, features=features(self._image_size)
+    )
+
+  def _example_writer(self) -> writer.ExampleWriter:
+    return _SameBytes(file_format=self.info.file_format)
+
+  def _shard_iterators_per_split(self, dl_manager):
+    del dl_manager
+    return {
+      name: [
+        functools.partial(_examples, self._folder, shard)
+        for shard in _shards(records)
+      ]
+      for name, records in self._splits.items()
+    }
+
+
+class _SameBytes(writer.ExampleWriter):
+  """Writes the fields of every record in one order.
+
+  Protocol buffers do not promise any for maps, and follow Python's hash seed.
+  """
+
+  def write(self, path, examples):
+    return super().write(
+      path,
+      (
+        (key, _Example.FromString(data).SerializeToString(deterministic=True))
+        for key, data in examples
+      ),
+    )
+
+
+def features(image_size: int) -> tfds.features.FeaturesDict:
+  """Returns the features that hold a `schema.Record`."""
+  picture = tfds.features.Image(
+    shape=(image_size, image_size, 1), encoding_format='png'
+  )
+  by_type = {
+    bytes: picture,
+    str: tfds.features.Text(),
+    int: np.int64,
+    float: np.float32,
+  }
+  special = {
+    'pixel_spacing': tfds.features.Tensor(shape=(2,), dtype=np.float32),
+    'boxes': tfds.features.Tensor(shape=(None, 5), dtype=np.int32),
+  }
+  return tfds.features.FeaturesDict(
+    {
+      field.name: special.get(field.name) or by_type[field.type]
+      for field in dataclasses.fields(schema.Record)
+    }
+  )
+
+
+def _shards(
+  records: Sequence[tuple[prepare.Prepared, int]],
+) -> list[list[tuple[prepare.Prepared, int]]]:
+  """Returns the records in an order that depends on their ids alone."""
+  records = sorted(
+    records,
+    key=lambda entry: hashlib.sha256(
+      entry[0].source.image_id.encode()
+    ).digest(),
+  )
+  number = -(-len(records) // _RECORDS_PER_SHARD)
+  edges = np.linspace(0, len(records), number + 1).round().astype(int).tolist()
+  return [records[start:stop] for start, stop in itertools.pairwise(edges)]
+
+
+def _examples(
+  folder: str, shard: Sequence[tuple[prepare.Prepared, int]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  for prepared, patient in shard:
+    record = prepare.read_record(folder, prepared)
+    example = {name: getattr(record, name) for name in schema.FIELDS}
+    example['patient'] = patient
+    yield record.image_id, example

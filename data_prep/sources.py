@@ -1,0 +1,104 @@
+"""Which files a build reads: found, named, and told from their copies."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from pnx_jax.formats import dicom
+
+TRAIN, TEST = 'train', 'test'
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+  """A file and what the annotations say of it.
+
+  Attributes:
+    path: The file.
+    image_id: Stem of its name.
+    part: `train` or `test`.
+    rles: One string per annotation, none for a negative, None where the image
+      is not labelled.
+  """
+
+  path: str
+  image_id: str
+  part: str
+  rles: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rejection:
+  """A file left out; `reason` is a code, `detail` the same in words."""
+
+  path: str
+  image_id: str
+  part: str
+  reason: str
+  detail: str
+
+
+def reject(source: Source, reason: str, detail: str) -> Rejection:
+  """Returns a file's rejection."""
+  return Rejection(source.path, source.image_id, source.part, reason, detail)
+
+
+def find(
+  folder: str | os.PathLike,
+  part: str,
+  annotations: Mapping[str, Sequence[str]],
+) -> list[Source]:
+  """Returns every file named `*.dcm`, or carrying DICOM's mark, by path."""
+  found = []
+  for path in sorted(_candidates(folder)):
+    image_id = image_id_of(path)
+    rles = annotations.get(image_id) if part == TRAIN else None
+    found.append(
+      Source(path, image_id, part, None if rles is None else tuple(rles))
+    )
+  return found
+
+
+def image_id_of(path: str) -> str:
+  """Returns a file's name without `.dcm`; other dots belong to the id."""
+  name = os.path.basename(path)
+  return name[:-4] if name.lower().endswith('.dcm') else name
+
+
+def without_duplicates(
+  sources: Iterable[Source],
+) -> tuple[list[Source], list[Rejection]]:
+  """Tells files of one id apart: of equal ones the first stays, else none."""
+  by_id: dict[str, list[Source]] = {}
+  for source in sources:
+    by_id.setdefault(source.image_id, []).append(source)
+  kept, rejected = [], []
+  for same_id in by_id.values():
+    first, *others = same_id
+    if not others:
+      kept.append(first)
+    elif len({_digest(source.path) for source in same_id}) == 1:
+      kept.append(first)
+      rejected += [
+        reject(s, 'duplicate', f'copy of {first.path}') for s in others
+      ]
+    else:
+      rejected += [
+        reject(s, 'duplicate', f'{len(same_id)} different files have this id')
+        for s in same_id
+      ]
+  return kept, rejected
+
+
+def _candidates(folder: str | os.PathLike) -> Iterator[str]:
+  for parent, _, names in os.walk(folder):
+    for name in names:
+      path = os.path.join(parent, name)
+      if name.lower().endswith('.dcm') or dicom.is_dicom(path):
+        yield path
+
+
+def _digest(path: str) -> bytes:
+  return hashlib.sha256(pathlib.Path(path).read_bytes()).digest()

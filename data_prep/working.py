@@ -1,0 +1,68 @@
+"""The folder a build works in: hidden beside its output, kept until done."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+_LOCK = 'lock'
+_INPUTS = 'inputs.json'
+
+
+class Busy(RuntimeError):
+  """Another process builds into the same folder."""
+
+
+@contextlib.contextmanager
+def folder(output_dir: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields the working folder of an output folder, locked for this process.
+
+  What an interrupted build left in it is still there.
+  """
+  output_dir = pathlib.Path(output_dir).resolve()
+  path = output_dir.with_name(f'.{output_dir.name}.building')
+  path.mkdir(parents=True, exist_ok=True)
+  with open(path / _LOCK, 'w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise Busy(f'another build is writing {output_dir}') from error
+    yield path
+
+
+def matches(path: pathlib.Path, inputs: Any) -> bool:
+  """Whether the folder was begun for the same inputs; empties it if not."""
+  digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
+  try:
+    same = (path / _INPUTS).read_text() == digest.hexdigest()
+  except OSError:
+    same = False
+  if not same:
+    empty(path)
+    (path / _INPUTS).write_text(digest.hexdigest())
+  return same
+
+
+def empty(path: pathlib.Path) -> None:
+  """Removes everything but the lock."""
+  for child in path.iterdir():
+    if child.is_dir():
+      shutil.rmtree(child)
+    elif child.name != _LOCK:
+      child.unlink()
+
+
+def publish(built: pathlib.Path, output_dir: str | os.PathLike) -> None:
+  """Moves a finished dataset to its place; an older one makes room."""
+  output_dir = pathlib.Path(output_dir).resolve()
+  older = output_dir.with_name(f'.{output_dir.name}.replaced')
+  shutil.rmtree(older, ignore_errors=True)
+  if output_dir.exists():
+    output_dir.rename(older)
+  built.rename(output_dir)
+  shutil.rmtree(older, ignore_errors=True)

@@ -1,0 +1,146 @@
+import json
+
+import cv2
+import dicom_files
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_prep import build
+from pnx_jax.formats import rle, schema
+
+SIZE = 32
+
+
+@pytest.fixture(scope='module')
+def archive(tmp_path_factory):
+  """Eleven films, ten of them annotated, and two for testing."""
+  folder = tmp_path_factory.mktemp('archive')
+  rows = ['ImageId, EncodedPixels']
+  for number in range(11):
+    image_id = f'1.2.{number}'
+    dicom_files.write(
+      folder / 'train' / f'study{number}' / 'series' / f'{image_id}.dcm',
+      dicom_files.film(SIZE, SIZE, seed=number),
+      PatientID=f'patient {number // 2}',
+      jpeg=number == 0,
+    )
+    if number < 4:
+      rows += [f'{image_id}, {SIZE * number + 3} 5 27 5']
+    elif number < 10:
+      rows += [f'{image_id}, -1']
+  rows += ['1.2.1, 40 6', 'nowhere, -1']
+  (folder / 'train' / '._1.2.0.dcm').write_bytes(b'no DICOM')
+  (folder / 'train-rle.csv').write_text('\n'.join(rows))
+  for number in (20, 21):
+    dicom_files.write(
+      folder / 'test' / f'ID_{number}.dcm',
+      dicom_files.film(SIZE, SIZE, seed=number),
+    )
+  return folder
+
+
+def request(archive, output_dir, **changes):
+  values = {
+    'dicom_dir': str(archive / 'train'),
+    'rle_csv': str(archive / 'train-rle.csv'),
+    'test_dicom_dir': str(archive / 'test'),
+    'output_dir': str(output_dir),
+    'image_size': 16,
+    'num_folds': 2,
+  }
+  return build.Request(**values | changes)
+
+
+@pytest.fixture(scope='module')
+def built(archive, tmp_path_factory):
+  output_dir = tmp_path_factory.mktemp('built') / 'siim'
+  return output_dir, build.build(request(archive, output_dir))
+
+
+def test_counts_add_up(built):
+  output_dir, summary = built
+  text = (output_dir / 'build.json').read_text()
+  assert text == json.dumps(summary, indent=2) + '\n'
+  assert summary['found'] == 12
+  assert summary['written'] == 10
+  assert summary['positive'] == 4
+  assert summary['unlabelled'] == 1
+  assert summary['unlabelled_images'] == ['1.2.10']
+  assert summary['rejected_by_reason'] == {'not_dicom': 1}
+  assert summary['annotations_without_image'] == 1
+  assert summary['test_written'] == 2
+  assert summary['patient_safe']
+  rejected = (output_dir / 'rejected.csv').read_text().splitlines()
+  assert len(rejected) == 2
+  assert '._1.2.0,not_dicom' in rejected[1]
+
+
+def test_tensorflow_datasets_reads_the_records(archive, built):
+  output_dir, _ = built
+  builder = tfds.builder_from_directory(output_dir)
+  records = {
+    record['image_id'].decode(): record
+    for split in ('fold0', 'fold1', 'test')
+    for record in builder.as_dataset(split=split).as_numpy_iterator()
+  }
+  assert len(records) == 12
+  assert set(builder.info.features) == set(schema.FIELDS)
+  record = records['1.2.1']
+  film = dicom_files.film(SIZE, SIZE, seed=1)
+  small = cv2.resize(film, (16, 16), interpolation=cv2.INTER_AREA)
+  np.testing.assert_array_equal(record['image'][..., 0], small)
+  expected = rle.union(['35 5 27 5', '40 6'], SIZE, SIZE)
+  united = record['rle'].decode()
+  np.testing.assert_array_equal(rle.decode(united, SIZE, SIZE), expected)
+  assert record['mask'].shape == (16, 16, 1)
+  assert set(np.unique(record['mask'])) <= {0, 255}
+  assert (record['label'], record['height'], record['width']) == (1, 32, 32)
+  assert (record['view'], record['sex'], record['age']) == (b'PA', b'F', 69)
+  np.testing.assert_allclose(record['pixel_spacing'], [0.2, 0.2])
+  assert record['num_annotations'] == 2
+  assert record['agreement'] == 0
+  assert record['boxes'][:, 4].sum() == expected.sum()
+  assert records['1.2.5']['rle'] == b'-1'
+  assert records['ID_20']['label'] == schema.UNLABELLED
+
+
+def test_no_patient_in_two_folds(built):
+  builder = tfds.builder_from_directory(built[0])
+  patients = [
+    {int(r['patient']) for r in builder.as_dataset(split=s).as_numpy_iterator()}
+    for s in ('fold0', 'fold1')
+  ]
+  assert not patients[0] & patients[1]
+  assert sum(map(len, patients)) == 5
+
+
+def test_the_number_of_workers_does_not_change_a_byte(archive, built, tmp_path):
+  output_dir, summary = built
+  again = build.build(request(archive, tmp_path / 'again', num_workers=2))
+  assert again == summary
+  for path in output_dir.iterdir():
+    assert (tmp_path / 'again' / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_existing_dataset_is_kept(archive, built):
+  with pytest.raises(build.BuildError, match='--overwrite'):
+    build.build(request(archive, built[0]))
+
+
+def test_the_first_bad_file_stops_where_wanted(archive, tmp_path):
+  wanted = request(archive, tmp_path / 'siim', on_bad_file='fail')
+  with pytest.raises(build.BuildError, match=r'\._1\.2\.0.*not_dicom'):
+    build.build(wanted)
+  assert not (tmp_path / 'siim').exists()
+
+
+def test_nothing_to_learn_from(archive, tmp_path):
+  other = tmp_path / 'other.csv'
+  other.write_text('ImageId,EncodedPixels\nelsewhere,-1\n')
+  wanted = request(archive, tmp_path / 'siim', rle_csv=str(other))
+  with pytest.raises(build.BuildError, match='elsewhere'):
+    build.build(wanted)
+  wanted = request(archive, tmp_path / 'siim', dicom_dir=str(tmp_path / 'no'))
+  with pytest.raises(build.BuildError, match='no DICOM file'):
+    build.build(wanted)

@@ -1,0 +1,125 @@
+import random
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from data_prep import folds
+from pnx_jax.formats import rle
+
+
+def population(patients=300, seed=0):
+  """Images of patients with one to six films, a fifth of them ill."""
+  random_state = np.random.default_rng(seed)
+  images = []
+  for patient in range(patients):
+    ill = random_state.random() < 0.3
+    for film in range(random_state.integers(1, 7)):
+      area = random_state.random() if ill and random_state.random() < 0.7 else 0
+      images.append(folds.Image(f'{patient}-{film}', patient, area))
+  return images
+
+
+def test_no_patient_is_in_two_folds_and_folds_are_alike():
+  images = population()
+  fold = folds.assign(images, 5)
+  of_patient = {}
+  for image in images:
+    of_patient.setdefault(image.group, set()).add(fold[image.image_id])
+  assert all(len(found) == 1 for found in of_patient.values())
+  sizes = np.bincount(list(fold.values()))
+  assert np.ptp(sizes) <= 2
+  areas = [[i.area for i in images if fold[i.image_id] == k] for k in range(5)]
+  positive = [np.mean(np.array(area) > 0) for area in areas]
+  assert np.ptp(positive) < 0.01
+  medians = [np.median([a for a in area if a]) for area in areas]
+  assert np.ptp(medians) < 0.1
+
+
+def test_folds_follow_the_seed_and_not_the_order():
+  images = population(60)
+  fold = folds.assign(images, 4, seed=3)
+  shuffled = images.copy()
+  random.Random(0).shuffle(shuffled)
+  assert folds.assign(shuffled, 4, seed=3) == fold
+  assert folds.assign(images, 4, seed=4) != fold
+
+
+def test_too_few_patients():
+  images = [folds.Image(str(i), i // 4, 0) for i in range(12)]
+  with pytest.raises(ValueError, match='3: lower --num_folds'):
+    folds.assign(images, 5)
+
+
+def test_audit_counts_shared_patients():
+  fold = {'a': 0, 'b': 1, 'c': 0, 'd': 1, 'e': 1}
+  label = {'a': 1, 'b': 1, 'c': 0, 'd': 0, 'e': 1}
+  patient = {'a': 'x', 'b': 'x', 'c': 'y', 'd': 'z', 'e': 'w'}
+  result = folds.audit(fold, label, patient)
+  assert result.images == 5
+  assert result.positives == 3
+  assert result.shared == 2 / 5
+  assert result.shared_positive == 2 / 3
+
+
+def test_auc_agrees_with_scikit_learn():
+  score = np.round(np.random.default_rng(0).random(200), 1)
+  label = np.random.default_rng(1).random(200) < score
+  expected = metrics.roc_auc_score(label, score)
+  assert folds._auc(score, label) == pytest.approx(expected)
+
+
+def test_patient_map(tmp_path):
+  path = tmp_path / 'map.csv'
+  path.write_text(
+    'Kaggle_ID,NIH_ID\na,00002563_000.png\nb,00002563_011.png\nc,Miller_1\n'
+  )
+  assert folds.read_patient_map(path) == {
+    'a': '00002563',
+    'b': '00002563',
+    'c': 'Miller_1',
+  }
+  path.write_text('a,1\nb\n')
+  with pytest.raises(ValueError, match='line 2'):
+    folds.read_patient_map(path)
+
+
+@pytest.fixture(scope='module')
+def real(real_data):
+  labels = real_data / 'labels'
+  annotations = rle.read_csv(labels / 'train-rle.csv.gz')
+  patients = folds.read_patient_map(labels / 'nih_id.csv.gz')
+  return annotations, patients
+
+
+def test_folds_of_the_real_labels(real):
+  annotations, patients = real
+  images = [
+    folds.Image(
+      i, patients[i], sum(int(n) for r in rows for n in r.split()[1::2])
+    )
+    for i, rows in annotations.items()
+  ]
+  fold = folds.assign(images, 5)
+  assert len(fold) == 12047
+  label = {i: int(bool(rows)) for i, rows in annotations.items()}
+  result = folds.audit(fold, label, patients)
+  assert result.shared == 0
+  assert result.lookup_auc < 0.55
+  number = np.array([fold[i] for i in annotations])
+  positive = np.array([label[i] for i in annotations])
+  assert np.ptp(np.bincount(number)) <= 2
+  shares = [positive[number == k].mean() for k in range(5)]
+  assert np.ptp(shares) <= 0.002
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_audit_of_image_level_folds_of_the_real_labels(real, seed):
+  annotations, patients = real
+  ids = sorted(annotations)
+  number = np.random.default_rng(seed).permutation(len(ids)) % 5
+  label = {i: int(bool(annotations[i])) for i in ids}
+  result = folds.audit(dict(zip(ids, number, strict=True)), label, patients)
+  assert 0.60 <= result.shared <= 0.63
+  assert 0.93 <= result.shared_positive <= 0.955
+  assert result.lookup_auc == pytest.approx(0.84, abs=0.01)
