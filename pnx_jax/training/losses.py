@@ -3,7 +3,6 @@
 `compute` holds the table of every known loss; a weight of 0 is not computed.
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -111,7 +110,10 @@ def compute(outputs, label, *, weights):
   Returns:
     f32[B] by name, and `loss`, the weighted sum.
   """
-  chex.assert_equal_shape([outputs['mask_logits'], label])
+  if outputs['mask_logits'].shape != label.shape:
+    raise ValueError(
+      f'Shapes differ: {outputs["mask_logits"].shape} and {label.shape}.'
+    )
   weights = {name: weight for name, weight in weights.items() if weight}
   parts = {
     name: function(outputs['mask_logits'], label.astype(jnp.float32))

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 
 from pnx_jax import draw
-from pnx_jax.input import pipeline
 from pnx_jax.training import sharding, steps
 
 _NUM_POSITIVES, _NUM_NEGATIVES = 4, 2

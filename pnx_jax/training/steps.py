@@ -52,7 +52,7 @@ def train_step(
   )(params)
   updates, opt_state = optimiser.update(grads, state.opt_state, params)
   variables = {'params': optax.apply_updates(params, updates), **changed}
-  norm = jnp.full(len(image), optax.global_norm(grads))
+  norm = jnp.full(len(image), optax.tree.norm(grads))
   window = state.metrics.single_from_model_output(
     **plain_dice(outputs, label), **parts, gradient_norm=norm
   )

@@ -1,0 +1,141 @@
+import functools
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pnx_jax.input.augment import Augmentation, bilinear
+
+FULL = Augmentation(
+  flip=0.5,
+  affine=1.0,
+  shift=0.1,
+  scale=0.15,
+  rotate=20,
+  distortion=1.0,
+  displacement=0.05,
+  intensity=0.5,
+  strength=0.2,
+  noise=0.02,
+  noise_probability=0.5,
+)
+
+
+def film(batch=4, side=32):
+  """A smooth picture with a disc, and the disc as its label."""
+  y, x = np.mgrid[:side, :side] / side
+  label = (x - 0.6) ** 2 + (y - 0.4) ** 2 < 0.05
+  image = 0.2 + 0.6 * label
+  image = np.broadcast_to(image, (batch, side, side))[..., None]
+  label = np.broadcast_to(label, (batch, side, side))[..., None]
+  return jnp.asarray(image, jnp.float32), jnp.asarray(label)
+
+
+def test_bilinear_equals_opencv():
+  random = np.random.default_rng(0)
+  image = random.random((9, 12, 1)).astype(np.float32)
+  points = random.uniform(-2, 13, (7, 5, 2)).astype(np.float32)
+  expected = cv2.remap(
+    image,
+    points[..., 1],
+    points[..., 0],
+    cv2.INTER_LINEAR,
+    borderMode=cv2.BORDER_CONSTANT,
+  )
+  # OpenCV rounds positions to 1/32 of a pixel.
+  ours = bilinear(jnp.asarray(image), jnp.asarray(points))[..., 0]
+  np.testing.assert_allclose(ours, expected, atol=0.04)
+
+
+def test_nothing_asked_is_nothing_done():
+  image, label = film()
+  same_image, same_label = Augmentation()(jax.random.key(0), image, label)
+  np.testing.assert_allclose(same_image, image, atol=1e-3)
+  np.testing.assert_array_equal(same_label, label)
+
+
+def test_flip_mirrors_left_and_right_only():
+  image, label = film()
+  flipped, flipped_label = Augmentation(flip=1.0)(
+    jax.random.key(0), image, label
+  )
+  np.testing.assert_allclose(flipped, image[:, :, ::-1], atol=1e-3)
+  np.testing.assert_array_equal(flipped_label, label[:, :, ::-1])
+
+
+def test_rotation_equals_opencv():
+  image, label = film(batch=1, side=64)
+  augment = Augmentation(affine=1.0, rotate=25)
+  key = jax.random.key(3)
+  turned, _ = augment(key, image, label)
+  # The angle follows from where the picture's right end has gone.
+  grid = augment.grid(jax.random.split(jax.random.split(key, 1)[0])[0], 64)
+  dy, dx = np.asarray(grid[32, 63] - grid[32, 0])
+  angle = np.degrees(np.arctan2(dy, dx))
+  assert 1 < abs(angle) <= 25
+  matrix = cv2.getRotationMatrix2D((31.5, 31.5), float(angle), 1.0)
+  expected = cv2.warpAffine(np.asarray(image[0, ..., 0]), matrix, (64, 64))
+  assert np.abs(turned[0, ..., 0] - expected).mean() < 0.01
+
+
+def test_image_and_label_move_together():
+  image, label = film(batch=16, side=64)
+  geometric = Augmentation(
+    flip=0.5,
+    affine=1.0,
+    shift=0.1,
+    scale=0.15,
+    rotate=20,
+    distortion=1.0,
+    displacement=0.05,
+  )
+  moved, moved_label = geometric(jax.random.key(1), image, label)
+  disagree = (np.asarray(moved) > 0.5) != np.asarray(moved_label)
+  assert disagree.mean() < 0.005
+  assert (np.asarray(moved_label) != np.asarray(label)).mean() > 0.02
+  assert len({row.tobytes() for row in np.asarray(moved)}) == 16
+
+
+def test_distortion_stays_within_its_displacement():
+  augment = Augmentation(distortion=1.0, displacement=0.05)
+  straight = Augmentation()
+  keys = jax.random.split(jax.random.key(0), 64)
+  moved = jax.vmap(lambda key: augment.grid(key, 32))(keys)
+  still = straight.grid(keys[0], 32)
+  inner = np.abs(np.asarray(moved - still[None]))[:, 8:24, 8:24]
+  assert 0.02 < inner.max() <= 0.065
+
+
+def test_intensity_leaves_the_label_and_stays_in_range():
+  image, label = film(batch=32)
+  augment = Augmentation(
+    intensity=1.0, strength=0.3, noise=0.1, noise_probability=1.0
+  )
+  changed, same = augment(jax.random.key(2), image, label)
+  np.testing.assert_array_equal(same, label)
+  assert changed.min() >= 0 and changed.max() <= 1
+  assert np.asarray(changed).mean(axis=(1, 2, 3)).std() > 0.02
+
+
+def test_crop_is_a_window_of_the_input():
+  side, crop = 32, 16
+  ramp = np.arange(side * side, dtype=np.float32).reshape(1, side, side, 1)
+  image = jnp.asarray(np.repeat(ramp / ramp.size, 8, axis=0))
+  label = image > 0.5
+  augment = Augmentation(crop_size=crop)
+  out, out_label = augment(jax.random.key(5), image, label)
+  assert out.shape == out_label.shape == (8, crop, crop, 1)
+  steps = np.diff(np.asarray(out) * ramp.size, axis=2)
+  np.testing.assert_allclose(steps, 1, atol=1e-2)
+  assert len(np.unique(np.asarray(out)[:, 0, 0])) > 4
+
+
+@pytest.mark.parametrize('batch', [2, 4])
+def test_same_key_same_pictures_under_jit(batch):
+  image, label = film(batch)
+  run = jax.jit(functools.partial(FULL, jax.random.key(7)))
+  first, second = run(image, label), run(image, label)
+  np.testing.assert_array_equal(first[0], second[0])
+  np.testing.assert_array_equal(first[1], second[1])

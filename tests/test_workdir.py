@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from configs import default, resunet
+from pnx_jax.errors import UserError
+from pnx_jax.training import workdir
+
+
+def test_config_json_gives_the_config_back(tmp_path):
+  config = resunet.get_config()
+  config.total_steps = 7
+  workdir.open_for_training(tmp_path, config)
+  assert json.loads((tmp_path / 'config.json').read_text())['total_steps'] == 7
+  assert workdir.flat(workdir.load(tmp_path)) == workdir.flat(config)
+
+
+def test_another_network_is_refused_and_the_difference_shown(tmp_path):
+  workdir.open_for_training(tmp_path, resunet.get_config())
+  other = resunet.get_config()
+  other.model.width = 8
+  with pytest.raises(UserError, match=r'model\.width: 32 there, 8 here'):
+    workdir.open_for_training(tmp_path, other)
+
+
+def test_a_longer_run_another_fold_and_another_place_are_the_same_run(
+  tmp_path,
+):
+  workdir.open_for_training(tmp_path, resunet.get_config())
+  longer = resunet.get_config()
+  longer.total_epochs = 99.0
+  longer.fold = 3
+  longer.data_dir = '/elsewhere'
+  longer.eval.batch_size = 2
+  workdir.open_for_training(tmp_path, longer)
+  assert workdir.load(tmp_path).total_epochs == 99.0
+
+
+def test_evaluation_overrides_only_what_it_may(tmp_path):
+  workdir.open_for_training(tmp_path, default.get_config())
+  config = workdir.load_with_overrides(
+    tmp_path, {'eval.batch_size': 3, 'data_dir': 'd', 'batch_size': 5}
+  )
+  assert (config.eval.batch_size, config.data_dir, config.batch_size) == (
+    3,
+    'd',
+    5,
+  )
+  with pytest.raises(UserError, match=r'model\.width cannot be changed'):
+    workdir.load_with_overrides(tmp_path, {'model.width': 3})
+
+
+def test_no_run_and_a_broken_one_are_told_apart(tmp_path):
+  with pytest.raises(UserError, match='no run at'):
+    workdir.load(tmp_path)
+  (tmp_path / 'config.json').write_text('{"a": ')
+  with pytest.raises(UserError, match='not valid JSON'):
+    workdir.load(tmp_path)
+
+
+def test_trained_folds_are_found(tmp_path):
+  for fold in (2, 0):
+    workdir.checkpoint_dir(tmp_path, fold).mkdir(parents=True)
+  (tmp_path / 'fold7').mkdir()
+  assert workdir.trained_folds(tmp_path) == [0, 2]
