@@ -73,7 +73,7 @@ def plan(request: Request) -> list[Job]:
     studies = np.minimum(random.zipf(2.2, count), 20)
     first = jobs[-1].patient + 1 if jobs else 1
     patient = np.repeat(np.arange(count), studies)[:count]
-    study = np.concatenate([np.arange(n) for n in studies])[:count]
+    study = np.concatenate([np.arange(0), *map(np.arange, studies)])[:count]
     # The positives come from few patients.
     key = random.random(count)[patient] + 0.35 * random.random(count)
     positives = round(count * request.prevalence)
