@@ -127,6 +127,23 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval = ml_collections.ConfigDict()
   # Images per step of evaluation.
   config.eval.batch_size = 16
+  # Average the answers for the image and for its mirror image.
+  config.eval.flip = True
+  # Average over the image at these scales, such as '0.75,1,1.25'.
+  config.eval.scales = '1'
+  # Other workdirs that answer together with this one: 'runs/a,runs/b'.
+  config.eval.ensemble = ''
+  # Average the answers of this many of the best checkpoints; 1 takes one
+  # network, the mean of the average_checkpoints best ones' weights.
+  config.eval.checkpoints = 1
+  # Drop smaller regions of a mask, in pixels at 1024 x 1024; 0 keeps all.
+  config.eval.min_component = 0
+  # Fill the holes of a mask.
+  config.eval.fill_holes = False
+  # How often patients are drawn for the 95 % intervals.
+  config.eval.bootstrap = 1000
+  # Pictures of each kind: the worst, the best and random cases.
+  config.eval.num_overlays = 12
 
   return config.lock()
 
