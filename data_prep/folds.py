@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import app, flags
 
+from pnx_jax.errors import UserError
 from pnx_jax.formats import rle
 
 _AREA_QUARTILES = 4
@@ -46,7 +47,7 @@ def assign(
   for index, image in enumerate(images):
     groups.setdefault(image.group, []).append(index)
   if len(groups) < num_folds:
-    raise ValueError(
+    raise UserError(
       f'{num_folds} folds need as many patients, there are {len(groups)}: '
       'lower --num_folds'
     )

@@ -33,12 +33,12 @@ def patients(
   numbers: dict[object, int] = {}
   number = {}
   train, unknown = set(), 0
-  images = sorted(images, key=lambda image: image.source.image_id)
+  images = sorted(images, key=lambda image: image.image_id)
   for image in images:
-    image_id = image.source.image_id
+    image_id = image.image_id
     key = image.patient if patient_map is None else patient_map.get(image_id)
     number[image_id] = numbers.setdefault(key or (image_id,), len(numbers))
-    if image.source.part == sources.TRAIN:
+    if image.part == sources.TRAIN:
       train.add(image_id)
       unknown += not key
   different = len({number[image_id] for image_id in train}) == len(train)

@@ -30,16 +30,13 @@ def summarise(
   """Returns the content of `build.json`; the counts must add up."""
   prepared = [o for o in outcomes if isinstance(o, prepare.Prepared)]
   rejected = [o for o in outcomes if isinstance(o, sources.Rejection)]
-  train = [o for o in prepared if o.source.part == sources.TRAIN]
+  train = [o for o in prepared if o.part == sources.TRAIN]
   labelled = [o for o in train if o.label != schema.UNLABELLED]
   unlabelled = [o for o in train if o.label == schema.UNLABELLED]
   test = splits.get(schema.TEST_SPLIT, ())
-  parts = collections.Counter(
-    o.part if isinstance(o, sources.Rejection) else o.source.part
-    for o in outcomes
-  )
+  parts = collections.Counter(o.part for o in outcomes)
   refused = collections.Counter(o.part for o in rejected)
-  ids = {_image_id(o) for o in outcomes}
+  ids = {o.image_id for o in outcomes}
   summary = {
     'found': parts[sources.TRAIN],
     'written': sum(
@@ -55,20 +52,20 @@ def summarise(
       sorted(collections.Counter(o.reason for o in rejected).items())
     ),
     'annotations_without_image': len(annotations.keys() - ids),
-    'patients': len({patients.number[_image_id(o)] for o in labelled}),
+    'patients': len({patients.number[o.image_id] for o in labelled}),
     'patients_from': patients.source,
     'patient_safe': patients.safe,
     'splits': {
       name: {
         'images': len(images),
         'positive': sum(o.label == schema.POSITIVE for o in images),
-        'patients': len({patients.number[_image_id(o)] for o in images}),
+        'patients': len({patients.number[o.image_id] for o in images}),
       }
       for name, images in splits.items()
     },
     'near_duplicates': [list(group) for group in alike],
     'lowest_agreement': _lowest_agreement(labelled),
-    'unlabelled_images': sorted(_image_id(o) for o in unlabelled),
+    'unlabelled_images': sorted(o.image_id for o in unlabelled),
     'options': dataclasses.asdict(options),
     'seed': seed,
     'schema_version': schema.VERSION,
@@ -92,7 +89,7 @@ def write(
   built: pathlib.Path,
   summary: Report,
   outcomes: Sequence[prepare.Outcome],
-  fold: Mapping[str, int],
+  splits: Mapping[str, Sequence[prepare.Prepared]],
 ) -> None:
   """Writes the three files beside the records."""
   text = json.dumps(summary, indent=2)
@@ -106,7 +103,16 @@ def write(
       if isinstance(o, sources.Rejection)
     ),
   )
-  _write_csv(built / 'folds.csv', ('image_id', 'fold'), sorted(fold.items()))
+  _write_csv(
+    built / 'folds.csv',
+    ('image_id', 'fold'),
+    sorted(
+      (image.image_id, name.removeprefix('fold'))
+      for name, images in splits.items()
+      if name != schema.TEST_SPLIT
+      for image in images
+    ),
+  )
 
 
 def text(summary: Report, output_dir: str) -> str:
@@ -154,21 +160,15 @@ def _check_counts(summary: Report) -> None:
 
 def _lowest_agreement(images: Sequence[prepare.Prepared]) -> list[Report]:
   several = [image for image in images if image.num_annotations > 1]
-  several.sort(key=lambda image: (image.agreement, _image_id(image)))
+  several.sort(key=lambda image: (image.agreement, image.image_id))
   return [
     {
-      'image_id': _image_id(image),
+      'image_id': image.image_id,
       'num_annotations': image.num_annotations,
       'agreement': round(image.agreement, 4),
     }
     for image in several[:_MOST_LISTED]
   ]
-
-
-def _image_id(outcome: prepare.Outcome) -> str:
-  if isinstance(outcome, sources.Rejection):
-    return outcome.image_id
-  return outcome.source.image_id
 
 
 def _write_csv(path: pathlib.Path, header, rows) -> None:

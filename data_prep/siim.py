@@ -105,9 +105,7 @@ def _shards(
   """Returns the records in an order that depends on their ids alone."""
   records = sorted(
     records,
-    key=lambda entry: hashlib.sha256(
-      entry[0].source.image_id.encode()
-    ).digest(),
+    key=lambda entry: hashlib.sha256(entry[0].image_id.encode()).digest(),
   )
   number = -(-len(records) // _RECORDS_PER_SHARD)
   edges = np.linspace(0, len(records), number + 1).round().astype(int).tolist()

@@ -10,11 +10,13 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+from pnx_jax.errors import UserError
+
 _LOCK = 'lock'
 _INPUTS = 'inputs.json'
 
 
-class Busy(RuntimeError):
+class Busy(UserError):
   """Another process builds into the same folder."""
 
 
@@ -33,6 +35,11 @@ def folder(output_dir: str | os.PathLike) -> Iterator[pathlib.Path]:
     except BlockingIOError as error:
       raise Busy(f'another build is writing {output_dir}') from error
     yield path
+
+
+def is_begun(path: pathlib.Path) -> bool:
+  """Whether a build has left anything."""
+  return any(child.name != _LOCK for child in path.iterdir())
 
 
 def matches(path: pathlib.Path, inputs: Any) -> bool:

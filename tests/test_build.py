@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_prep import build
+from data_prep import dataset
+from pnx_jax.errors import UserError
 from pnx_jax.formats import rle, schema
 
 SIZE = 32
@@ -49,13 +50,13 @@ def request(archive, output_dir, **changes):
     'image_size': 16,
     'num_folds': 2,
   }
-  return build.Request(**values | changes)
+  return dataset.Request(**values | changes)
 
 
 @pytest.fixture(scope='module')
 def built(archive, tmp_path_factory):
   output_dir = tmp_path_factory.mktemp('built') / 'siim'
-  return output_dir, build.build(request(archive, output_dir))
+  return output_dir, dataset.build(request(archive, output_dir))
 
 
 def test_counts_add_up(built):
@@ -117,21 +118,21 @@ def test_no_patient_in_two_folds(built):
 
 def test_the_number_of_workers_does_not_change_a_byte(archive, built, tmp_path):
   output_dir, summary = built
-  again = build.build(request(archive, tmp_path / 'again', num_workers=2))
+  again = dataset.build(request(archive, tmp_path / 'again', num_workers=2))
   assert again == summary
   for path in output_dir.iterdir():
     assert (tmp_path / 'again' / path.name).read_bytes() == path.read_bytes()
 
 
 def test_an_existing_dataset_is_kept(archive, built):
-  with pytest.raises(build.BuildError, match='--overwrite'):
-    build.build(request(archive, built[0]))
+  with pytest.raises(UserError, match='--overwrite'):
+    dataset.build(request(archive, built[0]))
 
 
 def test_the_first_bad_file_stops_where_wanted(archive, tmp_path):
   wanted = request(archive, tmp_path / 'siim', on_bad_file='fail')
-  with pytest.raises(build.BuildError, match=r'\._1\.2\.0.*not_dicom'):
-    build.build(wanted)
+  with pytest.raises(UserError, match=r'\._1\.2\.0.*not_dicom'):
+    dataset.build(wanted)
   assert not (tmp_path / 'siim').exists()
 
 
@@ -139,8 +140,8 @@ def test_nothing_to_learn_from(archive, tmp_path):
   other = tmp_path / 'other.csv'
   other.write_text('ImageId,EncodedPixels\nelsewhere,-1\n')
   wanted = request(archive, tmp_path / 'siim', rle_csv=str(other))
-  with pytest.raises(build.BuildError, match='elsewhere'):
-    build.build(wanted)
+  with pytest.raises(UserError, match=r'ids of the files look like'):
+    dataset.build(wanted)
   wanted = request(archive, tmp_path / 'siim', dicom_dir=str(tmp_path / 'no'))
-  with pytest.raises(build.BuildError, match='no DICOM file'):
-    build.build(wanted)
+  with pytest.raises(UserError, match='no DICOM file'):
+    dataset.build(wanted)

@@ -5,6 +5,9 @@ window, then the inversion of MONOCHROME1. All of it is worked out once for
 every value a pixel can have, and looked up.
 """
 
+from collections.abc import Callable
+
+import cv2
 import numpy as np
 import pydicom
 from pydicom import pixels as pydicom_pixels
@@ -29,24 +32,31 @@ def to_uint8(
       one, else `full` for 8 bits and `percentile` for more. `dicom` without
       one is `full`.
   """
-  low = min(int(stored.min()), _stored_range(dataset)[0])
-  high = max(int(stored.max()), _stored_range(dataset)[1])
+  low, high = _stored_range(dataset)
+  if stored.dtype.itemsize > 1 or stored.dtype.kind == 'i':
+    low, high = min(low, int(stored.min())), max(high, int(stored.max()))
+  else:
+    high = 255
   values = np.arange(low, high + 1)
-  counts = np.bincount(
-    (stored.ravel().astype(np.int64) - low), minlength=values.size
-  )
   padding = _is_padding(values, dataset)
-  table = _windowed(values, np.where(padding, 0, counts), dataset, window)
+
+  def counts() -> np.ndarray:
+    flat = stored.ravel().astype(np.int64) - low
+    return np.bincount(flat, minlength=values.size) * ~padding
+
+  table = _windowed(values, counts, dataset, window)
   table = np.round(table * 255).astype(np.uint8)
   if dataset.PhotometricInterpretation == 'MONOCHROME1':
     table = 255 - table
   table[padding] = 0
-  return np.take(table, stored.astype(np.int64) - low)
+  if stored.dtype == np.uint8:
+    return cv2.LUT(np.ascontiguousarray(stored), table)
+  return np.take(table, stored.astype(np.int32) - low)
 
 
 def _windowed(
   values: np.ndarray,
-  counts: np.ndarray,
+  counts: Callable[[], np.ndarray],
   dataset: pydicom.Dataset,
   window: str,
 ) -> np.ndarray:
@@ -54,12 +64,12 @@ def _windowed(
   rescaled = np.asarray(pydicom_pixels.apply_modality_lut(values, dataset))
   if window in ('auto', 'dicom'):
     table = _voi(rescaled, dataset)
-    if table is not None and (window == 'dicom' or _usable(table, counts)):
+    if table is not None and (window == 'dicom' or _usable(table, counts())):
       return table
   if window == 'percentile' or (
     window == 'auto' and int(dataset.BitsStored) > 8
   ):
-    return _ramp(rescaled, *_percentiles(rescaled, counts))
+    return _ramp(rescaled, *_percentiles(rescaled, counts()))
   inside = slice(
     *np.searchsorted(values, np.add(_stored_range(dataset), (0, 1)))
   )
