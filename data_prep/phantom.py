@@ -69,13 +69,14 @@ def plan(request: Request) -> list[Job]:
     ('dicom-images-train', request.num_images),
     ('dicom-images-test', request.num_test_images),
   ):
-    # Half of the patients come once, few of them very often.
-    studies = np.minimum(random.zipf(2.2, count), 20)
+    # Most patients come once, few of them very often.
+    studies = np.minimum(random.zipf(2.3, count), 61)
     first = jobs[-1].patient + 1 if jobs else 1
     patient = np.repeat(np.arange(count), studies)[:count]
     study = np.concatenate([np.arange(0), *map(np.arange, studies)])[:count]
-    # The positives come from few patients.
-    key = random.random(count)[patient] + 0.35 * random.random(count)
+    # The positives come from few patients, most of whom come often.
+    key = random.random(count)[patient] ** studies[patient] ** 0.3
+    key += 0.1 * random.random(count)
     positives = round(count * request.prevalence)
     ranks = np.full(count, np.nan)
     ranks[np.argsort(key)[:positives]] = (

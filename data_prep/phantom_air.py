@@ -13,10 +13,11 @@ AREA_PERCENTILES = (
   (0, 400), (1, 567), (5, 1364), (25, 4059), (50, 8630), (75, 18388),
   (95, 45772), (99, 80416), (100, 100000),
 )  # fmt: skip
-_BASAL = 0.13  # share of masks that lie in the lower half of the film
+_BASAL = 0.2  # share of masks that lie in the lower half of the film
 _BILATERAL = 0.06
 _SEVERAL_ROWS = 0.18  # of the others; 23 % of real positives have several
-_OVERLAPPING = 0.3
+_OVERLAPPING = 0.45
+_THINNEST = 8 / 1024  # mean width of a crescent, in film widths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ def draw(
     sides, shares = [sides[0], -sides[0]], [share, 1 - share]
   canvas = Canvas(pose.size)
   rows, pleura = [], []
+  middle = -1
   basal = random.random() < _BASAL
   for side, share in zip(sides, shares, strict=True):
     wall, edge = _crescent(patient, pose, side, area * share, basal, random)
@@ -64,10 +66,11 @@ def draw(
     if len(sides) == 1 and random.random() < _SEVERAL_ROWS:
       middle = int(len(wall) * random.uniform(0.35, 0.65))
       lap = random.integers(3, 12) if random.random() < _OVERLAPPING else 0
-      cuts = [(0, middle + lap + 1), (middle - lap, len(wall))]
+      cuts = [(0, middle + lap + 1), (max(middle - lap, 0), len(wall))]
     for start, stop in cuts:
       outline = np.concatenate([wall[start:stop], edge[start:stop][::-1]])
-      rows.append(canvas.polygons([outline]) > 127)
+      row = canvas.polygons([outline]) > 127
+      rows.append(row & ~rows[-1] if rows and start == middle else row)
   rows = [row for row in rows if row.any()]
   return Pneumothorax(
     rows=rows,
@@ -87,13 +90,15 @@ def _crescent(patient, pose, side, area, basal, random):
   hilum = pose(anatomy.mirrored(anatomy.HILUM, side))
   fraction = area / (0.14 * pose.size**2)  # of a lung
   length = np.clip(random.uniform(0.3, 0.5) + 1.3 * fraction, 0, 0.98)
+  # Even a small one has a width that can be seen.
+  length = min(length, area / (_THINNEST * pose.size * _length(wall)))
   if basal:
     start = 1 - length - random.uniform(0, 0.04)
   else:
     start = random.uniform(0, 0.25) * (1 - length)
   position = np.linspace(0, 1, len(wall))
-  ripple = np.interp(
-    position, np.linspace(0, 1, 9), random.uniform(0.85, 1.15, 9)
+  ripple = 1 + random.uniform(0, 0.12) * np.sin(
+    2 * np.pi * (random.uniform(1, 3) * position + random.random())
   )
   peak = random.uniform(0.6, 1.6)
   while True:
@@ -122,9 +127,15 @@ def _towards(hilum, wall, share) -> np.ndarray:
 
 
 def _between(wall, edge) -> float:
-  """Area between two curves by the shoelace formula."""
-  x, y = np.concatenate([wall, edge[::-1]]).T
-  return 0.5 * abs(x @ np.roll(y, 1) - y @ np.roll(x, 1))
+  """Pixels between two curves: OpenCV fills half a pixel beyond an outline."""
+  outline = np.concatenate([wall, edge[::-1]])
+  x, y = outline.T
+  area = 0.5 * abs(x @ np.roll(y, 1) - y @ np.roll(x, 1))
+  return area + 0.5 * _length(outline)
+
+
+def _length(path) -> float:
+  return np.hypot(*np.diff(path, axis=0).T).sum()
 
 
 def _resample(path, count: int) -> np.ndarray:

@@ -8,6 +8,7 @@ that adds to, or (air) takes from, the brightness.
 """
 
 import dataclasses
+import functools
 
 import cv2
 import numpy as np
@@ -18,13 +19,14 @@ from data_prep.phantom_canvas import Canvas, spline
 # The lung's outline, from its medial apex along the chest wall to the
 # costophrenic angle, over the diaphragm and back along the mediastinum.
 WALL = (
-  (0.20, 0.06), (0.27, 0.015), (0.40, -0.005), (0.54, 0.04), (0.69, 0.14),
-  (0.81, 0.29), (0.90, 0.47), (0.96, 0.67), (0.99, 0.86), (1.0, 1.0),
+  (0.20, 0.06), (0.27, 0.01), (0.40, -0.01), (0.55, 0.025), (0.69, 0.11),
+  (0.81, 0.26), (0.90, 0.47), (0.96, 0.67), (0.985, 0.84), (0.985, 0.98),
 )  # fmt: skip
-FLOOR = ((0.90, 0.93), (0.74, 0.865), (0.56, 0.84), (0.38, 0.86), (0.22, 0.91))
-MEDIAL = ((0.17, 0.80), (0.17, 0.55), (0.16, 0.35), (0.16, 0.18))
+FLOOR = ((0.90, 0.93), (0.74, 0.865), (0.56, 0.84), (0.38, 0.85), (0.24, 0.875))
+MEDIAL = ((0.18, 0.80), (0.17, 0.55), (0.16, 0.35), (0.16, 0.18))
 HILUM = (0.22, 0.46)
 NUM_RIBS = 10
+_COUNTS = 40000  # of the detector, for brightness 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Patient:
       width=random.uniform(0.315, 0.38) - 0.01 * female,
       height=random.uniform(0.58, 0.70) - 0.02 * female,
       heart=random.uniform(0.85, 1.2),
-      rib_slope=random.uniform(0.10, 0.20),
+      rib_slope=random.uniform(0.15, 0.30),
       fat=float(random.beta(2, 3)),
       emphysema=bool(random.random() < 0.12),
     )
@@ -129,18 +131,18 @@ def render(patient: Patient, pose: Pose, air, random) -> np.ndarray:
   film -= aerated * canvas.enlarge(
     0.72 + 0.28 * canvas.blur(canvas.shrink(inside), 45) / 255
   )
-  film += canvas.layer(_organs(canvas, patient, pose), 4, 0.24)
+  film += _organs(canvas, patient, pose) * np.float32(0.27 / 255)
   marks = _vessels(canvas, patient, pose, random)
-  marks = cv2.bitwise_and(canvas.blur(marks, 1.1), lobe)
+  marks = cv2.bitwise_and(canvas.blur(marks, 1.4), lobe)
   film += marks * np.float32(
-    random.uniform(0.10, 0.15) * (0.6 if patient.emphysema else 1) / 255
+    random.uniform(0.06, 0.10) * (0.6 if patient.emphysema else 1) / 255
   )
   film += canvas.enlarge(_haze(canvas, pose, random)) * (
     lobe * np.float32(1 / 255)
   )
-  film += canvas.layer(_ribs(canvas, patient, pose), 1.2, 0.10)
-  film += canvas.layer(_girdle(canvas, pose, random), 1.5, 0.12)
-  film += canvas.layer(_spine(canvas, pose), 2.5, 0.09)
+  bones = cv2.add(_ribs(canvas, patient, pose), _girdle(canvas, pose, random))
+  film += canvas.layer(bones, 1.3, 0.12)
+  film += canvas.layer(_spine(canvas, pose), 2.5, 0.13)
   if air is not None:
     film -= canvas.blur(air.mask_u8, 1.2) * np.float32(air.contrast / 255)
     film += lobe * np.float32(air.collapse / 255)
@@ -155,25 +157,22 @@ def _soft_tissue(canvas, patient, pose, inside, random) -> np.ndarray:
   chest = 1.16 + 0.16 * patient.fat
   arm = random.uniform(0.95, 1.5)
   half = [
-    (0.0, -0.6), (0.26, -0.6), (0.27, -0.16), (0.45, -0.09), (1.0, -0.07),
-    (1.32, -0.02), (1.75, 0.06), (2.4, 0.3), (2.4, 0.9), (arm + 0.6, 0.85),
-    (chest + 0.12, 0.30), (chest, 0.5), (chest, 0.8), (chest + 0.02, 1.2),
-    (chest + 0.05, 1.8), (0.0, 1.8),
+    (0.0, -0.7), (0.28, -0.7), (0.27, -0.3), (0.30, -0.18), (0.46, -0.11),
+    (0.9, -0.075), (1.3, -0.03), (1.7, 0.05), (2.3, 0.3), (2.3, 0.9),
+    (arm + 0.6, 0.85), (chest + 0.14, 0.32), (chest, 0.5), (chest, 0.8),
+    (chest + 0.02, 1.2), (chest + 0.05, 1.8), (0.0, 1.8),
   ]  # fmt: skip
-  body = canvas.coarse([pose(mirrored(half, side)) for side in (-1, 1)])
+  body = canvas.coarse([pose(mirrored(spline(half), side)) for side in (-1, 1)])
   tissue = 0.40 * canvas.blur(body, 10) + 0.22 * canvas.blur(body, 60)
   lungs = canvas.shrink(inside)
   domes = [
-    pose(mirrored([*FLOOR[::-1], WALL[-1], (1.08, 1.9), (0, 1.9)], side))
+    pose(
+      mirrored([(0, 0.9), *FLOOR[::-1], WALL[-1], (1.1, 1.9), (0, 1.9)], side)
+    )
     for side in (-1, 1)
   ]
   abdomen = cv2.subtract(canvas.coarse(domes), lungs)
   tissue += 0.16 * canvas.blur(abdomen, 5)
-  middle = [
-    (-0.1, -0.6), (0.1, -0.6), (0.13, 0.0), (0.16, 0.2), (0.2, 0.45),
-    (0.2, 1.9), (-0.2, 1.9), (-0.2, 0.45), (-0.16, 0.2), (-0.13, 0.0),
-  ]  # fmt: skip
-  tissue += 0.20 * canvas.blur(canvas.coarse([pose(middle)]), 16)
   for reach in (0.05, 0.028):
     airway = [(-reach, -0.5), (reach, -0.5), (reach, 0.34), (-reach, 0.34)]
     tissue -= 0.045 * canvas.blur(canvas.coarse([pose(airway)]), 4)
@@ -189,28 +188,38 @@ def _soft_tissue(canvas, patient, pose, inside, random) -> np.ndarray:
     (random.uniform(0.4, 0.6), 0.98), (random.uniform(0.08, 0.26), 0.05), 0
   )
   tissue -= 0.13 * canvas.blur(canvas.coarse([pose(stomach)]), 4)
+  tilt = np.linspace(-1, 1, tissue.shape[0])
+  tissue += 255 * (random.normal(0, 0.02) * tilt)
+  tissue += 255 * (random.normal(0, 0.025) * tilt[:, None])
   return (tissue / 255).astype(np.float32)
 
 
 def _organs(canvas, patient, pose) -> np.ndarray:
-  """Heart, aortic knob and the roots of the lungs, uint8[S, S]."""
+  """Mediastinum, heart, aortic knob and the roots of the lungs, f32[S, S]."""
   scale = patient.heart * (1.18 if pose.portable else 1.0)
   left = [
     (-0.10, 0.35), (0.16, 0.42), (0.28 * scale, 0.55), (0.42 * scale, 0.70),
-    (0.52 * scale, 0.82), (0.46 * scale, 0.90), (0.10, 0.94),
-    (-0.22 * scale, 0.90), (-0.30 * scale, 0.78), (-0.28 * scale, 0.66),
+    (0.52 * scale, 0.81), (0.46 * scale, 0.86), (0.10, 0.89),
+    (-0.22 * scale, 0.87), (-0.30 * scale, 0.78), (-0.28 * scale, 0.66),
     (-0.20, 0.52),
   ]  # fmt: skip
-  heart = canvas.polygons([pose(spline(np.array(left), closed=True))], 185)
+  middle = [
+    (-0.1, -0.7), (0.1, -0.7), (0.14, 0.0), (0.19, 0.14), (0.2, 0.3),
+    (0.17, 0.36), (0.2, 0.5), (0.14, 0.9), (0.1, 1.9), (-0.1, 1.9),
+    (-0.14, 0.9), (-0.19, 0.5), (-0.2, 0.3), (-0.18, 0.14), (-0.14, 0.0),
+  ]  # fmt: skip
+  middle = canvas.coarse([pose(spline(middle, closed=True))])
+  layer = canvas.enlarge(canvas.blur(middle, 8) * np.float32(165 / 255))
+  heart = canvas.polygons([pose(spline(left, closed=True))], 215)
   parts = [
-    ((0.14, 0.25), (0.12, 0.06), 0.0),
+    ((0.15, 0.25), (0.11, 0.065), 0.0),
     ((0.21, 0.41), (0.09, 0.05), 0.5),
-    ((-0.17, 0.30), (0.06, 0.14), 0.0),
     ((-0.23, 0.47), (0.07, 0.07), 0.3),
     ((0.24, 0.46), (0.06, 0.06), 0.3),
   ]
   roots = [pose(canvas.ellipse(*part)) for part in parts]
-  return cv2.max(heart, canvas.polygons(roots, 110))
+  bright = cv2.max(heart, canvas.polygons(roots, 120))
+  return cv2.max(layer, canvas.blur(bright, 4.5).astype(np.float32))
 
 
 def _haze(canvas, pose, random) -> np.ndarray:
@@ -239,8 +248,8 @@ def _vessels(canvas, patient, pose, random) -> np.ndarray:
   for side in (-1, 1):
     heading = np.linspace(-1.35, 1.35, 13) + fine.normal(0, 0.1, 13)
     start = np.tile(HILUM, (13, 1)) + fine.normal(0, 0.03, (13, 2))
-    length = fine.uniform(0.25, 0.42, 13)
-    for thickness, grey in ((7, 235), (4.2, 190), (2.6, 150), (1.6, 110)):
+    length = fine.uniform(0.28, 0.5, 13)
+    for thickness, grey in ((7, 190), (4.4, 165), (2.8, 140), (1.8, 120)):
       turns = fine.normal(0, 0.16, (6, heading.size)).cumsum(0) + heading
       # The chest is as wide as it is high: no correction of the angle.
       step = np.stack([np.cos(turns), np.sin(turns) * 0.62], -1)
@@ -284,6 +293,8 @@ def _ribs(canvas, patient, pose) -> np.ndarray:
       edge = half * (0.8 + 0.2 * np.cos(across * np.pi / 2))
       upper = pose(mirrored(np.stack([u, v - edge], -1), side))
       lower = pose(mirrored(np.stack([u, v + edge], -1), side))
+      if front:  # The lowest ones end in gristle, which casts no shadow.
+        upper, lower = upper[:6], lower[:6]
       bands = np.concatenate([upper, lower[:, ::-1]], axis=1)
       canvas.polygons(bands, grey, fill)
       canvas.lines(lower, 3, grey * 0.5, rims)
@@ -302,8 +313,8 @@ def _girdle(canvas, pose, random) -> np.ndarray:
   blade = random.uniform(0.86, 1.08)
   for side in (-1, 1):
     upper = [(0.12, 0.135), (0.35, 0.105), (0.62, 0.06 + rise / 2),
-             (0.9, 0.02 + rise), (1.2, -0.02 + rise)]  # fmt: skip
-    lower = [(u, v + 0.045) for u, v in upper]
+             (0.9, 0.02 + rise), (1.42, -0.01 + rise)]  # fmt: skip
+    lower = [(u, v + 0.05 - 0.012 * u) for u, v in upper]
     bone = np.concatenate([spline(upper), spline(lower)[::-1]])
     canvas.polygons([pose(mirrored(bone, side))], 120, layer)
     canvas.lines([pose(mirrored(spline(lower), side))], 3, 170, layer)
@@ -341,20 +352,29 @@ def _spine(canvas, pose) -> np.ndarray:
 
 
 def _develop(film, pose, random) -> np.ndarray:
-  """Scatter, exposure, noise and the display curve: f32 to uint8[S, S]."""
-  size = pose.size
-  tilt = np.linspace(-1, 1, size, dtype=np.float32)
-  film += (
-    random.normal(0, 0.02) * tilt + random.normal(0, 0.025) * tilt[:, None]
+  """Noise, exposure and the display curve: f32[S, S] to uint8[S, S]."""
+  shape = (2, pose.size, pose.size)
+  dice = np.frombuffer(random.bytes(np.prod(shape)), np.uint8).reshape(shape)
+  noise = cv2.addWeighted(dice[0], 0.5, dice[1], 0.5, -128)
+  film += noise * np.float32(random.uniform(0.004, 0.011) / 52)
+  if pose.portable:
+    gain, base = random.uniform(0.85, 1.1), random.uniform(0.02, 0.12)
+  else:
+    gain, base = random.uniform(1.1, 1.4), random.uniform(-0.12, 0.02)
+  counts = cv2.addWeighted(
+    film, gain * _COUNTS, film, 0, base * _COUNTS, dtype=cv2.CV_16U
   )
-  gain = (
-    random.uniform(0.72, 0.95) if pose.portable else random.uniform(0.95, 1.2)
+  return _curve()[counts]
+
+
+@functools.cache
+def _curve() -> np.ndarray:
+  """Grey level of every count, uint8[65536]: linear with a shoulder.
+
+  The shoulder keeps dense parts below white, and their detail.
+  """
+  dose = np.arange(1 << 16) / _COUNTS
+  over = np.maximum(dose - 0.6, 0)
+  return (255 * (dose - over + 0.38 * (1 - np.exp(-2.2 * over)))).astype(
+    np.uint8
   )
-  base = (
-    random.uniform(0.06, 0.16) if pose.portable else random.uniform(-0.06, 0.05)
-  )
-  noise = random.standard_normal((size, size), np.float32)
-  film += noise * np.float32(random.uniform(0.004, 0.011))
-  film *= gain * 255
-  film += base * 255
-  return np.clip(film, 0, 255).astype(np.uint8)

@@ -29,7 +29,9 @@ class Canvas:
     width *= self._scale
     cv2.polylines(
       layer,
-      [_fixed(path) for path in paths],
+      [_fixed(path) for path in paths]
+      if isinstance(paths, list)
+      else list(_fixed(paths)),
       False,
       int(grey * min(1, width)),
       max(1, round(width)),

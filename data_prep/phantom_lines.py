@@ -95,7 +95,7 @@ def _marker(canvas, pose, random) -> np.ndarray:
   x, y = random.uniform(0.86, 0.95), random.uniform(0.03, 0.2)
   high, wide = 0.035, 0.02
   strokes = [np.array([(x, y), (x, y + high), (x + wide, y + high)]) * size]
-  canvas.lines(strokes, 8, 255, layer)
+  canvas.lines(strokes, 6, 255, layer)
   if pose.portable and random.random() < 0.7:
     mark = np.array([(0.72, 0.02), (0.70, 0.045), (0.74, 0.045)]) * size
     canvas.polygons([mark], 240, layer)
