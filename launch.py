@@ -9,6 +9,7 @@ import sys
 
 import jax
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from pnx_jax.errors import UserError
@@ -89,6 +90,8 @@ def _join_cluster() -> None:
 
 
 def _log_to_terminal() -> None:
+  """The project's own lines, and the warnings of others."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
   handler = logging.StreamHandler(sys.stdout)
   handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   logger = logging.getLogger('pnx_jax')
@@ -121,9 +124,9 @@ def parse(argv: list[str]) -> list[str]:
 
 def _explained(error: str, argv: list[str]) -> str:
   """A flag error in one line that names the nearest right spelling."""
-  asked = flags.FLAGS['config'].config_filename or ''
-  path = asked.partition(':')[0]
-  if asked and not os.path.exists(path):
+  asked = re.search(r'--?config[= ]([^: ]+)', ' '.join(argv))
+  path = asked[1] if asked else ''
+  if path and not os.path.exists(path):
     known = sorted(str(recipe) for recipe in pathlib.Path('configs').glob('*'))
     nearest = difflib.get_close_matches(path, known, n=1, cutoff=0)
     return f'there is no config {path!r}; the nearest is {nearest[0]!r}'

@@ -113,9 +113,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Checkpoints kept for their validation Dice, beside the newest one.
   config.average_checkpoints = 1
 
-  # Threads that decode images, and batches they run ahead.
+  # Threads that decode images; each prepares one batch ahead.
   config.read_threads = 8
-  config.prefetch_batches = 4
 
   # Start from another run's best weights (its workdir); '' = from scratch.
   config.init_from = ''

@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 # Before JAX starts: these decide what it starts with.
 os.environ['XLA_FLAGS'] = (
@@ -25,3 +27,33 @@ def real_data() -> pathlib.Path:
   if not _REAL_DATA:
     pytest.skip('PNX_REAL_DATA is not set')
   return pathlib.Path(_REAL_DATA)
+
+
+@pytest.fixture(scope='session')
+def dataset_dir(tmp_path_factory) -> str:
+  """60 phantoms as records of 32 x 32 in 3 folds, and 3 for testing."""
+  root = tmp_path_factory.mktemp('dataset')
+  films = root / 'films'
+
+  def run(module, *flags):
+    subprocess.run([sys.executable, '-m', module, *flags], check=True)
+
+  run(
+    'data_prep.phantom',
+    f'--output_dir={films}',
+    '--num_images=60',
+    '--num_test_images=3',
+    '--prevalence=0.4',
+    '--image_size=128',
+  )
+  run(
+    'data_prep.build',
+    f'--dicom_dir={films}/dicom-images-train',
+    f'--rle_csv={films}/train-rle.csv',
+    f'--test_dicom_dir={films}/dicom-images-test',
+    f'--patient_map={films}/nih_id.csv',
+    f'--output_dir={root}/records',
+    '--image_size=32',
+    '--num_folds=3',
+  )
+  return str(root / 'records')

@@ -51,14 +51,16 @@ def test_bilinear_equals_opencv():
 
 def test_nothing_asked_is_nothing_done():
   image, label = film()
-  same_image, same_label = Augmentation()(jax.random.key(0), image, label)
+  same_image, same_label = jax.jit(Augmentation())(
+    jax.random.key(0), image, label
+  )
   np.testing.assert_allclose(same_image, image, atol=1e-3)
   np.testing.assert_array_equal(same_label, label)
 
 
 def test_flip_mirrors_left_and_right_only():
   image, label = film()
-  flipped, flipped_label = Augmentation(flip=1.0)(
+  flipped, flipped_label = jax.jit(Augmentation(flip=1.0))(
     jax.random.key(0), image, label
   )
   np.testing.assert_allclose(flipped, image[:, :, ::-1], atol=1e-3)
@@ -69,7 +71,7 @@ def test_rotation_equals_opencv():
   image, label = film(batch=1, side=64)
   augment = Augmentation(affine=1.0, rotate=25)
   key = jax.random.key(3)
-  turned, _ = augment(key, image, label)
+  turned, _ = jax.jit(augment)(key, image, label)
   # The angle follows from where the picture's right end has gone.
   grid = augment.grid(jax.random.split(jax.random.split(key, 1)[0])[0], 64)
   dy, dx = np.asarray(grid[32, 63] - grid[32, 0])
@@ -91,7 +93,7 @@ def test_image_and_label_move_together():
     distortion=1.0,
     displacement=0.05,
   )
-  moved, moved_label = geometric(jax.random.key(1), image, label)
+  moved, moved_label = jax.jit(geometric)(jax.random.key(1), image, label)
   disagree = (np.asarray(moved) > 0.5) != np.asarray(moved_label)
   assert disagree.mean() < 0.005
   assert (np.asarray(moved_label) != np.asarray(label)).mean() > 0.02
@@ -113,7 +115,7 @@ def test_intensity_leaves_the_label_and_stays_in_range():
   augment = Augmentation(
     intensity=1.0, strength=0.3, noise=0.1, noise_probability=1.0
   )
-  changed, same = augment(jax.random.key(2), image, label)
+  changed, same = jax.jit(augment)(jax.random.key(2), image, label)
   np.testing.assert_array_equal(same, label)
   assert changed.min() >= 0 and changed.max() <= 1
   assert np.asarray(changed).mean(axis=(1, 2, 3)).std() > 0.02
@@ -125,7 +127,7 @@ def test_crop_is_a_window_of_the_input():
   image = jnp.asarray(np.repeat(ramp / ramp.size, 8, axis=0))
   label = image > 0.5
   augment = Augmentation(crop_size=crop)
-  out, out_label = augment(jax.random.key(5), image, label)
+  out, out_label = jax.jit(augment)(jax.random.key(5), image, label)
   assert out.shape == out_label.shape == (8, crop, crop, 1)
   steps = np.diff(np.asarray(out) * ramp.size, axis=2)
   np.testing.assert_allclose(steps, 1, atol=1e-2)

@@ -113,12 +113,23 @@ def test_weighted_sum_and_what_is_not_asked_for():
   }
   weights = {**WEIGHTS, 'lovasz': 0.0}
   parts = losses.compute(outputs, jnp.asarray(LABEL), weights=weights)
-  assert set(parts) == {'loss', *WEIGHTS}
-  expected = sum(WEIGHTS[name] * np.asarray(parts[name]) for name in WEIGHTS)
+  assert (
+    set(parts)
+    == set(losses.names(weights))
+    == {
+      'loss',
+      *(f'{name}_loss' for name in WEIGHTS),
+    }
+  )
+  expected = sum(
+    WEIGHTS[name] * np.asarray(parts[f'{name}_loss']) for name in WEIGHTS
+  )
   np.testing.assert_allclose(parts['loss'], expected, rtol=1e-6)
   probs = scipy.special.expit([0.3, -1.0, 2.0])
   np.testing.assert_allclose(
-    parts['presence'], -np.log([probs[0], 1 - probs[1], probs[2]]), rtol=1e-5
+    parts['presence_loss'],
+    -np.log([probs[0], 1 - probs[1], probs[2]]),
+    rtol=1e-5,
   )
 
 
@@ -135,7 +146,7 @@ def test_deep_supervision_sees_the_label_at_every_stride():
   }
   weights = {'bce': 2.0, 'deep': 1.0}
   parts = losses.compute(outputs, jnp.asarray(label), weights=weights)
-  np.testing.assert_allclose(parts['deep'], 0, atol=1e-3)
+  np.testing.assert_allclose(parts['deep_loss'], 0, atol=1e-3)
   moved = {**outputs, 'deep_logits': [-deep[0], deep[1]]}
   parts = losses.compute(moved, jnp.asarray(label), weights=weights)
-  assert (np.asarray(parts['deep']) > 5).all()
+  assert (np.asarray(parts['deep_loss']) > 5).all()

@@ -134,5 +134,5 @@ _VALUES = {
   tuple[float, float]: lambda feature: tuple(feature.float_list.value),
   np.ndarray: lambda feature: np.array(
     feature.int64_list.value, np.int32
-  ).reshape(-1, 4),
+  ).reshape(-1, 5),
 }

@@ -126,7 +126,6 @@ class Reading:
   process_index: int = 0
   process_count: int = 1
   threads: int = 8
-  prefetch_batches: int = 4
 
   def __post_init__(self):
     if self.batch_size % self.process_count:
@@ -154,7 +153,7 @@ class Reading:
       .batch(local)
     )
     options = grain.ReadOptions(
-      num_threads=self.threads, prefetch_buffer_size=self.prefetch_batches
+      num_threads=self.threads, prefetch_buffer_size=self.threads
     )
     return iter(dataset.to_iter_dataset(options))
 

@@ -13,7 +13,7 @@ from pnx_jax.input import pipeline
 from pnx_jax.input.sampling import Schedule
 from pnx_jax.metrics.dice import SegmentationMetrics
 from pnx_jax.models import segmenter
-from pnx_jax.training import durations, optim, sharding, state
+from pnx_jax.training import durations, losses, optim, sharding, state
 
 
 def network(config: ml_collections.ConfigDict) -> nn.Module:
@@ -44,7 +44,6 @@ def reading(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     threads=config.read_threads,
-    prefetch_batches=config.prefetch_batches,
   )
 
 
@@ -65,6 +64,8 @@ class Experiment:
   learning_rate: optax.Schedule
   optimiser: optax.GradientTransformation
   metrics: type[SegmentationMetrics]
+  image_size: int
+  ema_decay: float
 
   @classmethod
   def build(cls, config: ml_collections.ConfigDict) -> 'Experiment':
@@ -102,6 +103,19 @@ class Experiment:
       learning_rate=learning_rate,
       optimiser=optimiser,
       metrics=SegmentationMetrics.with_losses(
-        ('loss', *loss_weights(config), 'gradient_norm')
+        (*losses.names(loss_weights(config)), 'gradient_norm')
       ),
+      image_size=config.image_size,
+      ema_decay=recipe.ema_decay,
+    )
+
+  def create_state(self, key: jax.Array) -> state.TrainState:
+    """The state before the first step."""
+    return state.create(
+      key,
+      model=self.model,
+      optimiser=self.optimiser,
+      metrics=self.metrics,
+      image_size=self.image_size,
+      ema=self.ema_decay > 0,
     )

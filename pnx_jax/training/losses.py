@@ -94,7 +94,9 @@ MASK_LOSSES = {
 }
 
 
-NAMES = (*MASK_LOSSES, 'presence', 'deep')
+def names(weights):
+  """What `compute` calls the losses that have a weight."""
+  return ('loss', *(f'{name}_loss' for name, w in weights.items() if w))
 
 
 def compute(outputs, label, *, weights):
@@ -108,7 +110,7 @@ def compute(outputs, label, *, weights):
     weights: weight by name.
 
   Returns:
-    f32[B] by name, and `loss`, the weighted sum.
+    f32[B] by name: `bce_loss` and so on, and `loss`, the weighted sum.
   """
   if outputs['mask_logits'].shape != label.shape:
     raise ValueError(
@@ -126,7 +128,10 @@ def compute(outputs, label, *, weights):
   if 'deep' in weights:
     parts['deep'] = _deep(outputs['deep_logits'], label, weights)
   total = sum(weights[name] * part for name, part in parts.items())
-  return {'loss': total, **parts}
+  return {
+    'loss': total,
+    **{f'{name}_loss': part for name, part in parts.items()},
+  }
 
 
 def _deep(deep_logits, label, weights):

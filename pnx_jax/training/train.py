@@ -51,22 +51,14 @@ def train(
   loss_weights = experiments.loss_weights(config)
 
   key = jax.random.key(config.seed)
-  create = functools.partial(
-    states.create,
-    model=run.model,
-    optimiser=run.optimiser,
-    metrics=run.metrics,
-    image_size=config.image_size,
-    ema=config.optimizer.ema_decay > 0,
-  )
-  abstract = states.abstract(create, key, replicated)
+  abstract = states.abstract(run.create_state, key, replicated)
   train_step = functools.partial(
     steps.train_step,
     model=run.model,
     optimiser=run.optimiser,
     loss_weights=loss_weights,
     augmentation=Augmentation(**config.augmentation),
-    ema_decay=config.optimizer.ema_decay,
+    ema_decay=run.ema_decay,
     seed=config.seed,
   )
   train_step = jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
@@ -95,7 +87,7 @@ def train(
     # The run's own newest checkpoint, else another run's best, else scratch.
     state = checkpoints.restore_latest(abstract)
     if state is None:
-      state = jax.jit(create, out_shardings=replicated)(key)
+      state = jax.jit(run.create_state, out_shardings=replicated)(key)
       if config.init_from:
         state = _start_from(config, state, abstract.variables)
     first_step = int(state.step)

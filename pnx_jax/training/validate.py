@@ -9,7 +9,7 @@ import numpy as np
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import rules
 from pnx_jax.metrics.dice import SegmentationMetrics
-from pnx_jax.training import losses, sharding, steps
+from pnx_jax.training import sharding, steps
 
 # Rules count areas in pixels of this square.
 REFERENCE_SIZE = 1024
@@ -85,7 +85,7 @@ def scores(
   rule, dice = rules.best_rule(areas, rules.SMALL_GRID)
   per_image = rules.dice_per_image(areas, rule)
   label = statistics['label']
-  names = [name for name in statistics if name in ('loss', *losses.NAMES)]
+  names = [name for name in statistics if name.endswith('loss')]
   means = SegmentationMetrics.with_losses(names).single_from_model_output(
     dice=statistics['dice'],
     label=label,

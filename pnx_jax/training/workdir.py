@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+import jax
 import ml_collections
 
 from pnx_jax.errors import UserError
@@ -20,7 +21,6 @@ _FREE = (
   'checkpoint_steps',
   'average_checkpoints',
   'read_threads',
-  'prefetch_batches',
   'profile_steps',
   'deterministic',
   'eval.',
@@ -66,6 +66,8 @@ def open_for_training(
         + '\n'.join(different)
         + '\nChoose another --workdir, or delete that folder'
       )
+  if jax.process_index() != 0:
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix('.tmp')
   temporary.write_text(config.to_json_best_effort(indent=2) + '\n')

@@ -1,0 +1,174 @@
+"""Training as the command runs it, on records of 32 x 32."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+
+from configs import default
+from pnx_jax.errors import UserError
+from pnx_jax.training import experiment, sharding, state, workdir
+from pnx_jax.training import train as training
+from pnx_jax.training.checkpoint import Checkpoints
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def tiny(dataset_dir, **changes):
+  config = default.get_config()
+  config.update_from_flattened_dict(
+    {
+      'data_dir': dataset_dir,
+      'image_size': 32,
+      'batch_size': 8,
+      'eval.batch_size': 8,
+      'total_steps': 6,
+      'log_steps': 4,
+      'checkpoint_steps': 1,
+      'model.width': 4,
+      'model.depth': 2,
+      'read_threads': 2,
+      **changes,
+    }
+  )
+  return config
+
+
+def latest(config, path):
+  """The newest checkpoint, as numpy."""
+  directory = workdir.checkpoint_dir(path, config.fold)
+  run = experiment.Experiment.build(config)
+  abstract = state.abstract(
+    run.create_state, jax.random.key(0), sharding.replicated(sharding.mesh())
+  )
+  with Checkpoints(directory) as checkpoints:
+    return jax.device_get(checkpoints.restore_latest(abstract))
+
+
+def events(path, fold=0):
+  """(step, value) of every scalar that is no timing, by name."""
+  folder = workdir.fold_dir(path, fold) / 'events'
+  accumulator = event_accumulator.EventAccumulator(
+    str(folder), size_guidance={'scalars': 0}
+  )
+  accumulator.Reload()
+  return {
+    tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
+    for tag in accumulator.Tags()['scalars']
+    if not tag.startswith('speed/')
+  }
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(dataset_dir, tmp_path_factory):
+  path = tmp_path_factory.mktemp('uninterrupted')
+  config = tiny(dataset_dir)
+  scores = training.train(config, path)
+  return path, latest(config, path), events(path), scores
+
+
+def assert_same(found, expected):
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_run_leaves_a_workdir(uninterrupted):
+  path, final, scalars, scores = uninterrupted
+  assert (path / 'config.json').is_file()
+  assert final.step == 6
+  assert {step for step, _ in scalars['train/loss']} == {4, 6}
+  assert scalars['validation/dice'][-1] == (
+    6,
+    pytest.approx(scores['dice'], rel=1e-6),
+  )
+  for name in ('train/bce_loss', 'train/dice', 'validation_raw/dice'):
+    assert scalars[name]
+  moved = jax.tree.map(
+    lambda a, b: not np.array_equal(a, b), final.variables, final.ema
+  )
+  assert any(jax.tree.leaves(moved))
+
+
+def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(
+  dataset_dir, tmp_path, uninterrupted
+):
+  _, expected, scalars, _ = uninterrupted
+  config = tiny(dataset_dir)
+  # The signal comes before the first step and is obeyed after it.
+  stopped = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      'import os, signal, sys\n'
+      'from pnx_jax.training import steps, train, workdir\n'
+      'plain = steps.plain_dice\n'
+      'def interrupt(*arguments):\n'
+      '  os.kill(os.getpid(), signal.SIGTERM)\n'
+      '  return plain(*arguments)\n'
+      'steps.plain_dice = interrupt\n'
+      'config = workdir.load(sys.argv[1])\n'
+      'train.train(config, sys.argv[1])\n',
+      str(_with_config(tmp_path, config)),
+    ],
+    cwd=ROOT,
+    timeout=300,
+  )
+  assert stopped.returncode == 0
+  assert latest(config, tmp_path).step == 1
+  training.train(config, tmp_path)
+  assert_same(latest(config, tmp_path), expected)
+  assert events(tmp_path) == scalars
+
+
+def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
+  dataset_dir, tmp_path, uninterrupted
+):
+  _, expected, scalars, _ = uninterrupted
+  config = tiny(dataset_dir)
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      '-c',
+      'import sys\n'
+      'from pnx_jax.training import train, workdir\n'
+      'train.train(workdir.load(sys.argv[1]), sys.argv[1])\n',
+      str(_with_config(tmp_path, config)),
+    ],
+    cwd=ROOT,
+  )
+  done = workdir.checkpoint_dir(tmp_path, 0) / '3'
+  while process.poll() is None and not done.exists():
+    pass
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  training.train(config, tmp_path)
+  assert_same(latest(config, tmp_path), expected)
+  assert events(tmp_path) == scalars
+
+
+def _with_config(path, config):
+  workdir.open_for_training(path, config)
+  return path
+
+
+def test_a_finished_run_is_not_trained_again(uninterrupted, dataset_dir):
+  path, expected, _, _ = uninterrupted
+  assert training.train(tiny(dataset_dir), path) == {}
+  assert_same(latest(tiny(dataset_dir), path), expected)
+
+
+def test_nonfinite_loss_stops_and_saves_its_batch(dataset_dir, tmp_path):
+  config = tiny(dataset_dir, **{'losses.bce': float('nan'), 'total_steps': 2})
+  with pytest.raises(FloatingPointError, match='loss of step 1 is nan'):
+    training.train(config, tmp_path)
+  saved = np.load(tmp_path / 'fold0' / 'bad_batch_1.npz')
+  assert saved['image'].shape == (8, 32, 32, 1)
+
+
+def test_a_batch_that_does_not_divide_is_refused(dataset_dir, tmp_path):
+  with pytest.raises(UserError, match='multiple of 8'):
+    training.train(tiny(dataset_dir, batch_size=12), tmp_path)
