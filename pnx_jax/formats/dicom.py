@@ -17,6 +17,7 @@ CHEST = ('CHEST', 'THORAX', 'LUNG')
 RADIOGRAPHY = ('CR', 'DX')
 # In this order; the plugins' names are pydicom's. `pydicom` itself reads RLE.
 DECODERS = ('pydicom', 'pillow', 'gdcm', 'pylibjpeg', 'pyjpegls')
+_PYLIBJPEG_IS_GPL = (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes)
 _MOST_PIXELS = 100_000_000
 
 
@@ -182,7 +183,7 @@ def _check(
 def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
   """Returns the stored values, int[H, W], by the first decoder that can."""
   syntax = dataset.file_meta.TransferSyntaxUID
-  if syntax.is_compressed and syntax != uid.DeflatedExplicitVRLittleEndian:
+  if syntax.is_compressed:
     return _decompress(dataset, syntax)
   needed = header.height * header.width * int(dataset.BitsAllocated) // 8
   if len(dataset.PixelData) < needed:
@@ -196,12 +197,12 @@ def _decode(dataset: pydicom.Dataset, header: Header) -> np.ndarray:
 
 def _decompress(dataset: pydicom.Dataset, syntax: uid.UID) -> np.ndarray:
   decoder = pydicom_pixels.get_decoder(syntax)
-  # pylibjpeg's JPEG decoder is GPL: only its JPEG 2000 one is asked.
+  # The JPEG decoder that pylibjpeg can be given is GPL: it is never asked.
   plugins = [
     name
     for name in DECODERS
     if name in decoder.available_plugins
-    and (name != 'pylibjpeg' or syntax in uid.JPEG2000TransferSyntaxes)
+    and (name != 'pylibjpeg' or syntax not in _PYLIBJPEG_IS_GPL)
   ]
   if not plugins:
     raise UnusableDicom('undecodable', f'no decoder for {syntax.name}')
