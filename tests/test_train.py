@@ -73,7 +73,9 @@ def uninterrupted(dataset_dir, tmp_path_factory):
 
 
 def assert_same(found, expected):
-  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(one, other)
 
 
 def test_run_leaves_a_workdir(uninterrupted):
