@@ -1,0 +1,146 @@
+"""Evaluation: one pass over the held-out images, all figures, all files."""
+
+import functools
+import logging
+import os
+import pathlib
+import shutil
+
+import jax
+import ml_collections
+import numpy as np
+
+from pnx_jax.errors import UserError
+from pnx_jax.evaluation import files, gallery, report, search, submission
+from pnx_jax.evaluation.ensemble import Ensemble, members
+from pnx_jax.evaluation.held_out import HeldOut, check_unseen
+from pnx_jax.evaluation.judge import Verdict, judge
+from pnx_jax.formats import rle, schema, tfrecord
+from pnx_jax.input import pipeline
+from pnx_jax.training import experiment, sharding
+from pnx_jax.training import workdir as workdirs
+
+_logger = logging.getLogger(__name__)
+
+
+def evaluate(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> dict:
+  """Scores all trained folds of a run and writes `<workdir>/eval/`.
+
+  Args:
+    config: of the run; its `eval` and `data_dir` may be other than then.
+    workdir: holds `fold<i>/checkpoints`.
+
+  Returns:
+    The content of metrics.json.
+
+  Raises:
+    UserError: no checkpoint, no data, or members that do not fit together.
+  """
+  options = config.eval
+  runs = [os.fspath(workdir), *_split(options.ensemble)]
+  folds = workdirs.trained_folds(workdir)
+  if not folds:
+    raise UserError(
+      f'no checkpoint in {workdir}; train first: '
+      f'`python launch.py --config=... --workdir={workdir}`'
+    )
+  sharding.check_batch_size(options.batch_size, 'eval.batch_size')
+  ensemble = functools.partial(
+    Ensemble,
+    mesh=sharding.mesh(),
+    reading=experiment.reading(config, options.batch_size),
+    flip=options.flip,
+    scales=tuple(map(float, _split(options.scales))),
+  )
+  chosen = functools.partial(members, runs, checkpoints=options.checkpoints)
+
+  # One pass: each fold by the networks that were not trained on it.
+  held_out = HeldOut(
+    config.data_dir, {fold: ensemble(chosen(folds=[fold])) for fold in folds}
+  )
+  check_unseen(runs, config.data_dir, held_out)
+  statistics = held_out.statistics()
+
+  # What is chosen by some images is scored on others.
+  groups = np.searchsorted(folds, held_out.fold)
+  if len(folds) == 1:
+    patients = [record.patient for record in held_out.records]
+    groups = search.patient_groups(patients, held_out.label)
+  verdict = judge(held_out, statistics, groups, replicates=options.bootstrap)
+
+  # A second look at some, and the test images by all networks together.
+  cleaning = {
+    'min_component': options.min_component,
+    'fill_holes': options.fill_holes,
+  }
+  findings = gallery.look(
+    held_out,
+    verdict,
+    gallery.choose(verdict.images, options.num_overlays),
+    image_size=config.image_size,
+    **cleaning,
+  )
+  metrics = verdict.flat()
+  if any(cleaning.values()):
+    metrics['dice_cleaned'] = float(findings.cleaned.mean())
+  post = verdict.postprocess(**cleaning)
+  predictions = _submission(
+    config.data_dir, ensemble(chosen(folds=folds)), post
+  )
+
+  folder = pathlib.Path(workdir) / 'eval'
+  if jax.process_index() == 0:
+    _write(folder, held_out, verdict, findings, metrics)
+    post.save(folder / 'postprocess.json')
+    if predictions is not None:
+      submission.write(folder / 'submission.csv', predictions)
+    page = report.render(
+      title=pathlib.Path(workdir).name,
+      config=config,
+      held_out=held_out,
+      statistics=statistics,
+      verdict=verdict,
+      findings=findings,
+      metrics=metrics,
+    )
+    (folder / 'report.html').write_text(page, encoding='utf-8')
+    print(files.summary(metrics))
+    print('Wrote', ', '.join(sorted(str(p) for p in folder.iterdir())))
+  return metrics
+
+
+def _split(text: str) -> list[str]:
+  return [part.strip() for part in text.split(',') if part.strip()]
+
+
+def _submission(data_dir, ensemble, post) -> list[tuple[str, str]] | None:
+  """Image id and RLE of each test image; None where there are none."""
+  if not tfrecord.split_sizes(data_dir).get(schema.TEST_SPLIT):
+    return None
+  test = pipeline.Dataset(data_dir, [schema.TEST_SPLIT], labelled_only=False)
+  answers = zip(test.records, ensemble.probabilities(test), strict=True)
+  return [
+    (record.image_id, rle.encode(post.film_mask(*answer, record)))
+    for record, answer in answers
+  ]
+
+
+def _write(
+  folder: pathlib.Path,
+  held_out: HeldOut,
+  verdict: Verdict,
+  findings: gallery.Findings,
+  metrics: dict,
+) -> None:
+  shutil.rmtree(folder / 'overlays', ignore_errors=True)
+  folder.mkdir(parents=True, exist_ok=True)
+  files.write_json(folder / 'metrics.json', metrics)
+  files.write_per_image(
+    folder / 'per_image.csv', held_out.records, held_out.fold, verdict.images
+  )
+  files.write_csv(folder / 'boxes.csv', files.BOXES, findings.boxes)
+  for case, picture in findings.pictures.items():
+    record = held_out.records[case.index]
+    gallery.save(picture, case, record, folder / 'overlays')

@@ -1,0 +1,129 @@
+"""The held-out images of all folds, seen by networks not trained on them."""
+
+import logging
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from pnx_jax.errors import UserError
+from pnx_jax.evaluation.ensemble import Ensemble, Subset
+from pnx_jax.formats import schema
+from pnx_jax.input import pipeline
+from pnx_jax.training import workdir as workdirs
+
+_logger = logging.getLogger(__name__)
+
+
+class HeldOut:
+  """The labelled images of some folds, counted through.
+
+  Args:
+    data_dir: the dataset.
+    ensembles: of each fold, networks that were trained without it.
+
+  Attributes:
+    records: of all images.
+    fold: int[N], of each image.
+    label: bool[N], the image has a pneumothorax.
+
+  Raises:
+    UserError: a fold has no labelled image.
+  """
+
+  def __init__(self, data_dir: str, ensembles: Mapping[int, Ensemble]):
+    self._ensembles = ensembles
+    self._datasets = {
+      fold: pipeline.Dataset(data_dir, [schema.fold_split(fold)])
+      for fold in ensembles
+    }
+    for fold, dataset in self._datasets.items():
+      if not len(dataset):
+        raise UserError(
+          f'{data_dir} has no labelled image in fold {fold}: there is nothing '
+          'to evaluate; build it with fewer --num_folds'
+        )
+    sizes = [len(dataset) for dataset in self._datasets.values()]
+    self.fold = np.repeat(list(ensembles), sizes)
+    self.records = [r for d in self._datasets.values() for r in d.records]
+    labels = [record.label for record in self.records]
+    self.label = np.array(labels) == schema.POSITIVE
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def image(self, index: int, size: int) -> np.ndarray:
+    """The radiograph as uint8[size, size]."""
+    dataset, place = self._find(index)
+    return dataset.image(place, size)
+
+  def truth(self, index: int, size: int) -> np.ndarray:
+    """The annotated mask as bool[size, size]."""
+    dataset, place = self._find(index)
+    return dataset.label(place, size)
+
+  def statistics(self) -> dict[str, np.ndarray]:
+    """Areas and probability of every image, see `Ensemble.statistics`."""
+    parts = []
+    for fold, dataset in self._datasets.items():
+      start = time.monotonic()
+      parts.append(self._ensembles[fold].statistics(dataset))
+      seconds = time.monotonic() - start
+      _logger.info('Fold %d: %d images in %.1f s.', fold, len(dataset), seconds)
+    return {
+      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
+
+  def probabilities(
+    self, indices: Sequence[int]
+  ) -> Iterator[tuple[int, np.ndarray, float]]:
+    """Index, `probs` f32[SIZE, SIZE] and `probability` of some images."""
+    for fold, ensemble in self._ensembles.items():
+      chosen = [index for index in indices if self.fold[index] == fold]
+      if chosen:
+        places = [self._find(index)[1] for index in chosen]
+        subset = Subset(self._datasets[fold], places)
+        answers = ensemble.probabilities(subset)
+        for index, (probs, probability) in zip(chosen, answers, strict=True):
+          yield index, probs, probability
+
+  def _find(self, index):
+    """The dataset of an image and its place there."""
+    fold = self.fold[index]
+    first = int(np.argmax(self.fold == fold))
+    return self._datasets[fold], index - first
+
+
+def check_unseen(runs: Sequence[str], data_dir: str, held_out: HeldOut) -> None:
+  """Raises UserError where a run was trained on images it is to be scored on.
+
+  That happens where runs were trained on builds with different folds.
+  """
+  ids = [record.image_id for record in held_out.records]
+  checked = {data_dir}
+  for run in runs:
+    trained_on = workdirs.load(run).data_dir
+    if trained_on in checked:
+      continue
+    checked.add(trained_on)
+    if not pathlib.Path(trained_on, 'dataset_info.json').is_file():
+      _logger.warning(
+        '%s was trained on %s, which is gone: whether it has seen these '
+        'images cannot be checked.',
+        run,
+        trained_on,
+      )
+      continue
+    home = {
+      record.image_id: name
+      for name in pipeline.folds(trained_on)
+      for record in pipeline.Dataset(trained_on, [name]).records
+    }
+    for image_id, fold in zip(ids, held_out.fold, strict=True):
+      if home.get(image_id, schema.fold_split(fold)) != schema.fold_split(fold):
+        raise UserError(
+          f'{run} was trained on {trained_on}, where {image_id} is in '
+          f'{home[image_id]}, not in fold{fold} as in {data_dir}: it has seen '
+          'images it would be scored on; use runs of one build'
+        )

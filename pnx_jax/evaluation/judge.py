@@ -1,0 +1,93 @@
+"""From the statistics of a pass to everything that is concluded from them."""
+
+import dataclasses
+
+import numpy as np
+
+from pnx_jax.evaluation import scores, search
+from pnx_jax.evaluation.postprocess import Postprocess
+from pnx_jax.evaluation.scores import Calibration, Scores
+from pnx_jax.evaluation.search import Search
+from pnx_jax.metrics import rules
+from pnx_jax.metrics.figures import Images
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What the held-out images say.
+
+  Attributes:
+    images: what is known of each, under the rule of its group.
+    groups: int[N]; the rule of a group was chosen by the others.
+    search: of the rule.
+    calibration: of the image probabilities.
+    headline: all figures of all images.
+    tables: figures of groups of images, by table and row.
+  """
+
+  images: Images
+  groups: np.ndarray
+  search: Search
+  calibration: Calibration
+  headline: Scores
+  tables: dict[str, dict[str, Scores]]
+
+  def postprocess(self, group: int | None = None, **cleaning) -> Postprocess:
+    """What to do with new images, or what was done with those of a group."""
+    return Postprocess(
+      rule=(
+        self.search.rule if group is None else self.search.group_rules[group]
+      ),
+      temperature=self.calibration.temperature,
+      operating_points=self.calibration.points,
+      **cleaning,
+    )
+
+  def flat(self) -> dict:
+    """metrics.json: scalars by name and `intervals`, undefined is None."""
+    flat = self.headline.flat()
+    for table, rows in self.tables.items():
+      for row, scored in rows.items():
+        part = scored.flat()
+        names = part.pop('intervals')
+        prefix = f'{table}={row}/'
+        flat |= {prefix + name: value for name, value in part.items()}
+        flat['intervals'] |= {prefix + name: names[name] for name in names}
+    flat['intervals'] = flat.pop('intervals')  # Last: it is the longest.
+    return flat
+
+
+def judge(held_out, statistics, groups, *, replicates: int) -> Verdict:
+  """Searches the rule, calibrates and scores.
+
+  Args:
+    held_out: the images.
+    statistics: of the pass over them.
+    groups: int[N], for cross-fitting.
+    replicates: of the bootstrap.
+  """
+  found = search.cross_fit(statistics, groups)
+  images = scores.images_table(held_out.records, statistics, found.outcome)
+  calibration = Calibration.fit(images.probability, images.label, groups)
+  headline = scores.with_intervals(images, replicates=replicates)
+  plain = search.apply(statistics, rules.PLAIN).dice
+  headline.values.update(
+    num_images=len(images),
+    num_positive=int(images.label.sum()),
+    num_patients=len(np.unique(images.patient)),
+    num_folds=len(np.unique(held_out.fold)),
+    dice_tuned=found.tuned,
+    optimism=found.optimism,
+    **{'dice_at_0.5': float(plain.mean())},
+    **calibration.figures(images.probability, images.label),
+  )
+  tables = {}
+  for table, rows in scores.strata(held_out.records, images).items():
+    tables[table] = {}
+    for row, chosen in rows.items():
+      part = scores.with_intervals(
+        images[chosen], replicates=replicates, names=scores.TABLE_FIGURES
+      )
+      part.values['num_images'] = int(chosen.sum())
+      tables[table][row] = part
+  return Verdict(images, groups, found, calibration, headline, tables)

@@ -1,0 +1,113 @@
+"""One trained network: its weights, and its probabilities with augmentation."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from pnx_jax.training import experiment, steps, workdir
+from pnx_jax.training.checkpoint import Checkpoints
+
+# Rules count areas on a square of this side; the competition scores on it.
+SIZE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """Which weights: of a run, a fold, and a place among its best checkpoints.
+
+  Without a place they are the mean of the run's `average_checkpoints` best.
+  """
+
+  workdir: str
+  fold: int
+  place: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A network that can predict, the size it sees, and where it is from."""
+
+  model: nn.Module
+  variables: Any
+  image_size: int
+  steps: tuple[int, ...]
+
+  @classmethod
+  def load(cls, member: Member, mesh: jax.sharding.Mesh) -> 'Network':
+    """Raises UserError where there are no weights, or of another network."""
+    config = workdir.load(member.workdir)
+    folder = workdir.checkpoint_dir(member.workdir, member.fold)
+    with Checkpoints(folder) as checkpoints:
+      taken, variables = checkpoints.restore_best(
+        experiment.abstract_variables(config, mesh),
+        count=config.average_checkpoints if member.place is None else 1,
+        skip=member.place or 0,
+      )
+    return cls(
+      model=experiment.network(config),
+      variables=variables,
+      image_size=config.image_size,
+      steps=tuple(taken),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'size', 'flip', 'scales'))
+def predict(variables, image, *, model, size=SIZE, flip=True, scales=(1.0,)):
+  """Probabilities of each pixel and of each image, over all augmentations.
+
+  Args:
+    variables: of the network.
+    image: uint8[B, S, S, 1].
+    model: the network.
+    size: side of the square to answer on.
+    flip: average with the mirrored image, too.
+    scales: average over the image resized by these factors.
+
+  Returns:
+    `probs` f32[B, size, size], and `probability` f32[B] of the presence head;
+    of a network without one, the largest of `probs`.
+  """
+  image = steps.scaled({'image': image})
+  views = [
+    _view(variables, resized(image, _side(image, scale, model)), model, mirror)
+    for scale in scales
+    for mirror in ((False, True) if flip else (False,))
+  ]
+  by_side = {}
+  for probs, _ in views:
+    by_side.setdefault(probs.shape[1], []).append(probs)
+  # Views of one size are averaged first and resized once.
+  probs = sum(resized(sum(same), size) for same in by_side.values())
+  probs = probs[..., 0] / len(views)
+  if any(presence is None for _, presence in views):
+    return {'probs': probs, 'probability': probs.max(axis=(1, 2))}
+  probability = sum(presence for _, presence in views) / len(views)
+  return {'probs': probs, 'probability': probability}
+
+
+def _side(image, scale, model):
+  """The scaled side that the network can take."""
+  stride = 1 << model.depth
+  return max(1, round(image.shape[1] * scale / stride)) * stride
+
+
+def _view(variables, image, model, mirror):
+  def mirrored(x):
+    return x[:, :, ::-1] if mirror else x
+
+  outputs = model.apply(variables, mirrored(image), train=False)
+  probs = jax.nn.sigmoid(mirrored(outputs['mask_logits']))
+  if 'presence_logit' not in outputs:
+    return probs, None
+  return probs, jax.nn.sigmoid(outputs['presence_logit'])
+
+
+def resized(images, size):
+  """Images f32[B, S, S, 1] on a square of another side, bilinearly."""
+  if images.shape[1] == size:
+    return images
+  shape = (len(images), size, size, images.shape[3])
+  return jax.image.resize(images, shape, 'bilinear')

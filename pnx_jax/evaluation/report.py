@@ -1,0 +1,5 @@
+"""The report, one self-contained page."""
+
+
+def render(**_) -> str:
+  return ''
