@@ -25,6 +25,7 @@ setuptools.setup(
     'grain>=0.2.15',
     'importlib_resources',
     'jax>=0.8',
+    'jinja2',
     'ml-collections>=1.0',
     'numpy',
     'opencv-python-headless>=4.11',
@@ -32,6 +33,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.11',
     'pillow',
     'pydicom>=3.0',
+    'scipy',
     # Decoders of DICOM's compressed pixels, none of them GPL.
     'pyjpegls',
     'pylibjpeg',
