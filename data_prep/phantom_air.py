@@ -65,7 +65,7 @@ def draw(
     cuts = [(0, len(wall))]
     if len(sides) == 1 and random.random() < _SEVERAL_ROWS:
       middle = int(len(wall) * random.uniform(0.35, 0.65))
-      lap = random.integers(3, 12) if random.random() < _OVERLAPPING else 0
+      lap = random.integers(3, 20) if random.random() < _OVERLAPPING else 0
       cuts = [(0, middle + lap + 1), (max(middle - lap, 0), len(wall))]
     for start, stop in cuts:
       outline = np.concatenate([wall[start:stop], edge[start:stop][::-1]])
@@ -86,7 +86,7 @@ def draw(
 def _crescent(patient, pose, side, area, basal, random):
   """Chest wall and lung edge, f64[N, 2] each, with `area` between them."""
   wall = anatomy.lung(side, patient, pose)[: anatomy.wall_points()]
-  wall = _resample(wall, 160)
+  wall = _resample(wall, 400)
   hilum = pose(anatomy.mirrored(anatomy.HILUM, side))
   fraction = area / (0.14 * pose.size**2)  # of a lung
   length = np.clip(random.uniform(0.3, 0.5) + 1.3 * fraction, 0, 0.98)
@@ -102,23 +102,22 @@ def _crescent(patient, pose, side, area, basal, random):
   )
   peak = random.uniform(0.6, 1.6)
   while True:
-    along = np.clip((position - start) / length, 0, 1)
-    shape = np.sin(np.pi * along**peak) ** 0.75 * ripple
-    if _between(wall, _towards(hilum, wall, 0.8 * shape)) >= area:
-      break
-    if length >= 2:
+    along = (position - start) / length
+    seen = (along >= 0) & (along <= 1)
+    shape = ripple[seen] * np.abs(np.sin(np.pi * along[seen] ** peak)) ** 0.75
+    part = wall[seen]
+    if (
+      length >= 1.5 or _between(part, _towards(hilum, part, 0.8 * shape)) > area
+    ):
       break
     length *= 1.15
-    start = max(start - 0.05, -0.2) if not basal else 1.02 - length
+    start = 1.02 - length if basal else max(start - 0.05, -0.2)
   low, high = 0.0, 0.8
   for _ in range(20):
     middle = (low + high) / 2
-    small = _between(wall, _towards(hilum, wall, middle * shape)) < area
+    small = _between(part, _towards(hilum, part, middle * shape)) < area
     low, high = (middle, high) if small else (low, middle)
-  edge = _towards(hilum, wall, high * shape)
-  seen = np.flatnonzero(shape > 0)
-  keep = slice(max(seen[0] - 1, 0), seen[-1] + 2)
-  return wall[keep], edge[keep]
+  return part, _towards(hilum, part, high * shape)
 
 
 def _towards(hilum, wall, share) -> np.ndarray:

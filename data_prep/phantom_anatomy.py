@@ -142,7 +142,7 @@ def render(patient: Patient, pose: Pose, air, random) -> np.ndarray:
   )
   bones = cv2.add(_ribs(canvas, patient, pose), _girdle(canvas, pose, random))
   film += canvas.layer(bones, 1.3, 0.12)
-  film += canvas.layer(_spine(canvas, pose), 2.5, 0.13)
+  film += canvas.layer(_spine(canvas, pose), 2.5, 0.11)
   if air is not None:
     film -= canvas.blur(air.mask_u8, 1.2) * np.float32(air.contrast / 255)
     film += lobe * np.float32(air.collapse / 255)
