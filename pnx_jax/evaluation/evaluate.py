@@ -98,8 +98,8 @@ def evaluate(
       submission.write(folder / 'submission.csv', predictions)
     page = report.render(
       title=pathlib.Path(workdir).name,
-      config=config,
-      held_out=held_out,
+      config=config.to_json_best_effort(indent=2),
+      records=held_out.records,
       statistics=statistics,
       verdict=verdict,
       findings=findings,

@@ -82,8 +82,8 @@ def strata(records, images: Images) -> dict[str, dict[str, np.ndarray]]:
     'sex': np.array([record.sex or 'unknown' for record in records]),
   }
   return {
-    'mask size': {
-      f'quartile {number} (to {images.truth_area[rows].max():,} px)': rows
+    'size_quartile': {
+      str(number): rows
       for number in range(1, 5)
       if (rows := quartile == number).any()
     },
@@ -95,7 +95,7 @@ def strata(records, images: Images) -> dict[str, dict[str, np.ndarray]]:
       name: rows
       for name, rows in {
         **{
-          f'{low} to {high}': (age >= low) & (age <= high)
+          f'{low}-{high}': (age >= low) & (age <= high)
           for low, high in AGE_BANDS
         },
         'unknown': (age < 0) | (age > AGE_BANDS[-1][1]),

@@ -16,8 +16,8 @@ from pnx_jax.metrics.rules import Rule
 
 NUM_GROUPS = 5
 
-_TOPS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 0.95)
-_AREAS = (0, 100, 200, 400, 600, 800, 1000, 1500, 2000, 3000, 4500)
+TOPS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 0.95)
+AREAS = (0, 100, 200, 400, 600, 800, 1000, 1500, 2000, 3000, 4500)
 _BOTTOMS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
 _GATES = (-1.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -27,7 +27,7 @@ GRID = (
   *(
     Rule(top, area, bottom, gate)
     for gate, top, area, bottom in itertools.product(
-      _GATES, _TOPS, _AREAS, _BOTTOMS
+      _GATES, TOPS, AREAS, _BOTTOMS
     )
     if bottom <= top
   ),

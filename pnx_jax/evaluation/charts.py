@@ -1,0 +1,110 @@
+"""The geometry of charts; templates/chart.svg draws them."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+# The drawing area in pixels of the picture's own coordinates.
+LEFT, TOP, RIGHT, BOTTOM = 50, 12, 410, 272
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+  """From `low` to `high`, with `ticks` as (value, label)."""
+
+  title: str
+  low: float
+  high: float
+  ticks: tuple[tuple[float, str], ...]
+  log: bool = False
+
+  @classmethod
+  def linear(cls, title: str, low: float = 0.0, high: float = 1.0) -> 'Axis':
+    values = np.linspace(low, high, 6)
+    return cls(title, low, high, tuple((v, f'{v:.3g}') for v in values))
+
+  @classmethod
+  def logarithmic(cls, title: str, low: float, high: float) -> 'Axis':
+    """Ticks at the powers of ten, from the one below to the one above."""
+    first = math.floor(math.log10(low))
+    last = max(math.ceil(math.log10(high)), first + 1)
+    powers = [10**power for power in range(first, last + 1)]
+    ticks = tuple((power, f'{power:,}') for power in powers)
+    return cls(title, powers[0], powers[-1], ticks, log=True)
+
+  @classmethod
+  def categories(cls, title: str, names: Sequence[str]) -> 'Axis':
+    """One cell per name; a value of n + 0.5 is the middle of cell n."""
+    ticks = tuple((n + 0.5, name) for n, name in enumerate(names))
+    return cls(title, 0, len(names), ticks)
+
+  def share(self, value):
+    """Where values lie on the axis, 0 to 1."""
+    low, high, value = self.low, self.high, np.asarray(value, float)
+    if self.log:
+      low, high, value = np.log(low), np.log(high), np.log(value)
+    return (value - low) / (high - low)
+
+
+class Chart:
+  """Lines, points and cells over two axes.
+
+  Args:
+    title: says what is seen, also to those who do not see it.
+    x: horizontal axis.
+    y: vertical axis.
+  """
+
+  def __init__(self, title: str, *, x: Axis, y: Axis):
+    self.title, self.x, self.y = title, x, y
+    self.lines: list[dict] = []
+    self.dots: list[tuple[float, float]] = []
+    self.cells: list[dict] = []
+
+  def line(self, x, y, name: str = '', *, reference: bool = False) -> None:
+    """A line through points f64[K]; a reference is drawn faint."""
+    points = ' '.join(f'{a},{b}' for a, b in self._places(x, y))
+    self.lines.append({'points': points, 'name': name, 'reference': reference})
+
+  def points(self, x, y) -> None:
+    self.dots += self._places(x, y)
+
+  def table(self, values) -> None:
+    """Shaded numbers f64[rows, columns] on axes of categories, upwards."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    for (row, column), value in np.ndenumerate(values):
+      if not np.isnan(value):
+        ((left, top),) = self._places([column], [row + 1])
+        ((right, bottom),) = self._places([column + 1], [row])
+        self.cells.append(
+          {
+            'left': left,
+            'top': top,
+            'width': right - left,
+            'height': bottom - top,
+            'text': f'{value:.3f}',
+            'share': (value - low) / (high - low) if high > low else 1.0,
+          }
+        )
+
+  @property
+  def x_ticks(self) -> list[tuple[float, str]]:
+    return [
+      (float(LEFT + self.x.share(value) * (RIGHT - LEFT)), label)
+      for value, label in self.x.ticks
+    ]
+
+  @property
+  def y_ticks(self) -> list[tuple[float, str]]:
+    return [
+      (float(BOTTOM - self.y.share(value) * (BOTTOM - TOP)), label)
+      for value, label in self.y.ticks
+    ]
+
+  def _places(self, x, y) -> list[tuple[float, float]]:
+    across = LEFT + self.x.share(x) * (RIGHT - LEFT)
+    up = BOTTOM - self.y.share(y) * (BOTTOM - TOP)
+    pairs = zip(across.round(1), up.round(1), strict=True)
+    return [(float(a), float(b)) for a, b in pairs]

@@ -1,0 +1,21 @@
+"""The one place that makes pages: templates in, self-contained HTML out."""
+
+import functools
+
+import jinja2
+
+
+def render(template: str, **content) -> str:
+  """The page; whatever is put into it is escaped."""
+  return _environment().get_template(template).render(**content)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+  return jinja2.Environment(
+    loader=jinja2.PackageLoader('pnx_jax.evaluation'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
