@@ -5,8 +5,10 @@ carries a checksum of its arrays. A damaged one is reported and the next is
 taken; if all are damaged that is an error, never a silent fresh start.
 """
 
+import json
 import logging
 import os
+import pathlib
 import zlib
 from typing import Any
 
@@ -28,6 +30,8 @@ _logger = logging.getLogger(__name__)
 # The one before the newest is there in case the newest is damaged.
 _KEEP_LATEST = 2
 _SCORE = 'score'
+# Orbax's own errors fill a page.
+_REASON_LENGTH = 200
 
 
 class Checkpoints:
@@ -39,6 +43,7 @@ class Checkpoints:
 
   def __init__(self, directory: str | os.PathLike, *, keep_best: int = 1):
     self.directory = os.path.abspath(directory)
+    self._drop_damaged_scores()
     policy = AnyPreservationPolicy(
       [
         LatestN(_KEEP_LATEST),
@@ -71,6 +76,7 @@ class Checkpoints:
       return
     items = _items(state)
     sums = {name: checksums(item) for name, item in items.items()}
+    sums[_SCORE] = score
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -155,7 +161,7 @@ class Checkpoints:
           step,
           self.directory,
           type(error).__name__,
-          str(error).strip().partition('\n')[0],
+          str(error).strip()[:_REASON_LENGTH],
         )
     if optional:
       return None, None
@@ -164,6 +170,18 @@ class Checkpoints:
       f'{", ".join(map(str, sorted(steps)))}); restore the folder from a '
       'copy, or delete it to train from the beginning'
     )
+
+  def _drop_damaged_scores(self):
+    """A checkpoint whose score is unreadable goes on as one without."""
+    for path in pathlib.Path(self.directory).glob('*/metrics/metrics'):
+      try:
+        float(_score(json.loads(path.read_bytes())))
+      except (ValueError, KeyError, TypeError):
+        _logger.error('The score in %s is damaged and dropped.', path)
+        if jax.process_index() == 0:
+          path.parent.rename(path.parent.with_name('damaged_metrics'))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('damaged scores')
 
   def _move_aside(self, damaged):
     """Frees the steps of damaged checkpoints for new ones, deletes nothing."""
@@ -181,6 +199,9 @@ class Checkpoints:
     sums = self._manager.restore(
       step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore())
     )['checksums']
+    kept = self._manager.metrics(step) or {_SCORE: None}
+    if kept[_SCORE] not in (sums.pop(_SCORE), None):
+      raise ValueError('its score is not the one it was saved with')
     items = choose(sums)
     restored = self._manager.restore(
       step,
