@@ -102,9 +102,6 @@ def flip_byte(path):
   path.write_bytes(content)
 
 
-# Orbax leaves coroutines behind when a read fails.
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-@pytest.mark.filterwarnings('ignore::RuntimeWarning')
 @pytest.mark.parametrize('damage', [truncate, flip_byte, pathlib.Path.unlink])
 def test_damage_to_any_file_never_gives_wrong_numbers(
   saved, tmp_path, damage, caplog
@@ -131,8 +128,6 @@ def test_damage_to_any_file_never_gives_wrong_numbers(
   assert passed_over > 3
 
 
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
-@pytest.mark.filterwarnings('ignore::RuntimeWarning')
 def test_all_damaged_is_an_error_and_no_fresh_start(saved, tmp_path):
   shutil.copytree(saved, tmp_path / 'copy')
   for file in (tmp_path / 'copy').rglob('*'):
