@@ -120,6 +120,8 @@ def render(patient: Patient, pose: Pose, air, random) -> np.ndarray:
     air: The `Pneumothorax` drawn into it, or None.
     random: Generator for what differs from film to film.
   """
+  # The same film with and without air differs by the air alone.
+  random, clutter, exposure = random.spawn(3)
   canvas = Canvas(pose.size)
   lungs = [lung(side, patient, pose) for side in (-1, 1)]
   inside = canvas.polygons(lungs)
@@ -148,8 +150,8 @@ def render(patient: Patient, pose: Pose, air, random) -> np.ndarray:
     film += lobe * np.float32(air.collapse / 255)
     line = canvas.lines(air.pleura, 2.2)
     film += canvas.blur(line, 0.8) * np.float32(air.line / 255)
-  film += phantom_lines.devices(canvas, pose, air, random)
-  return _develop(film, pose, random)
+  film += phantom_lines.devices(canvas, pose, air, clutter)
+  return _develop(film, pose, exposure)
 
 
 def _soft_tissue(canvas, patient, pose, inside, random) -> np.ndarray:

@@ -63,9 +63,8 @@ def from_dicom(source: sources.Source) -> Case:
   )
 
 
-def from_record(records: tfrecord.TFRecordSource, index: int) -> Case:
+def from_record(record: schema.Record) -> Case:
   """Reads a built record, brought back to the film's own pixels."""
-  record = tfrecord.parse(records[index])
   square = cv2.imdecode(
     np.frombuffer(record.image, np.uint8), cv2.IMREAD_GRAYSCALE
   )
@@ -190,7 +189,8 @@ def _loaders(values) -> list[Callable[[], Case]]:
     splits = sorted(tfrecord.split_sizes(values.data_dir))
     records = tfrecord.split_source(values.data_dir, splits)
     return [
-      functools.partial(from_record, records, n) for n in range(len(records))
+      lambda n=n: from_record(tfrecord.parse(records[n]))
+      for n in range(len(records))
     ]
   if not os.path.isdir(values.dicom_dir):
     raise UserError(f'--dicom_dir={values.dicom_dir} is no folder')

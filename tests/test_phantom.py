@@ -1,0 +1,182 @@
+"""Phantoms against the challenge's statistics, layout and file format."""
+
+import collections
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+
+from data_prep import phantom, phantom_air, phantom_anatomy
+from pnx_jax.errors import UserError
+from pnx_jax.formats import dicom, rle
+
+REQUEST = phantom.Request(
+  num_images=10, num_test_images=2, prevalence=0.5, seed=3, image_size=128
+)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('phantom') / 'films'
+  phantom.write(REQUEST, folder, num_workers=1)
+  return folder
+
+
+def digests(folder):
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).digest()
+    for path in pathlib.Path(folder).rglob('*')
+    if path.is_file()
+  }
+
+
+def test_layout_and_tables_are_the_challenges(folder):
+  train = list(folder.glob('dicom-images-train/*/*/*.dcm'))
+  test = list(folder.glob('dicom-images-test/*/*/*.dcm'))
+  assert (len(train), len(test)) == (10, 2)
+  lines = (folder / 'train-rle.csv').read_text().splitlines()
+  assert lines[0] == 'ImageId, EncodedPixels'
+  assert all(line.partition(',')[2].startswith(' ') for line in lines)
+  annotations = rle.read_csv(folder / 'train-rle.csv')
+  assert set(annotations) == {path.stem for path in train}
+  assert sum(map(bool, annotations.values())) == 5
+  patients = (folder / 'nih_id.csv').read_text().splitlines()
+  assert patients[0] == 'Kaggle_ID,NIH_ID'
+  assert {line.split(',')[0] for line in patients[1:]} == set(annotations)
+  names = [line.split(',')[1] for line in patients[1:]]
+  assert len(set(names)) == len(names)
+  assert json.loads((folder / 'phantom.json').read_text())['seed'] == 3
+
+
+def test_files_are_jpeg_baseline_radiographs(folder):
+  path = next(folder.glob('dicom-images-train/*/*/*.dcm'))
+  dataset = pydicom.dcmread(path)
+  assert path.parts[-4:] == (
+    'dicom-images-train',
+    dataset.StudyInstanceUID,
+    dataset.SeriesInstanceUID,
+    f'{dataset.SOPInstanceUID}.dcm',
+  )
+  assert dataset.file_meta.TransferSyntaxUID == '1.2.840.10008.1.2.4.50'
+  assert dataset.Modality == 'CR'
+  assert dataset.PatientAge.isdecimal()
+  film = dicom.read(path)
+  assert film.pixels.shape == (128, 128)
+  assert np.ptp(film.pixels) > 100
+  assert film.header.view in ('PA', 'AP')
+
+
+def test_annotations_are_the_drawn_pneumothorax(folder):
+  annotations = rle.read_csv(folder / 'train-rle.csv')
+  by_area = collections.Counter(
+    int(rle.union(rows, 128, 128).sum()) for rows in annotations.values()
+  )
+  drawn = collections.Counter(
+    int(np.any([np.zeros((128, 128)), *phantom.draw(job, REQUEST)[1]], 0).sum())
+    for job in phantom.plan(REQUEST)[:10]
+  )
+  assert by_area == drawn
+
+
+@pytest.mark.parametrize('num_workers', [1, 2])
+def test_same_seed_same_bytes(folder, tmp_path, num_workers):
+  command = [sys.executable, '-m', 'data_prep.phantom']
+  command += [f'--{name}={value}' for name, value in REQUEST._asdict().items()]
+  command += [f'--output_dir={tmp_path}/b', f'--num_workers={num_workers}']
+  subprocess.run(command, check=True, capture_output=True)
+  assert digests(tmp_path / 'b') == digests(folder)
+
+
+def test_another_seed_draws_others(folder):
+  other = REQUEST._replace(seed=4)
+  first, second = (
+    phantom.draw(phantom.plan(request)[0], request)[0]
+    for request in (REQUEST, other)
+  )
+  assert np.mean(first != second) > 0.5
+
+
+def test_its_own_folder_is_replaced_and_no_other(tmp_path):
+  small = REQUEST._replace(num_images=1, num_test_images=0, image_size=64)
+  phantom.write(small, tmp_path / 'films', num_workers=1)
+  phantom.write(small._replace(seed=5), tmp_path / 'films', num_workers=1)
+  assert len(list(tmp_path.glob('films/*/*/*/*.dcm'))) == 1
+  (tmp_path / 'theses').mkdir()
+  (tmp_path / 'theses' / 'mine.txt').touch()
+  with pytest.raises(UserError, match='not made by'):
+    phantom.write(small, tmp_path / 'theses', num_workers=1)
+  assert (tmp_path / 'theses' / 'mine.txt').exists()
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('prevalence', 1.2), ('image_size', 100)]
+)
+def test_impossible_requests_name_the_flag(field, value):
+  with pytest.raises(UserError, match=f'--{field}={value}'):
+    phantom.plan(REQUEST._replace(**{field: value}))
+
+
+def drawn_masks(count, size):
+  request = phantom.Request(count, 0, 1.0, 0, size)
+  for job in phantom.plan(request):
+    patient = phantom_anatomy.Patient.draw((0, 1, job.patient))
+    random = np.random.default_rng((0, 2, job.number))
+    pose = phantom_anatomy.Pose.draw(patient, size, random)
+    yield phantom_air.draw(patient, pose, job.rank, random)
+
+
+def test_masks_are_distributed_like_real_ones():
+  areas, upper, several, overlapping = [], [], [], []
+  for air in drawn_masks(400, 1024):
+    mask = np.any(air.rows, axis=0)
+    areas.append(mask.sum())
+    upper.append(np.nonzero(mask)[0].mean() < 512)
+    several.append(len(air.rows) > 1)
+    overlapping.append(sum(row.sum() for row in air.rows) > mask.sum())
+  found = np.percentile(areas, [5, 25, 50, 75, 95])
+  real = [1364, 4059, 8630, 18388, 45772]
+  np.testing.assert_allclose(found, real, rtol=0.1)
+  assert abs(np.mean(upper) - 0.86) < 0.05
+  assert abs(np.mean(several) - 624 / 2669) < 0.06
+  assert abs(np.mean(overlapping) - 183 / 2669) < 0.04
+
+
+def test_patients_are_distributed_like_real_ones():
+  jobs = phantom.plan(phantom.Request(12047, 0, 0.2215, 0, 1024))
+  images = collections.Counter(job.patient for job in jobs)
+  positive = {job.patient for job in jobs if job.rank is not None}
+  assert 4500 < len(images) < 7500  # 6,171 in truth
+  assert 500 < len(positive) < 1100  # 802
+  assert max(images.values()) > 20  # 61
+
+
+def test_test_images_are_of_other_patients():
+  jobs = phantom.plan(REQUEST)
+  train, test = (
+    {job.patient for job in jobs if job.folder.endswith(part)}
+    for part in ('train', 'test')
+  )
+  assert train and test and not train & test
+
+
+def test_air_is_dark():
+  """Against the same film drawn without the pneumothorax."""
+  darker = []
+  for job in phantom.plan(phantom.Request(8, 0, 1.0, 0, 512)):
+    patient = phantom_anatomy.Patient.draw((0, 1, job.patient))
+    random = np.random.default_rng(0)
+    pose = phantom_anatomy.Pose.draw(patient, 512, random)
+    air = phantom_air.draw(patient, pose, job.rank, random)
+    with_air, without = (
+      phantom_anatomy.render(patient, pose, what, np.random.default_rng(9))
+      for what in (air, None)
+    )
+    inner = cv2.erode(air.mask_u8, np.ones((3, 3))) > 0
+    darker.append(without[inner].mean() - with_air[inner].mean())
+  assert min(darker) > 5

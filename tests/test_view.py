@@ -1,0 +1,194 @@
+"""Label text, sides and pictures of films whose answers are known."""
+
+import subprocess
+import sys
+
+import cv2
+import dicom_files
+import numpy as np
+import pytest
+
+from data_prep import sources, view
+from pnx_jax import draw
+from pnx_jax.formats import rle, schema, tfrecord
+
+
+def case(mask=None, **known):
+  values = {
+    'image': np.full((80, 100), 90, np.uint8),
+    'mask': mask,
+    'image_id': 'film',
+    'view': 'PA',
+    'sex': 'F',
+    'age': 48,
+    'pixel_spacing': (0.2, 0.1),
+    'spacing_plane': 'patient',
+    **known,
+  }
+  return view.Case(**values)
+
+
+def mask_at(*columns):
+  mask = np.zeros((80, 100), bool)
+  for column in columns:
+    mask[10:60, column : column + 20] = True
+  return mask
+
+
+def test_label_text_of_a_positive():
+  assert view.describe(case(mask_at(5))) == [
+    'film',
+    'PA, female, 48 years',
+    'pneumothorax: yes, right',
+    '1,000 px, 20 mm2',  # 1,000 x 0.2 x 0.1
+  ]
+
+
+def test_label_text_of_a_negative_and_of_the_unknown():
+  assert view.describe(case(mask_at()))[2:] == ['pneumothorax: no']
+  unknown = case(view='', sex='', age=-1)
+  assert view.describe(unknown) == ['film', 'nothing known', 'not labelled']
+
+
+def test_square_millimetres_name_the_plane_or_are_left_out():
+  detector = case(mask_at(5), spacing_plane='detector')
+  assert view.describe(detector)[3].endswith('20 mm2 (detector plane)')
+  none = case(mask_at(5), pixel_spacing=(-1.0, -1.0), spacing_plane='')
+  assert view.describe(none)[3] == '1,000 px'
+
+
+@pytest.mark.parametrize(
+  ('columns', 'expected'),
+  [((5,), ['right']), ((70,), ['left']), ((5, 70), ['right', 'left'])],
+)
+def test_the_films_left_half_is_the_patients_right(columns, expected):
+  assert view.sides(mask_at(*columns), 'AP') == expected
+
+
+def test_no_side_on_a_lateral_film():
+  assert view.sides(mask_at(5), 'LL') == []
+  assert view.describe(case(mask_at(5), view='LL'))[2] == 'pneumothorax: yes'
+
+
+def test_picture_marks_the_mask_where_it_is():
+  picture = view.marked(case(mask_at(70)), 400)
+  coloured = np.ptp(picture[:320].astype(int), axis=-1) > 30
+  rows, columns = np.nonzero(coloured)
+  # The rectangle at 4 times the size, and a box that leaves it a margin.
+  assert abs(rows.min() - 40) < 8 and abs(rows.max() - 240) < 8
+  assert abs(columns.min() - 280) < 8 and abs(columns.max() - 360) < 8
+  assert picture.shape[0] > 320 and picture.shape[1] == 400
+
+
+@pytest.fixture
+def films(tmp_path):
+  folder = tmp_path / 'films'
+  folder.mkdir()
+  for name, seed in (('a', 0), ('b', 1), ('c', 2)):
+    made = dicom_files.dataset(dicom_files.film(48, 64, seed=seed))
+    made.save_as(folder / f'{name}.dcm', enforce_file_format=True)
+  (folder / 'broken.dcm').write_bytes(b'no film')
+  mask = np.zeros((48, 64), bool)
+  mask[4:20, 40:50] = True
+  table = tmp_path / 'rle.csv'
+  table.write_text(f'ImageId,EncodedPixels\na,{rle.encode(mask)}\nb,-1\n')
+  return folder, table, mask
+
+
+def test_command_from_dicom(films, tmp_path):
+  folder, table, _ = films
+  output = tmp_path / 'out'
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'data_prep.view',
+      f'--dicom_dir={folder}',
+      f'--rle_csv={table}',
+      f'--output_dir={output}',
+      '--size=96',
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert '3 pictures' in done.stdout and 'left out: not_dicom' in done.stdout
+  names = {path.name for path in output.iterdir()}
+  assert names == {'a.png', 'b.png', 'c.png', 'contact_sheet_1.png'}
+  picture = cv2.imread(str(output / 'a.png'))
+  assert (np.abs(picture[:72] - np.array(draw.BOX[::-1])).max(-1) < 9).any()
+  sheet = cv2.imread(str(output / 'contact_sheet_1.png'))
+  assert sheet.shape[1] > 3 * 96
+
+
+def test_mask_of_a_dicom_is_the_union_of_its_rows(films):
+  folder, table, mask = films
+  found = sources.find(folder, sources.TRAIN, rle.read_csv(table))
+  first, second, _, third = found  # the third is no DICOM
+  assert np.array_equal(view.from_dicom(first).mask, mask)
+  assert not view.from_dicom(second).mask.any()
+  assert view.from_dicom(third).mask is None
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ((), 'give either --dicom_dir'),
+    (('--dicom_dir=none',), 'none is no folder'),
+    (('--data_dir=none',), 'no dataset at none'),
+  ],
+)
+def test_mistakes_are_one_line(arguments, message, tmp_path):
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'data_prep.view',
+      f'--output_dir={tmp_path}',
+      *arguments,
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert done.stderr.count('\n') == 1
+
+
+def test_built_records_show_the_films_own_pixels(films, tmp_path):
+  """A record of a non-square film, against that film."""
+  folder, _, mask = films
+  film = view.from_dicom(sources.find(folder, sources.TEST, {})[0])
+  square = np.zeros((64, 64), np.uint8)
+  square[8:56] = film.image
+  record = schema.Record(
+    image=cv2.imencode('.png', square)[1].tobytes(),
+    mask=b'',
+    rle=rle.encode(mask),
+    image_id='a',
+    patient=0,
+    label=schema.POSITIVE,
+    height=48,
+    width=64,
+    pixel_aspect=1.0,
+    view='PA',
+    sex='F',
+    age=69,
+    pixel_spacing=(0.2, 0.2),
+    spacing_plane='patient',
+    num_annotations=1,
+    agreement=-1.0,
+    boxes=np.zeros((0, 5), np.int32),
+  )
+  shown = view.from_record(record)
+  assert np.array_equal(shown.image, film.image)
+  assert np.array_equal(shown.mask, mask)
+
+
+def test_every_record_of_a_dataset_is_shown(dataset_dir, tmp_path):
+  splits = tfrecord.split_sizes(dataset_dir)
+  flags = type('Flags', (), {'dicom_dir': None, 'data_dir': dataset_dir})
+  loaders = view._loaders(flags)
+  assert len(loaders) == sum(splits.values())
+  written, failures = view.write(loaders[:5], tmp_path, size=64, columns=2)
+  assert (written, failures) == (5, [])
