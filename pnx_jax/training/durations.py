@@ -57,3 +57,22 @@ def resolve(config: ml_collections.ConfigDict, schedule: Schedule) -> Durations:
     ),
     eval_steps=frozenset(eval_steps),
   )
+
+
+def profiled_steps(text: str) -> range:
+  """'10:15' as range(10, 15); '' as an empty range.
+
+  Raises:
+    UserError: anything else.
+  """
+  if not text:
+    return range(0)
+  try:
+    first, last = map(int, text.split(':'))
+  except ValueError:
+    first = last = 0
+  if not 0 < first < last:
+    raise UserError(
+      f'profile_steps={text!r} is not first:last with steps from 1, as 10:15'
+    )
+  return range(first, last)

@@ -42,11 +42,28 @@ class Events:
       for name, image in images.items():
         self._writer.add_image(name, image, step, dataformats='HWC')
 
+  def precision_recall(
+    self, step: int, name: str, label: np.ndarray, probability: np.ndarray
+  ) -> None:
+    """Writes a precision-recall curve of bool[N] and f32[N]."""
+    if self._writer:
+      self._writer.add_pr_curve(name, label, probability, step)
+
+  def hyperparameters(self, fields: dict, scores: dict[str, float]) -> None:
+    """Writes the config's fields beside what they led to."""
+    if self._writer:
+      self._writer.add_hparams(
+        {name: _plain(value) for name, value in fields.items()},
+        {f'final/{name}': value for name, value in scores.items()},
+        name='hyperparameters',
+      )
+
   def text(self, step: int, name: str, text: str) -> None:
     """Writes Markdown."""
     if self._writer:
       self._writer.add_text(name, text, step)
 
-  def flush(self) -> None:
-    if self._writer:
-      self._writer.flush()
+
+def _plain(value):
+  """TensorBoard's table takes numbers, truth values and text."""
+  return value if isinstance(value, bool | int | float | str) else str(value)

@@ -60,3 +60,13 @@ def prefetch(batches: Iterable[dict], mesh: Mesh) -> Iterator[dict]:
       yield current
   if ahead is not None:
     yield ahead
+
+
+def memory() -> dict[str, float]:
+  """GiB in use on this host's fullest device; empty where not told."""
+  used = [
+    statistics['peak_bytes_in_use'] / 2**30
+    for device in jax.local_devices()
+    if (statistics := device.memory_stats())
+  ]
+  return {'memory_gib': max(used)} if used else {}

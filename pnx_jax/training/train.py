@@ -5,20 +5,21 @@ import logging
 import os
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from pnx_jax.input import pipeline
 from pnx_jax.input.augment import Augmentation
+from pnx_jax.models import pretrained
+from pnx_jax.training import durations, preemption, sharding, steps, validate
 from pnx_jax.training import experiment as experiments
-from pnx_jax.training import preemption, sharding, steps
 from pnx_jax.training import state as states
 from pnx_jax.training import workdir as workdirs
 from pnx_jax.training.checkpoint import Checkpoints
 from pnx_jax.training.events import Events
 from pnx_jax.training.panels import Panels
 from pnx_jax.training.progress import Progress
-from pnx_jax.training.validate import Validation
 
 _logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def train(
   replicated = sharding.replicated(mesh)
   sharding.check_batch_size(config.batch_size, 'batch_size')
   sharding.check_batch_size(config.eval.batch_size, 'eval.batch_size')
+  profiled = durations.profiled_steps(config.profile_steps)
   run = experiments.Experiment.build(config)
   total_steps = run.durations.total_steps
   loss_weights = experiments.loss_weights(config)
@@ -63,7 +65,7 @@ def train(
   )
   train_step = jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
   empty_metrics = jax.jit(run.metrics.empty, out_shardings=replicated)
-  validation = Validation(
+  validation = validate.Validation(
     run.held_out,
     model=run.model,
     loss_weights=loss_weights,
@@ -84,12 +86,12 @@ def train(
     ) as checkpoints,
     preemption.watch() as stop,
   ):
-    # The run's own newest checkpoint, else another run's best, else scratch.
+    # The run's own newest checkpoint, else another run's best, else published
+    # encoder weights, else scratch.
     state = checkpoints.restore_latest(abstract)
     if state is None:
       state = jax.jit(run.create_state, out_shardings=replicated)(key)
-      if config.init_from:
-        state = _start_from(config, state, abstract.variables)
+      state = _started(config, state, abstract.variables)
     first_step = int(state.step)
     if first_step >= total_steps:
       _logger.info('Fold %d is trained: %d steps.', config.fold, first_step)
@@ -123,7 +125,10 @@ def train(
     recent_losses = []
     scores = {}
     with Events(fold_dir / 'events', first_step=first_step + 1) as events:
+      events.text(first_step, 'config', _as_markdown(config))
       for step in range(first_step + 1, total_steps + 1):
+        if step == profiled.start:
+          jax.profiler.start_trace(fold_dir / 'events')
         with progress.waiting():
           batch = next(batches)
         with jax.transfer_guard('disallow'):
@@ -131,6 +136,10 @@ def train(
         recent_losses.append(loss)
         if len(recent_losses) > _LOOKAHEAD:
           jax.block_until_ready(recent_losses[-1 - _LOOKAHEAD])
+
+        if step == profiled.stop:
+          jax.block_until_ready(loss)
+          jax.profiler.stop_trace()
 
         finished = step == total_steps
         stopping = stop(step)
@@ -146,8 +155,8 @@ def train(
           events.scalars(
             step,
             {
-              **{f'train/{name}': value for name, value in values.items()},
-              **{f'speed/{name}': value for name, value in rates.items()},
+              **_prefixed('train', values),
+              **_prefixed('speed', rates | sharding.memory()),
               'train/learning_rate': run.learning_rate(update),
               'train/positive_share': run.schedule.share(int(epoch)),
               'train/epoch': epoch,
@@ -169,11 +178,18 @@ def train(
         score = None
         if step in run.durations.eval_steps and not stopping:
           with progress.paused():
-            scores, rule = validation.scores(state.best_variables)
+            seen = validation.statistics(state.best_variables)
+            scores, rule = validate.scores(seen, image_size=config.image_size)
             score = scores['dice']
             events.scalars(step, _prefixed('validation', scores))
+            events.precision_recall(
+              step, 'presence', seen['label'], seen['probability']
+            )
             if state.ema is not None:
-              raw, _ = validation.scores(state.variables)
+              raw, _ = validate.scores(
+                validation.statistics(state.variables),
+                image_size=config.image_size,
+              )
               events.scalars(step, _prefixed('validation_raw', raw))
             events.images(step, panels.draw(state.best_variables))
             _logger.info(
@@ -187,6 +203,8 @@ def train(
         if due or score is not None or stopping:
           with progress.paused():
             checkpoints.save(step, state, score=score)
+        if finished:
+          events.hyperparameters(workdirs.flat(config), scores)
         if stopping:
           checkpoints.wait()
           _logger.info(
@@ -196,13 +214,25 @@ def train(
   return scores
 
 
-def _start_from(config, state, abstract):
-  """The best weights of the run at `config.init_from`, same fold."""
-  directory = workdirs.checkpoint_dir(config.init_from, config.fold)
-  with Checkpoints(directory) as checkpoints:
-    from_steps, variables = checkpoints.restore_best(abstract)
-  _logger.info('Starting from %s, step %s.', directory, from_steps[0])
-  ema = None if state.ema is None else jax.tree.map(np.copy, variables)
+def _started(config, state, abstract):
+  """The state with the weights that the config says to start from."""
+  if config.init_from:
+    directory = workdirs.checkpoint_dir(config.init_from, config.fold)
+    with Checkpoints(directory) as checkpoints:
+      from_steps, variables = checkpoints.restore_best(abstract)
+    _logger.info('Starting from %s, step %d.', directory, from_steps[0])
+  elif config.pretrained:
+    variables = pretrained.load(
+      config.pretrained, state.variables, encoder=config.model.encoder
+    )
+    variables = jax.tree.map(
+      lambda x, like: jax.device_put(x, like.sharding), variables, abstract
+    )
+    _logger.info('Starting from the encoder weights of %s.', config.pretrained)
+  else:
+    return state
+  # Two copies, because the step donates both.
+  ema = None if state.ema is None else jax.tree.map(jnp.copy, variables)
   return state.replace(variables=variables, ema=ema)
 
 
@@ -225,3 +255,11 @@ def _check_finite(recent_losses, step, batches_from, run, fold_dir):
 
 def _prefixed(prefix, values):
   return {f'{prefix}/{name}': value for name, value in values.items()}
+
+
+def _as_markdown(config):
+  """The config and the commit it ran at, for TensorBoard's text page."""
+  rows = [
+    f'    {name} = {value}' for name, value in workdirs.flat(config).items()
+  ]
+  return '\n'.join([f'commit {workdirs.commit()}', '', *rows])

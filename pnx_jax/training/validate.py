@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from pnx_jax.input import pipeline
-from pnx_jax.metrics import rules
+from pnx_jax.metrics import curves, rules
 from pnx_jax.metrics.dice import SegmentationMetrics
 from pnx_jax.training import sharding, steps
 
@@ -63,10 +63,6 @@ class Validation:
       for name in parts[0]
     }
 
-  def scores(self, variables) -> tuple[dict[str, float], rules.Rule]:
-    """`scores` of this network on the held-out images."""
-    return scores(self.statistics(variables), image_size=self._image_size)
-
 
 def scores(
   statistics: dict[str, np.ndarray], *, image_size: int
@@ -75,7 +71,8 @@ def scores(
 
   `dice` is under that rule, `dice_at_0.5` at the plain threshold; the best
   checkpoint is chosen by `dice`, because an all-empty network scores high at
-  the plain threshold. The losses are means over images.
+  the plain threshold. The losses are means over images, `auc` is the presence
+  head's.
   """
   scale = (REFERENCE_SIZE / image_size) ** 2
   areas = {
@@ -99,4 +96,5 @@ def scores(
     'dice_at_0.5': plain['dice'],
     'dice_positive_at_0.5': plain['dice_positive'],
     'all_empty_dice': float((~label).mean()),
+    'auc': float(curves.curve(statistics['probability'], label).auc),
   }, rule

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import subprocess
 
 import jax
 import ml_collections
@@ -111,6 +112,20 @@ def load_with_overrides(
       )
     config.update_from_flattened_dict({name: value})
   return config
+
+
+def commit() -> str:
+  """The git commit of this code, '+' where files differ from it."""
+  try:
+    return subprocess.run(
+      ['git', 'describe', '--always', '--dirty=+', '--abbrev=12'],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'
 
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, object]:
