@@ -2,6 +2,7 @@
 
 import collections
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import process
@@ -77,3 +78,5 @@ def _initialize() -> None:
   import cv2
 
   cv2.setNumThreads(1)
+  # C decoders talk about damaged files there; exceptions take another way.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

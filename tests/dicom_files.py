@@ -1,6 +1,7 @@
 """Small DICOM files for tests."""
 
 import io
+import warnings
 
 import numpy as np
 import pydicom
@@ -50,11 +51,13 @@ def dataset(pixels, *, jpeg=False, bits=None, **attributes):
   else:
     made.PixelData = pixels.tobytes()
     made['PixelData'].VR = 'OW'
-  for keyword, value in attributes.items():
-    if value is None:
-      delattr(made, keyword)
-    else:
-      setattr(made, keyword, value)
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # pydicom's, of values not in the standard
+    for keyword, value in attributes.items():
+      if value is None:
+        delattr(made, keyword)
+      else:
+        setattr(made, keyword, value)
   return made
 
 

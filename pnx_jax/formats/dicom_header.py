@@ -1,0 +1,112 @@
+"""What a DICOM file says about its film."""
+
+import dataclasses
+
+import pydicom
+from pydicom import uid
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Header:
+  """What a file says about its film; empty or -1 where it says nothing.
+
+  `patient_id` is for grouping in memory: it is never written anywhere.
+  """
+
+  height: int
+  width: int
+  modality: str
+  body_part: str
+  view: str
+  sex: str
+  age: int
+  pixel_spacing: tuple[float, float]
+  spacing_plane: str
+  pixel_aspect: float
+  photometric: str
+  bits_stored: int
+  transfer_syntax: str
+  manufacturer: str
+  patient_id: str
+
+
+def parse(dataset: pydicom.Dataset) -> Header:
+  """Returns the header; names the transfer syntax where the file does not."""
+  if 'TransferSyntaxUID' not in dataset.file_meta:
+    implicit, little = dataset.original_encoding
+    dataset.file_meta.TransferSyntaxUID = (
+      uid.ImplicitVRLittleEndian
+      if implicit
+      else uid.ExplicitVRLittleEndian
+      if little
+      else uid.ExplicitVRBigEndian
+    )
+  spacing, plane = _spacing(dataset)
+  sex = _text(dataset, 'PatientSex').upper()
+  return Header(
+    height=integer(dataset.get('Rows')),
+    width=integer(dataset.get('Columns')),
+    modality=_text(dataset, 'Modality').upper(),
+    body_part=_text(dataset, 'BodyPartExamined').upper(),
+    view=_text(dataset, 'ViewPosition').upper(),
+    sex=sex if sex in ('F', 'M', 'O') else '',
+    age=_years(_text(dataset, 'PatientAge')),
+    pixel_spacing=spacing,
+    spacing_plane=plane,
+    pixel_aspect=_aspect(dataset, spacing),
+    photometric=_text(dataset, 'PhotometricInterpretation').upper(),
+    bits_stored=integer(dataset.get('BitsStored')),
+    transfer_syntax=str(dataset.file_meta.TransferSyntaxUID),
+    manufacturer=_text(dataset, 'Manufacturer'),
+    patient_id=_text(dataset, 'PatientID'),
+  )
+
+
+def _spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float], str]:
+  for keyword, plane in (
+    ('PixelSpacing', 'patient'),
+    ('ImagerPixelSpacing', 'detector'),
+  ):
+    pair = _pair(dataset, keyword)
+    if pair:
+      return pair, plane
+  return (-1.0, -1.0), ''
+
+
+def _aspect(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> float:
+  """Returns a pixel's height over its width, 1 where that is no sane number."""
+  pair = spacing if min(spacing) > 0 else _pair(dataset, 'PixelAspectRatio')
+  aspect = pair[0] / pair[1] if pair else 1.0
+  return aspect if 0.2 <= aspect <= 5 else 1.0
+
+
+def _pair(dataset: pydicom.Dataset, keyword: str) -> tuple[float, float] | None:
+  try:
+    first, second = (float(value) for value in dataset[keyword].value)
+  except (KeyError, TypeError, ValueError):
+    return None
+  return (first, second) if min(first, second) > 0 else None
+
+
+def _years(age: str) -> int:
+  """Returns `069Y`, `018M`, `030W`, `005D` or a bare `69` as years."""
+  digits, unit = age.rstrip('YMWDymwd'), age[-1:].upper()
+  if not digits.isdecimal():
+    return -1
+  return int(int(digits) / {'M': 12, 'W': 52.18, 'D': 365.25}.get(unit, 1))
+
+
+def _text(dataset: pydicom.Dataset, keyword: str) -> str:
+  try:
+    value = dataset.get(keyword)
+  except Exception:
+    return ''
+  return '' if value is None else str(value).strip(' \0')
+
+
+def integer(value, default: int = 0) -> int:
+  """Returns an attribute that should be a number, or the default."""
+  try:
+    return int(value)
+  except (TypeError, ValueError):
+    return default
