@@ -91,8 +91,9 @@ def _open(path: str | os.PathLike, *, pixels: bool = True) -> pydicom.Dataset:
   try:
     with open(path, 'rb') as file:
       dataset = _parse(file, pixels)
-      if pixels and 'PixelData' not in dataset and 'Rows' in dataset:
-        _check_for_cut_pixels(file)
+      # pydicom drops what it had read when compressed pixels end too soon.
+      if pixels and (not dataset or 'Rows' in dataset):
+        _check_for_cut_pixels(dataset, file)
   except OSError as error:
     raise UnusableDicom('unreadable', _one_line(error)) from error
   # With `force` pydicom finds "elements" in noise, too.
@@ -112,10 +113,10 @@ def _parse(file: BinaryIO, pixels: bool) -> pydicom.Dataset:
     raise UnusableDicom(reason, _one_line(error)) from error
 
 
-def _check_for_cut_pixels(file: BinaryIO) -> None:
+def _check_for_cut_pixels(dataset: pydicom.Dataset, file: BinaryIO) -> None:
   """Tells a file that ends within its pixels from one without any."""
   file.seek(0)
-  if _PIXEL_DATA in file.read():
+  if 'PixelData' not in dataset and _PIXEL_DATA in file.read():
     raise UnusableDicom('truncated', 'the file ends within its pixels')
 
 
