@@ -15,7 +15,7 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(
-    include=['pnx_jax', 'pnx_jax.*', 'data_prep', 'configs']
+    include=['pnx_jax*', 'data_prep*', 'configs']
   ),
   package_data={'pnx_jax.evaluation': ['templates/*']},
   install_requires=[

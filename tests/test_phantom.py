@@ -12,11 +12,11 @@ import numpy as np
 import pydicom
 import pytest
 
-from data_prep import phantom, phantom_air, phantom_anatomy
+from data_prep.phantom import air, anatomy, film, generate
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, rle
 
-REQUEST = phantom.Request(
+REQUEST = generate.Request(
   num_images=10, num_test_images=2, prevalence=0.5, seed=3, image_size=128
 )
 
@@ -24,7 +24,7 @@ REQUEST = phantom.Request(
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('phantom') / 'films'
-  phantom.write(REQUEST, folder, num_workers=1)
+  generate.write(REQUEST, folder, num_workers=1)
   return folder
 
 
@@ -78,8 +78,10 @@ def test_annotations_are_the_drawn_pneumothorax(folder):
     int(rle.union(rows, 128, 128).sum()) for rows in annotations.values()
   )
   drawn = collections.Counter(
-    int(np.any([np.zeros((128, 128)), *phantom.draw(job, REQUEST)[1]], 0).sum())
-    for job in phantom.plan(REQUEST)[:10]
+    int(
+      np.any([np.zeros((128, 128)), *generate.draw(job, REQUEST)[1]], 0).sum()
+    )
+    for job in generate.plan(REQUEST)[:10]
   )
   assert by_area == drawn
 
@@ -96,7 +98,7 @@ def test_same_seed_same_bytes(folder, tmp_path, num_workers):
 def test_another_seed_draws_others(folder):
   other = REQUEST._replace(seed=4)
   first, second = (
-    phantom.draw(phantom.plan(request)[0], request)[0]
+    generate.draw(generate.plan(request)[0], request)[0]
     for request in (REQUEST, other)
   )
   assert np.mean(first != second) > 0.5
@@ -104,13 +106,13 @@ def test_another_seed_draws_others(folder):
 
 def test_its_own_folder_is_replaced_and_no_other(tmp_path):
   small = REQUEST._replace(num_images=1, num_test_images=0, image_size=64)
-  phantom.write(small, tmp_path / 'films', num_workers=1)
-  phantom.write(small._replace(seed=5), tmp_path / 'films', num_workers=1)
+  generate.write(small, tmp_path / 'films', num_workers=1)
+  generate.write(small._replace(seed=5), tmp_path / 'films', num_workers=1)
   assert len(list(tmp_path.glob('films/*/*/*/*.dcm'))) == 1
   (tmp_path / 'theses').mkdir()
   (tmp_path / 'theses' / 'mine.txt').touch()
   with pytest.raises(UserError, match='not made by'):
-    phantom.write(small, tmp_path / 'theses', num_workers=1)
+    generate.write(small, tmp_path / 'theses', num_workers=1)
   assert (tmp_path / 'theses' / 'mine.txt').exists()
 
 
@@ -119,26 +121,26 @@ def test_its_own_folder_is_replaced_and_no_other(tmp_path):
 )
 def test_impossible_requests_name_the_flag(field, value):
   with pytest.raises(UserError, match=f'--{field}={value}'):
-    phantom.plan(REQUEST._replace(**{field: value}))
+    generate.plan(REQUEST._replace(**{field: value}))
 
 
 def drawn_masks(count, size):
-  request = phantom.Request(count, 0, 1.0, 0, size)
-  for job in phantom.plan(request):
-    patient = phantom_anatomy.Patient.draw((0, 1, job.patient))
+  request = generate.Request(count, 0, 1.0, 0, size)
+  for job in generate.plan(request):
+    patient = anatomy.Patient.draw((0, 1, job.patient))
     random = np.random.default_rng((0, 2, job.number))
-    pose = phantom_anatomy.Pose.draw(patient, size, random)
-    yield phantom_air.draw(patient, pose, job.rank, random)
+    pose = anatomy.Pose.draw(patient, size, random)
+    yield air.draw(patient, pose, job.rank, random)
 
 
 def test_masks_are_distributed_like_real_ones():
   areas, upper, several, overlapping = [], [], [], []
-  for air in drawn_masks(400, 1024):
-    mask = np.any(air.rows, axis=0)
+  for drawn in drawn_masks(400, 1024):
+    mask = np.any(drawn.rows, axis=0)
     areas.append(mask.sum())
     upper.append(np.nonzero(mask)[0].mean() < 512)
-    several.append(len(air.rows) > 1)
-    overlapping.append(sum(row.sum() for row in air.rows) > mask.sum())
+    several.append(len(drawn.rows) > 1)
+    overlapping.append(sum(row.sum() for row in drawn.rows) > mask.sum())
   found = np.percentile(areas, [5, 25, 50, 75, 95])
   real = [1364, 4059, 8630, 18388, 45772]
   np.testing.assert_allclose(found, real, rtol=0.1)
@@ -148,7 +150,7 @@ def test_masks_are_distributed_like_real_ones():
 
 
 def test_patients_are_distributed_like_real_ones():
-  jobs = phantom.plan(phantom.Request(12047, 0, 0.2215, 0, 1024))
+  jobs = generate.plan(generate.Request(12047, 0, 0.2215, 0, 1024))
   images = collections.Counter(job.patient for job in jobs)
   positive = {job.patient for job in jobs if job.rank is not None}
   assert 4500 < len(images) < 7500  # 6,171 in truth
@@ -157,7 +159,7 @@ def test_patients_are_distributed_like_real_ones():
 
 
 def test_test_images_are_of_other_patients():
-  jobs = phantom.plan(REQUEST)
+  jobs = generate.plan(REQUEST)
   train, test = (
     {job.patient for job in jobs if job.folder.endswith(part)}
     for part in ('train', 'test')
@@ -168,15 +170,15 @@ def test_test_images_are_of_other_patients():
 def test_air_is_dark():
   """Against the same film drawn without the pneumothorax."""
   darker = []
-  for job in phantom.plan(phantom.Request(8, 0, 1.0, 0, 512)):
-    patient = phantom_anatomy.Patient.draw((0, 1, job.patient))
+  for job in generate.plan(generate.Request(8, 0, 1.0, 0, 512)):
+    patient = anatomy.Patient.draw((0, 1, job.patient))
     random = np.random.default_rng(0)
-    pose = phantom_anatomy.Pose.draw(patient, 512, random)
-    air = phantom_air.draw(patient, pose, job.rank, random)
+    pose = anatomy.Pose.draw(patient, 512, random)
+    lost = air.draw(patient, pose, job.rank, random)
     with_air, without = (
-      phantom_anatomy.render(patient, pose, what, np.random.default_rng(9))
-      for what in (air, None)
+      film.render(patient, pose, what, np.random.default_rng(9))
+      for what in (lost, None)
     )
-    inner = cv2.erode(air.mask_u8, np.ones((3, 3))) > 0
+    inner = cv2.erode(lost.mask_u8, np.ones((3, 3))) > 0
     darker.append(without[inner].mean() - with_air[inner].mean())
   assert min(darker) > 5

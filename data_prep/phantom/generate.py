@@ -1,38 +1,22 @@
-"""Synthetic radiographs in the layout of the SIIM-ACR challenge.
-
-  python -m data_prep.phantom --output_dir=data/phantom --num_images=600 \\
-      --num_test_images=12 --prevalence=0.22 --seed=0
-
-writes `dicom-images-train`, `dicom-images-test`, `train-rle.csv`,
-`nih_id.csv` (image and patient) and `phantom.json` (how it was made). The same
-seed gives the same bytes. They are for demonstrations and tests: nothing
-learnt from them holds for patients.
-"""
+"""Which phantoms a request asks for, drawn by a pool and written."""
 
 import functools
 import json
 import os
 import pathlib
-import sys
-import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-import pydicom
 import tqdm
-from absl import app, flags
-from pydicom import dataelem, encaps, uid
 
-from data_prep import phantom_air, phantom_anatomy, pool, working
+from data_prep import pool, working
+from data_prep.phantom import air, anatomy, film, header
 from pnx_jax.errors import UserError
 from pnx_jax.formats import rle
 
 _ABOUT = 'phantom.json'
-_JPEG_QUALITY = 92
 _BATCH = 4
-_FILM_MM = 146  # width of a film whose pixels are 0.143 mm at 1024
 
 
 class Request(NamedTuple):
@@ -128,14 +112,14 @@ def write(
 
 def draw(job: Job, request: Request):
   """Returns the radiograph, its annotations bool[S, S], patient and pose."""
-  patient = phantom_anatomy.Patient.draw((request.seed, 1, job.patient))
+  patient = anatomy.Patient.draw((request.seed, 1, job.patient))
   random = np.random.default_rng((request.seed, 2, job.number))
-  pose = phantom_anatomy.Pose.draw(patient, request.image_size, random)
-  air = None
+  pose = anatomy.Pose.draw(patient, request.image_size, random)
+  lost = None
   if job.rank is not None:
-    air = phantom_air.draw(patient, pose, job.rank, random)
-  image = phantom_anatomy.render(patient, pose, air, random)
-  return image, air.rows if air else [], patient, pose
+    lost = air.draw(patient, pose, job.rank, random)
+  image = film.render(patient, pose, lost, random)
+  return image, lost.rows if lost else [], patient, pose
 
 
 def _write_batch(request: Request, folder: pathlib.Path, batch) -> list:
@@ -145,19 +129,7 @@ def _write_batch(request: Request, folder: pathlib.Path, batch) -> list:
 def _write_image(job: Job, request: Request, folder: pathlib.Path):
   image, rows, patient, pose = draw(job, request)
   names = np.random.default_rng((request.seed, 3, job.number))
-  study, series, image_id, person = (
-    uuid.UUID(bytes=names.bytes(16), version=4) for _ in range(4)
-  )
-  dataset = _dataset(image, patient, pose)
-  dataset.PatientName = dataset.PatientID = str(person)
-  dataset.StudyInstanceUID = f'2.25.{study.int}'
-  dataset.SeriesInstanceUID = f'2.25.{series.int}'
-  dataset.SOPInstanceUID = f'2.25.{image_id.int}'
-  meta = pydicom.dataset.FileMetaDataset()
-  meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-  meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-  meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
-  dataset.file_meta = meta
+  dataset = header.dataset(image, patient, pose, names)
   path = (
     folder / job.folder / dataset.StudyInstanceUID / dataset.SeriesInstanceUID
   )
@@ -166,51 +138,6 @@ def _write_image(job: Job, request: Request, folder: pathlib.Path):
     path / f'{dataset.SOPInstanceUID}.dcm', enforce_file_format=True
   )
   return job.number, (dataset.SOPInstanceUID, [rle.encode(row) for row in rows])
-
-
-def _dataset(image: np.ndarray, patient, pose) -> pydicom.Dataset:
-  """A header with the attributes, and the oddities, of the challenge's."""
-  dataset = pydicom.Dataset()
-  dataset.SpecificCharacterSet = 'ISO_IR 100'
-  dataset.SOPClassUID = uid.SecondaryCaptureImageStorage
-  dataset.StudyDate = '19010101'
-  dataset.StudyTime = '000000.00'
-  dataset.AccessionNumber = ''
-  dataset.Modality = 'CR'
-  dataset.ConversionType = 'WSD'
-  dataset.ReferringPhysicianName = ''
-  view = 'AP' if pose.portable else 'PA'
-  dataset.SeriesDescription = f'view: {view}'
-  dataset.PatientBirthDate = ''
-  dataset.PatientSex = 'F' if patient.female else 'M'
-  # The challenge writes a bare number where DICOM asks for `069Y`.
-  dataset[0x00101010] = dataelem.DataElement(
-    0x00101010,
-    'AS',
-    str(patient.age),
-    validation_mode=pydicom.config.IGNORE,
-  )
-  dataset.BodyPartExamined = 'CHEST'
-  dataset.ViewPosition = view
-  dataset.StudyID = ''
-  dataset.SeriesNumber = '1'
-  dataset.InstanceNumber = '1'
-  dataset.PatientOrientation = ''
-  dataset.SamplesPerPixel = 1
-  dataset.PhotometricInterpretation = 'MONOCHROME2'
-  dataset.Rows, dataset.Columns = image.shape
-  spacing = f'{_FILM_MM / image.shape[0]:.4g}'
-  dataset.PixelSpacing = [spacing, spacing]
-  dataset.BitsAllocated = dataset.BitsStored = 8
-  dataset.HighBit = 7
-  dataset.PixelRepresentation = 0
-  dataset.LossyImageCompression = '01'
-  dataset.LossyImageCompressionMethod = 'ISO_10918_1'
-  _, data = cv2.imencode(
-    '.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-  )
-  dataset.PixelData = encaps.encapsulate([data.tobytes()])
-  return dataset
 
 
 def _write_tables(folder: pathlib.Path, jobs: Sequence[Job], labels) -> None:
@@ -232,35 +159,3 @@ def _ours(folder: str | os.PathLike) -> bool:
 
 def _crashed(job: Job):
   raise RuntimeError(f'the worker that drew {job} died')
-
-
-def main(argv: Sequence[str]) -> None:
-  del argv
-  values = flags.FLAGS
-  request = Request(*(values[name].value for name in Request._fields))
-  try:
-    write(request, values.output_dir, values.num_workers)
-  except (UserError, working.Busy) as error:
-    sys.exit(f'data_prep.phantom: {error}')
-  print(
-    f'{values.output_dir}: {request.num_images} labelled and '
-    f'{request.num_test_images} unlabelled synthetic radiographs'
-  )
-
-
-def _define_flags() -> None:
-  flags.DEFINE_string('output_dir', None, 'The folder to make.')
-  flags.DEFINE_integer('num_images', 600, 'Labelled images.', lower_bound=1)
-  flags.DEFINE_integer('num_test_images', 12, 'Others.', lower_bound=0)
-  flags.DEFINE_float('prevalence', 0.22, 'Share with a pneumothorax.')
-  flags.DEFINE_integer('seed', 0, 'Same seed, same bytes.', lower_bound=0)
-  flags.DEFINE_integer('image_size', 1024, 'Side in pixels.')
-  flags.DEFINE_integer(
-    'num_workers', len(os.sched_getaffinity(0)), 'Processes.', lower_bound=1
-  )
-  flags.mark_flag_as_required('output_dir')
-
-
-if __name__ == '__main__':
-  _define_flags()
-  app.run(main)

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from data_prep import phantom_anatomy as anatomy
-from data_prep.phantom_canvas import Canvas
+from data_prep.phantom import anatomy
+from data_prep.phantom.canvas import Canvas
 
 # Percentiles of the area of real masks, in pixels at 1024 x 1024 (12,047
 # annotated radiographs of the SIIM-ACR challenge).

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from data_prep.phantom_canvas import spline
+from data_prep.phantom.canvas import spline
 
 
-def devices(canvas, pose, air, random) -> np.ndarray:
+def draw(canvas, pose, air, random) -> np.ndarray:
   """Brightness to add, f32[S, S]."""
   layer = canvas.blank()
   sick = pose.portable

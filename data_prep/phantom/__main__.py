@@ -1,0 +1,45 @@
+"""The command; see the package."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from data_prep import working
+from data_prep.phantom import generate
+from pnx_jax.errors import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  values = flags.FLAGS
+  request = generate.Request(
+    *(values[name].value for name in generate.Request._fields)
+  )
+  try:
+    generate.write(request, values.output_dir, values.num_workers)
+  except (UserError, working.Busy, OSError) as error:
+    sys.exit(f'data_prep.phantom: {error}')
+  print(
+    f'{values.output_dir}: {request.num_images} labelled and '
+    f'{request.num_test_images} unlabelled synthetic radiographs'
+  )
+
+
+def _define_flags() -> None:
+  flags.DEFINE_string('output_dir', None, 'The folder to make.')
+  flags.DEFINE_integer('num_images', 600, 'Labelled images.', lower_bound=1)
+  flags.DEFINE_integer('num_test_images', 12, 'Others.', lower_bound=0)
+  flags.DEFINE_float('prevalence', 0.22, 'Share with a pneumothorax.')
+  flags.DEFINE_integer('seed', 0, 'Same seed, same bytes.', lower_bound=0)
+  flags.DEFINE_integer('image_size', 1024, 'Side in pixels.')
+  flags.DEFINE_integer(
+    'num_workers', len(os.sched_getaffinity(0)), 'Processes.', lower_bound=1
+  )
+  flags.mark_flag_as_required('output_dir')
+
+
+if __name__ == '__main__':
+  _define_flags()
+  app.run(main)
