@@ -101,6 +101,15 @@ def _soft_tissue(canvas, patient, pose, inside, random) -> np.ndarray:
     (random.uniform(0.4, 0.6), 0.98), (random.uniform(0.08, 0.26), 0.05), 0
   )
   tissue -= 0.13 * canvas.blur(canvas.coarse([pose(stomach)]), 4)
+  bowel = [
+    pose(canvas.ellipse(centre, radii, 0.0))
+    for centre, radii in zip(
+      random.uniform((-0.8, 1.12), (0.8, 1.45), (5, 2)),
+      random.uniform((0.03, 0.015), (0.13, 0.05), (5, 2)),
+      strict=True,
+    )
+  ]
+  tissue -= 0.06 * canvas.blur(canvas.coarse(bowel), 9)
   tilt = np.linspace(-1, 1, tissue.shape[0])
   tissue += 255 * (random.normal(0, 0.02) * tilt)
   tissue += 255 * (random.normal(0, 0.025) * tilt[:, None])

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -108,6 +109,7 @@ def write(
     about = json.dumps(request._asdict(), indent=2)
     (made / _ABOUT).write_text(about + '\n')
     working.publish(made, output_dir)
+    shutil.rmtree(folder)
 
 
 def draw(job: Job, request: Request):
