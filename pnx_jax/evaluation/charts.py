@@ -6,9 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# The drawing area in pixels of the picture's own coordinates.
-LEFT, TOP, RIGHT, BOTTOM = 50, 12, 410, 272
-
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -57,6 +54,9 @@ class Chart:
     y: vertical axis.
   """
 
+  # The area between the axes, in the picture's own coordinates.
+  left, top, right, bottom = 62, 12, 410, 272
+
   def __init__(self, title: str, *, x: Axis, y: Axis):
     self.title, self.x, self.y = title, x, y
     self.lines: list[dict] = []
@@ -91,20 +91,19 @@ class Chart:
 
   @property
   def x_ticks(self) -> list[tuple[float, str]]:
-    return [
-      (float(LEFT + self.x.share(value) * (RIGHT - LEFT)), label)
-      for value, label in self.x.ticks
-    ]
+    return [(self._across(value), label) for value, label in self.x.ticks]
 
   @property
   def y_ticks(self) -> list[tuple[float, str]]:
-    return [
-      (float(BOTTOM - self.y.share(value) * (BOTTOM - TOP)), label)
-      for value, label in self.y.ticks
-    ]
+    return [(self._up(value), label) for value, label in self.y.ticks]
 
   def _places(self, x, y) -> list[tuple[float, float]]:
-    across = LEFT + self.x.share(x) * (RIGHT - LEFT)
-    up = BOTTOM - self.y.share(y) * (BOTTOM - TOP)
-    pairs = zip(across.round(1), up.round(1), strict=True)
-    return [(float(a), float(b)) for a, b in pairs]
+    return [(self._across(a), self._up(b)) for a, b in zip(x, y, strict=True)]
+
+  def _across(self, value) -> float:
+    width = self.right - self.left
+    return round(self.left + float(self.x.share(value)) * width, 1)
+
+  def _up(self, value) -> float:
+    height = self.bottom - self.top
+    return round(self.bottom - float(self.y.share(value)) * height, 1)
