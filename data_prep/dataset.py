@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import os
@@ -251,8 +252,13 @@ def _write(
     image_size=request.image_size,
     data_dir=root,
   )
-  with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
-    builder.download_and_prepare(download_config=download)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+      builder.download_and_prepare(download_config=download)
+  except Exception as error:
+    if os.strerror(errno.ENOSPC) in str(error):  # one of TensorFlow's own
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), root) from error
+    raise
   return pathlib.Path(builder.data_path)
 
 

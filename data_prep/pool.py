@@ -3,6 +3,7 @@
 import collections
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import process
@@ -78,5 +79,12 @@ def _initialize() -> None:
   import cv2
 
   cv2.setNumThreads(1)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   # C decoders talk about damaged files there; exceptions take another way.
   os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _end_with_parent() -> None:
+  """Keeps workers from waiting for ever when the build is killed."""
+  multiprocessing.parent_process().join()
+  os._exit(1)

@@ -1,4 +1,7 @@
+import pathlib
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -82,6 +85,40 @@ def test_patient_map(tmp_path):
   path.write_text('a,1\nb\n')
   with pytest.raises(ValueError, match='line 2'):
     folds.read_patient_map(path)
+
+
+def run_audit(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'data_prep.folds', *arguments],
+    cwd=pathlib.Path(__file__).parents[1],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_audit_command(tmp_path):
+  table = tmp_path / 'folds.csv'
+  table.write_text('image_id,fold\na,0\nb,1\nc,0\nnobody,1\n')
+  labels = tmp_path / 'rle.csv'
+  labels.write_text('ImageId,EncodedPixels\na,1 1\nb,-1\nc,-1\n')
+  patients = tmp_path / 'map.csv'
+  patients.write_text('a,x\nb,x\nc,y\n')
+  done = run_audit(
+    f'--audit={table}', f'--rle_csv={labels}', f'--patient_map={patients}'
+  )
+  assert done.returncode == 0, done.stderr
+  assert '3 images (1 positive) in 2 folds; 1 left out' in done.stdout
+  assert '66.7% of images' in done.stdout
+  assert 'NOT patient-safe' in done.stdout
+  failed = run_audit(
+    f'--audit={tmp_path}/no.csv',
+    f'--rle_csv={labels}',
+    f'--patient_map={patients}',
+  )
+  assert failed.returncode == 1
+  assert failed.stderr.startswith('data_prep.folds: ')
+  assert len(failed.stderr.splitlines()) == 1
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,38 @@
+"""The Beam pipelines write what the worker processes write."""
+
+import dicom_files
+import pytest
+
+from data_prep import dataset
+
+
+def request(folder, name, **changes):
+  return dataset.Request(
+    dicom_dir=str(folder / 'train'),
+    rle_csv=str(folder / 'train-rle.csv'),
+    output_dir=str(folder / name),
+    image_size=16,
+    num_folds=2,
+    **changes,
+  )
+
+
+@pytest.mark.filterwarnings('ignore')  # Beam's own
+def test_the_same_records(tmp_path):
+  pytest.importorskip('apache_beam')
+  rows = ['ImageId,EncodedPixels']
+  for number in range(6):
+    dicom_files.write(
+      tmp_path / 'train' / f'{number}.dcm',
+      dicom_files.film(seed=number),
+      PatientID=f'{number}',
+    )
+    rows.append(f'{number},{"3 4" if number % 2 else "-1"}')
+  (tmp_path / 'train' / 'broken.dcm').write_bytes(b'')
+  (tmp_path / 'train-rle.csv').write_text('\n'.join(rows))
+  pool = dataset.build(request(tmp_path, 'pool'))
+  beam = dataset.build(request(tmp_path, 'beam', beam_runner='FnApiRunner'))
+  assert beam == pool
+  for path in (tmp_path / 'pool').iterdir():
+    written = (tmp_path / 'beam' / path.name).read_bytes()
+    assert written == path.read_bytes(), path.name

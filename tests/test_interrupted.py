@@ -1,0 +1,134 @@
+"""Builds that are cut short leave nothing that can be read by mistake."""
+
+import errno
+import fcntl
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import dicom_files
+import pytest
+
+from data_prep import dataset, report
+from pnx_jax.errors import UserError
+
+FILMS = 80
+
+
+@pytest.fixture(scope='module')
+def archive(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('archive')
+  rows = ['ImageId,EncodedPixels']
+  for number in range(FILMS):
+    dicom_files.write(
+      folder / 'train' / f'{number}.dcm',
+      dicom_files.film(24, 24, seed=number),
+      PatientID=f'{number}',
+    )
+    rows.append(f'{number},{"3 4" if number % 4 == 0 else "-1"}')
+  (folder / 'train-rle.csv').write_text('\n'.join(rows))
+  return folder
+
+
+def request(archive, output_dir, **changes):
+  values = {
+    'dicom_dir': str(archive / 'train'),
+    'rle_csv': str(archive / 'train-rle.csv'),
+    'output_dir': str(output_dir),
+    'image_size': 16,
+  }
+  return dataset.Request(**values | changes)
+
+
+@pytest.fixture(scope='module')
+def checksum(archive, tmp_path_factory):
+  output_dir = tmp_path_factory.mktemp('whole') / 'siim'
+  return dataset.build(request(archive, output_dir))['checksum']
+
+
+def test_killed_build_goes_on(archive, checksum, tmp_path, capsys):
+  output_dir = tmp_path / 'siim'
+  arguments = [
+    f'--{name}={value}'
+    for name, value in {
+      'dicom_dir': archive / 'train',
+      'rle_csv': archive / 'train-rle.csv',
+      'output_dir': output_dir,
+      'image_size': 16,
+      'num_workers': 1,
+    }.items()
+  ]
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'data_prep.build', *arguments],
+    cwd=pathlib.Path(__file__).parents[1],
+    start_new_session=True,
+  )
+  folder = tmp_path / '.siim.building'
+  deadline = time.monotonic() + 60
+  while not list(folder.glob('*.index')) and time.monotonic() < deadline:
+    time.sleep(0.005)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not output_dir.exists()
+  assert list(folder.glob('*.index'))
+  summary = dataset.build(request(archive, output_dir))
+  assert 'Going on with an interrupted build' in capsys.readouterr().out
+  assert summary['checksum'] == checksum
+  assert [path.name for path in tmp_path.iterdir()] == ['siim']
+
+
+def test_full_disk(archive, checksum, tmp_path, capsys, monkeypatch):
+  output_dir = tmp_path / 'siim'
+
+  def fail(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(report, 'write', fail)
+    with pytest.raises(UserError, match=r'No space left.*same command'):
+      dataset.build(request(archive, output_dir))
+  assert not output_dir.exists()
+  summary = dataset.build(request(archive, output_dir))
+  assert f'{FILMS} files are done' in capsys.readouterr().out
+  assert summary['checksum'] == checksum
+
+
+def test_leftovers_of_other_inputs_are_removed(
+  archive, checksum, tmp_path, capsys
+):
+  output_dir = tmp_path / 'siim'
+  folder = tmp_path / '.siim.building'
+  folder.mkdir()
+  (folder / '00000000.index').write_bytes(b'of another build')
+  summary = dataset.build(request(archive, output_dir))
+  assert 'Removed what an interrupted build' in capsys.readouterr().out
+  assert summary['checksum'] == checksum
+
+
+def test_two_builds_at_once(archive, tmp_path):
+  folder = tmp_path / '.siim.building'
+  folder.mkdir()
+  with open(folder / 'lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match='another build is writing'):
+      dataset.build(request(archive, tmp_path / 'siim'))
+
+
+def test_overwriting_keeps_the_old_dataset_until_the_new_one_is_there(
+  archive, tmp_path, monkeypatch
+):
+  output_dir = tmp_path / 'siim'
+  output_dir.mkdir()
+  (output_dir / 'old').touch()
+  wanted = request(archive, output_dir, overwrite=True)
+  with monkeypatch.context() as patch:
+    patch.setattr(report, 'write', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      dataset.build(wanted)
+  assert (output_dir / 'old').exists()
+  dataset.build(wanted)
+  assert not (output_dir / 'old').exists()
+  assert (output_dir / 'dataset_info.json').exists()
