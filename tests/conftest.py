@@ -62,3 +62,14 @@ def dataset_dir(tmp_path_factory) -> str:
     '--num_folds=3',
   )
   return str(root / 'records')
+
+
+@pytest.fixture(scope='session')
+def uninterrupted(dataset_dir, tmp_path_factory) -> tuple[pathlib.Path, dict]:
+  """Workdir and last scores of the run in tiny.py, on 8 devices."""
+  import tiny
+
+  from pnx_jax.training.train import train
+
+  path = tmp_path_factory.mktemp('uninterrupted')
+  return path, train(tiny.config(dataset_dir), path)

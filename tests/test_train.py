@@ -8,35 +8,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
+import tiny
 
-from configs import default
 from pnx_jax.errors import UserError
 from pnx_jax.training import experiment, sharding, state, workdir
 from pnx_jax.training import train as training
 from pnx_jax.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-def tiny(dataset_dir, **changes):
-  config = default.get_config()
-  config.update_from_flattened_dict(
-    {
-      'data_dir': dataset_dir,
-      'image_size': 32,
-      'batch_size': 8,
-      'eval.batch_size': 8,
-      'total_steps': 6,
-      'log_steps': 4,
-      'checkpoint_steps': 1,
-      'model.width': 4,
-      'model.depth': 2,
-      'read_threads': 2,
-      **changes,
-    }
-  )
-  return config
 
 
 def latest(config, path):
@@ -50,26 +29,12 @@ def latest(config, path):
     return jax.device_get(checkpoints.restore_latest(abstract))
 
 
-def events(path, fold=0):
-  """(step, value) of every scalar that is no timing, by name."""
-  folder = workdir.fold_dir(path, fold) / 'events'
-  accumulator = event_accumulator.EventAccumulator(
-    str(folder), size_guidance={'scalars': 0}
-  )
-  accumulator.Reload()
-  return {
-    tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
-    for tag in accumulator.Tags()['scalars']
-    if not tag.startswith('speed/')
-  }
-
-
 @pytest.fixture(scope='module')
-def uninterrupted(dataset_dir, tmp_path_factory):
-  path = tmp_path_factory.mktemp('uninterrupted')
-  config = tiny(dataset_dir)
-  scores = training.train(config, path)
-  return path, latest(config, path), events(path), scores
+def finished(uninterrupted, dataset_dir):
+  """Path, last state, scalars and scores of the uninterrupted run."""
+  path, scores = uninterrupted
+  config = tiny.config(dataset_dir)
+  return path, latest(config, path), tiny.events(path), scores
 
 
 def assert_same(found, expected):
@@ -78,8 +43,8 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(one, other)
 
 
-def test_run_leaves_a_workdir(uninterrupted):
-  path, final, scalars, scores = uninterrupted
+def test_run_leaves_a_workdir(finished):
+  path, final, scalars, scores = finished
   assert (path / 'config.json').is_file()
   assert final.step == 6
   assert {step for step, _ in scalars['train/loss']} == {4, 6}
@@ -96,10 +61,10 @@ def test_run_leaves_a_workdir(uninterrupted):
 
 
 def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(
-  dataset_dir, tmp_path, uninterrupted
+  dataset_dir, tmp_path, finished
 ):
-  _, expected, scalars, _ = uninterrupted
-  config = tiny(dataset_dir)
+  _, expected, scalars, _ = finished
+  config = tiny.config(dataset_dir)
   # The signal comes before the first step and is obeyed after it.
   stopped = subprocess.run(
     [
@@ -123,14 +88,14 @@ def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(
   assert latest(config, tmp_path).step == 1
   training.train(config, tmp_path)
   assert_same(latest(config, tmp_path), expected)
-  assert events(tmp_path) == scalars
+  assert tiny.events(tmp_path) == scalars
 
 
 def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
-  dataset_dir, tmp_path, uninterrupted
+  dataset_dir, tmp_path, finished
 ):
-  _, expected, scalars, _ = uninterrupted
-  config = tiny(dataset_dir)
+  _, expected, scalars, _ = finished
+  config = tiny.config(dataset_dir)
   process = subprocess.Popen(
     [
       sys.executable,
@@ -149,7 +114,7 @@ def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
   process.wait()
   training.train(config, tmp_path)
   assert_same(latest(config, tmp_path), expected)
-  assert events(tmp_path) == scalars
+  assert tiny.events(tmp_path) == scalars
 
 
 def _with_config(path, config):
@@ -157,14 +122,16 @@ def _with_config(path, config):
   return path
 
 
-def test_a_finished_run_is_not_trained_again(uninterrupted, dataset_dir):
-  path, expected, _, _ = uninterrupted
-  assert training.train(tiny(dataset_dir), path) == {}
-  assert_same(latest(tiny(dataset_dir), path), expected)
+def test_a_finished_run_is_not_trained_again(finished, dataset_dir):
+  path, expected, _, _ = finished
+  assert training.train(tiny.config(dataset_dir), path) == {}
+  assert_same(latest(tiny.config(dataset_dir), path), expected)
 
 
 def test_nonfinite_loss_stops_and_saves_its_batch(dataset_dir, tmp_path):
-  config = tiny(dataset_dir, **{'losses.bce': float('nan'), 'total_steps': 2})
+  config = tiny.config(
+    dataset_dir, **{'losses.bce': float('nan'), 'total_steps': 2}
+  )
   with pytest.raises(FloatingPointError, match='loss of step 1 is nan'):
     training.train(config, tmp_path)
   saved = np.load(tmp_path / 'fold0' / 'bad_batch_1.npz')
@@ -173,4 +140,4 @@ def test_nonfinite_loss_stops_and_saves_its_batch(dataset_dir, tmp_path):
 
 def test_a_batch_that_does_not_divide_is_refused(dataset_dir, tmp_path):
   with pytest.raises(UserError, match='multiple of 8'):
-    training.train(tiny(dataset_dir, batch_size=12), tmp_path)
+    training.train(tiny.config(dataset_dir, batch_size=12), tmp_path)

@@ -1,0 +1,47 @@
+"""A run small enough for tests: 6 steps of a U-Net of width 4."""
+
+from tensorboard.backend.event_processing import event_accumulator
+
+from configs import default
+from pnx_jax.training import workdir
+
+FIELDS = {
+  'image_size': 32,
+  'batch_size': 8,
+  'eval.batch_size': 8,
+  'total_steps': 6,
+  'log_steps': 4,
+  'checkpoint_steps': 1,
+  'model.width': 4,
+  'model.depth': 2,
+  'read_threads': 2,
+}
+
+
+def config(data_dir, **changes):
+  made = default.get_config()
+  made.update_from_flattened_dict({'data_dir': data_dir, **FIELDS, **changes})
+  return made
+
+
+def flags(data_dir, **changes):
+  """The same run as flags of launch.py."""
+  fields = {'data_dir': data_dir, **FIELDS, **changes}
+  return [
+    '--config=configs/unet.py',
+    *(f'--config.{name}={value}' for name, value in fields.items()),
+  ]
+
+
+def events(path, fold=0):
+  """(step, value) of every scalar that is no timing, by name."""
+  folder = workdir.fold_dir(path, fold) / 'events'
+  accumulator = event_accumulator.EventAccumulator(
+    str(folder), size_guidance={'scalars': 0}
+  )
+  accumulator.Reload()
+  return {
+    tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
+    for tag in accumulator.Tags()['scalars']
+    if not tag.startswith('speed/')
+  }
