@@ -1,4 +1,4 @@
-"""Convolutions and pooling, each in the form its backend runs fastest.
+"""Convolution, upsampling, pooling, each in its backend's fastest form.
 
 XLA's CPU backend has no fast grouped convolution; sums of shifted products
 stand in for it there. All forms of one operation compute the same, which
@@ -9,6 +9,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+
+from pnx_jax.models.depthwise import depthwise
+
+_DENSE_CHANNELS = 64
 
 
 def padding_of(size, *, kernel, stride, padding):
@@ -63,37 +67,103 @@ def direct(x, kernel, *, stride, pads, groups=1):
   )
 
 
-def depthwise(x, kernel, stride, pads):
-  """One filter per channel as a sum of shifted products.
-
-  Args:
-    x: `[B, H, W, C]`.
-    kernel: `[K, K, C]`.
-    stride: of both axes.
-    pads: zeros before and after each axis.
-  """
-  size = kernel.shape[0]
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  rows, columns = ((length - size) // stride + 1 for length in x.shape[1:3])
-  total = 0
-  for row in range(size):
-    for column in range(size):
-      part = x[
-        :,
-        row : row + stride * (rows - 1) + 1 : stride,
-        column : column + stride * (columns - 1) + 1 : stride,
-      ]
-      total += part * kernel[row, column].reshape(1, 1, 1, -1)
-  return total
-
-
 def grouped(x, kernel, *, stride, pads, groups):
-  """One dense convolution per group."""
-  parts = zip(
-    jnp.split(x, groups, axis=-1),
-    jnp.split(kernel, groups, axis=-1),
-    strict=True,
+  """Dense convolutions with block-diagonal kernels.
+
+  So many groups share one that it has about `_DENSE_CHANNELS` channels: the
+  zeros cost less than many narrow convolutions.
+  """
+  size, _, width, features = kernel.shape
+  merged = math.gcd(groups, max(_DENSE_CHANNELS // width, 1))
+  blocks = groups // merged
+  kernel = kernel.reshape(size, size, width, blocks, merged, -1)
+  dense = jnp.einsum(
+    'klwnmf,me->nklewmf', kernel, jnp.eye(merged, dtype=kernel.dtype)
   )
+  dense = dense.reshape(blocks, size, size, merged * width, features // blocks)
+  parts = zip(jnp.split(x, blocks, axis=-1), dense, strict=True)
   return jnp.concatenate(
     [direct(*part, stride=stride, pads=pads) for part in parts], axis=-1
   )
+
+
+def convolve_upsampled(below, skips, kernel):
+  """3x3 convolution of `upsample(below)` joined with skips.
+
+  Args:
+    below: `[B, H, W, C]`.
+    skips: list of `[B, 2H, 2W, Ci]`.
+    kernel: `[3, 3, C + sum(Ci), F]`.
+
+  Returns:
+    `[B, 2H, 2W, F]`.
+  """
+  if jax.default_backend() != 'cpu':
+    joined = jnp.concatenate([upsample(below), *skips], axis=-1)
+    return direct(joined, kernel, stride=1, pads=((1, 1), (1, 1)))
+  channels = below.shape[-1]
+  total = folded(below, kernel[:, :, :channels])
+  if skips:
+    joined = jnp.concatenate(skips, axis=-1)
+    rest = kernel[:, :, channels:]
+    total += direct(joined, rest, stride=1, pads=((1, 1), (1, 1)))
+  return total
+
+
+def folded(x, kernel):
+  """3x3 convolution of `upsample(x)` with 4/9 of its multiplications.
+
+  Of the three rows a tap sees, two are copies of one: each of the four phases
+  of the output is a 2x2 convolution of x itself, with the taps of copies
+  added up.
+  """
+  batch, height, width, _ = x.shape
+  features = kernel.shape[-1]
+  # [phase, tap of 2, tap of 3]
+  fold = jnp.array(
+    [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype
+  )
+  kernel = jnp.einsum('pik,qjl,klcf->ijcpqf', fold, fold, kernel)
+  phases = direct(
+    x, kernel.reshape(2, 2, -1, 4 * features), stride=1, pads=((1, 1), (1, 1))
+  ).reshape(batch, height + 1, width + 1, 2, 2, features)
+  rows = [
+    jnp.stack(
+      [
+        phases[:, row : row + height, column : column + width, row, column]
+        for column in (0, 1)
+      ],
+      axis=3,
+    )
+    for row in (0, 1)
+  ]
+  return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, features)
+
+
+def upsample(x):
+  """Nearest neighbour, twice as large; `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
+  batch, height, width, channels = x.shape
+  x = jnp.broadcast_to(
+    x[:, :, None, :, None], (batch, height, 2, width, 2, channels)
+  )
+  return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def max_pool(x):
+  """Largest of each 2x2 window; `[B, H, W, C]` to `[B, H/2, W/2, C]`."""
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+  return x.max(axis=(2, 4))
+
+
+def max_pool_overlapping(x):
+  """Largest of each 3x3 window, stride 2, padded by 1 on both sides."""
+  for axis in (1, 2):
+    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+    even, odd = jnp.split(pairs, 2, axis=axis + 1)
+    even, odd = even.squeeze(axis + 1), odd.squeeze(axis + 1)
+    pads = [(0, 0, 0)] * 4
+    pads[axis] = (1, -1, 0)
+    before = jax.lax.pad(odd, jnp.array(-jnp.inf, x.dtype), pads)
+    x = jnp.maximum(jnp.maximum(even, odd), before)
+  return x

@@ -5,7 +5,6 @@ times `width`.
 """
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from pnx_jax.models import layers
 
@@ -20,9 +19,11 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, inputs, train):
     below, *skips = inputs
-    x = jnp.concatenate([layers.upsample(below), *skips], axis=-1)
-    for name in ('conv1', 'conv2'):
-      x = layers.ConvNorm(self.features, self.style, name=name)(x, train)
+    style = self.style
+    x = layers.UpsampledConv(self.features, style, name='conv1')(below, skips)
+    x = style.activation(layers.Norm(style, name='bn1')(x, train))
+    x = layers.Conv(self.features, style, name='conv2')(x)
+    x = style.activation(layers.Norm(style, name='bn2')(x, train))
     if self.attention:
       x = layers.SpatialChannelExcite(self.style, name='attention')(x)
     return x

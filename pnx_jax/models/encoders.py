@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from pnx_jax.models import layers
+from pnx_jax.models import convolution, layers
 
 
 class UNetEncoder(nn.Module):
@@ -21,7 +21,7 @@ class UNetEncoder(nn.Module):
     features = {}
     for level in range(self.depth + 1):
       if level:
-        x = layers.max_pool(x)
+        x = convolution.max_pool(x)
       for index in (1, 2):
         x = conv_norm(
           self.width << level, self.style, name=f'level{level}_conv{index}'

@@ -89,6 +89,28 @@ class Conv(nn.Module):
     return x
 
 
+class UpsampledConv(nn.Module):
+  """3x3 convolution of an upsampled map joined with maps of that size."""
+
+  features: int
+  style: Style
+
+  @nn.compact
+  def __call__(self, below, skips):
+    style = self.style
+    channels = below.shape[-1] + sum(skip.shape[-1] for skip in skips)
+    kernel = self.param(
+      'kernel', nn.initializers.he_normal(), (3, 3, channels, self.features)
+    )
+    if style.normalisation == 'group':
+      kernel = standardise(kernel)
+    return convolution.convolve_upsampled(
+      below.astype(style.dtype),
+      [skip.astype(style.dtype) for skip in skips],
+      kernel.astype(style.dtype),
+    )
+
+
 class Norm(nn.Module):
   """The normalisation `style` names."""
 
@@ -173,32 +195,3 @@ class DropPath(nn.Module):
     return nn.Dropout(
       self.rate, broadcast_dims=(1, 2, 3), deterministic=not train
     )(x)
-
-
-def upsample(x):
-  """Nearest neighbour, twice as large; `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
-  batch, height, width, channels = x.shape
-  x = jnp.broadcast_to(
-    x[:, :, None, :, None], (batch, height, 2, width, 2, channels)
-  )
-  return x.reshape(batch, 2 * height, 2 * width, channels)
-
-
-def max_pool(x):
-  """Largest of each 2x2 window; `[B, H, W, C]` to `[B, H/2, W/2, C]`."""
-  batch, height, width, channels = x.shape
-  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-  return x.max(axis=(2, 4))
-
-
-def max_pool_overlapping(x):
-  """Largest of each 3x3 window, stride 2, padded by 1 on both sides."""
-  for axis in (1, 2):
-    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-    even, odd = jnp.split(pairs, 2, axis=axis + 1)
-    even, odd = even.squeeze(axis + 1), odd.squeeze(axis + 1)
-    pads = [(0, 0, 0)] * 4
-    pads[axis] = (1, -1, 0)
-    before = jax.lax.pad(odd, jnp.array(-jnp.inf, x.dtype), pads)
-    x = jnp.maximum(jnp.maximum(even, odd), before)
-  return x

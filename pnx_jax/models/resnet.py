@@ -8,7 +8,7 @@ import dataclasses
 
 import flax.linen as nn
 
-from pnx_jax.models import layers
+from pnx_jax.models import convolution, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ class ResNetEncoder(nn.Module):
     x = style.activation(layers.Norm(style, name='bn1')(x, train))
     features = {2: x}
     block = layers.block(Block, style)
-    x = layers.max_pool_overlapping(x)
+    x = convolution.max_pool_overlapping(x)
     for stage in range(1, self.depth):
       for index in range(self.variant.blocks[stage - 1]):
         x = block(

@@ -1,0 +1,93 @@
+"""PyTorch's side of train_step.py: a worker in its own process.
+
+Reads a number of steps per line from standard input and answers with the
+seconds they took; the first answer is the seconds of the first step.
+"""
+
+import argparse
+import sys
+import time
+
+import segmentation_models_pytorch as smp
+import torch
+
+ENCODERS = {
+  'resnet34': 'resnet34',
+  'resnet50': 'resnet50',
+  'se_resnext50': 'tu-seresnext50_32x4d',
+  'efficientnet_b0': 'efficientnet-b0',
+  'efficientnet_b4': 'efficientnet-b4',
+  'efficientnet_lite0': 'timm-tf_efficientnet_lite0',
+}
+
+
+def trainer(encoder, *, size, batch):
+  """A function that takes one step, and one that waits for the device."""
+  cuda = torch.cuda.is_available()
+  device = torch.device('cuda' if cuda else 'cpu')
+  torch.backends.cudnn.benchmark = True
+  torch.set_float32_matmul_precision('high')
+  net = smp.Unet(ENCODERS[encoder], encoder_weights=None, in_channels=1)
+  net = net.to(device, memory_format=torch.channels_last).train()
+  optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+  image = torch.rand(batch, 1, size, size, device=device).contiguous(
+    memory_format=torch.channels_last
+  )
+  label = (torch.rand(batch, 1, size, size, device=device) > 0.9).float()
+  forward = torch.compile(net) if cuda else net
+  cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits
+
+  def step():
+    with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+      logits = forward(image)
+    loss = cross_entropy(logits.float(), label)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+
+  return step, torch.cuda.synchronize if cuda else lambda: None
+
+
+def predictor(encoder, *, size, batch):
+  """The same for inference."""
+  cuda = torch.cuda.is_available()
+  device = torch.device('cuda' if cuda else 'cpu')
+  net = smp.Unet(ENCODERS[encoder], encoder_weights=None, in_channels=1)
+  net = net.to(device, memory_format=torch.channels_last).eval()
+  image = torch.rand(batch, 1, size, size, device=device).contiguous(
+    memory_format=torch.channels_last
+  )
+  forward = torch.compile(net) if cuda else net
+
+  @torch.no_grad()
+  def step():
+    with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+      forward(image)
+
+  return step, torch.cuda.synchronize if cuda else lambda: None
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--encoder', choices=ENCODERS, required=True)
+  parser.add_argument('--size', type=int, required=True)
+  parser.add_argument('--batch', type=int, required=True)
+  parser.add_argument('--inference', action='store_true')
+  flags = parser.parse_args()
+  make = predictor if flags.inference else trainer
+  step, wait = make(flags.encoder, size=flags.size, batch=flags.batch)
+
+  def timed(steps):
+    start = time.perf_counter()
+    for _ in range(steps):
+      step()
+    wait()
+    print(time.perf_counter() - start, flush=True)
+
+  timed(1)
+  for line in sys.stdin:
+    timed(int(line))
+
+
+if __name__ == '__main__':
+  main()

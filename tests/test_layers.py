@@ -1,0 +1,158 @@
+"""Every form of an operation against the plain one, values and gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pnx_jax.models import convolution, depthwise, layers
+
+
+def random(*shape, seed=0):
+  return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def assert_same(form, plain, *arguments):
+  """Equal values and equal gradients of a random projection."""
+
+  def projected(function):
+    def value(*arguments):
+      y = function(*arguments)
+      return jnp.sum(y * random(*y.shape, seed=1)), y
+
+    return jax.jit(
+      jax.value_and_grad(
+        value, argnums=tuple(range(len(arguments))), has_aux=True
+      )
+    )(*arguments)
+
+  (_, ours), our_gradients = projected(form)
+  (_, theirs), their_gradients = projected(plain)
+  for a, b in zip(
+    (ours, *our_gradients), (theirs, *their_gradients), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
+
+
+@pytest.mark.parametrize('size', [3, 5])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('padding', ['symmetric', 'same'])
+def test_depthwise(size, stride, padding):
+  pads = (
+    convolution.padding_of(8, kernel=size, stride=stride, padding=padding),
+  ) * 2
+  assert_same(
+    lambda x, kernel: depthwise.depthwise(x, kernel[:, :, 0], stride, pads),
+    lambda x, kernel: convolution.direct(
+      x, kernel, stride=stride, pads=pads, groups=3
+    ),
+    random(2, 8, 8, 3),
+    random(size, size, 1, 3),
+  )
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_grouped(monkeypatch, stride):
+  monkeypatch.setattr(convolution, '_DENSE_CHANNELS', 4)
+  settings = {'stride': stride, 'pads': ((1, 1), (1, 1)), 'groups': 4}
+  assert_same(
+    lambda *inputs: convolution.grouped(*inputs, **settings),
+    lambda *inputs: convolution.direct(*inputs, **settings),
+    random(2, 8, 8, 8),
+    random(3, 3, 2, 12),
+  )
+
+
+@pytest.mark.parametrize('skips', [0, 2])
+def test_convolution_of_an_upsampled_map(skips):
+  def plain(below, kernel, *skips):
+    joined = jnp.concatenate([convolution.upsample(below), *skips], axis=-1)
+    return convolution.direct(joined, kernel, stride=1, pads=((1, 1), (1, 1)))
+
+  assert_same(
+    lambda below, kernel, *skips: convolution.convolve_upsampled(
+      below, list(skips), kernel
+    ),
+    plain,
+    random(2, 4, 6, 3),
+    random(3, 3, 3 + 2 * skips, 5),
+    *(random(2, 8, 12, 2) for _ in range(skips)),
+  )
+
+
+def test_upsample_repeats_each_pixel():
+  x = random(2, 3, 4, 2)
+  np.testing.assert_array_equal(
+    convolution.upsample(x), x.repeat(2, axis=1).repeat(2, axis=2)
+  )
+
+
+def test_pooling():
+  x = random(2, 8, 12, 3)
+  assert_same(convolution.max_pool, lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
+  assert_same(
+    convolution.max_pool_overlapping,
+    lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))),
+    x,
+  )
+
+
+def test_same_padding_is_tensorflows():
+  for size in range(4, 12):
+    for kernel in (3, 5):
+      x, weights = random(1, size, size, 1), random(kernel, kernel, 1, 1)
+      pads = convolution.padding_of(
+        size, kernel=kernel, stride=2, padding='same'
+      )
+      np.testing.assert_allclose(
+        convolution.direct(x, weights, stride=2, pads=(pads, pads)),
+        jax.lax.conv_general_dilated(
+          x, weights, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        ),
+      )
+
+
+def test_standardised_kernels_have_no_mean_and_unit_fan_in():
+  kernel = layers.standardise(3 + 2 * random(3, 3, 8, 4))
+  np.testing.assert_allclose(kernel.mean((0, 1, 2)), 0, atol=1e-6)
+  np.testing.assert_allclose(kernel.var((0, 1, 2)) * 72, 1, rtol=1e-3)
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean():
+  x = np.ones((4096, 1, 1, 2), np.float32)
+  kept = layers.DropPath(0.25).apply(
+    {}, x, train=True, rngs={'dropout': jax.random.key(0)}
+  )
+  np.testing.assert_array_equal(kept[..., 0], kept[..., 1])
+  assert set(np.unique(kept)) == {0, np.float32(4 / 3)}
+  assert abs(kept.mean() - 1) < 0.05
+  np.testing.assert_array_equal(layers.DropPath(0.25).apply({}, x, False), x)
+
+
+def test_attention_weighs_channels_and_places():
+  x = random(2, 4, 4, 32)
+  module = layers.SpatialChannelExcite(layers.Style())
+  variables = module.init(jax.random.key(0), x)
+  ours = module.apply(variables, x)
+
+  def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+  params = jax.tree.map(np.asarray, variables['params'])
+  channels = params['channels']
+  hidden = x.mean((1, 2)) @ channels['fc1']['kernel'][0, 0]
+  weight = np.maximum(hidden, 0) @ channels['fc2']['kernel'][0, 0]
+  place = x @ params['place']['kernel'][0, 0]
+  theirs = x * sigmoid(weight)[:, None, None] + x * sigmoid(place)
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_normalisation_keeps_its_statistics():
+  x = 5 + random(4, 2, 2, 3)
+  for kind, changes in (('batch', True), ('frozen', False)):
+    norm = layers.Norm(layers.Style(normalisation=kind))
+    variables = norm.init(jax.random.key(0), x, train=False)
+    _, after = norm.apply(variables, x, train=True, mutable=['batch_stats'])
+    before = variables['batch_stats']['batch']['mean']
+    assert (after['batch_stats']['batch']['mean'] != before).any() == changes
