@@ -63,8 +63,9 @@ class Network:
 def _check_shapes(saved: pathlib.Path, abstract: Any) -> None:
   """Raises UserError where a checkpoint holds another network's weights."""
   try:
-    with ocp.StandardCheckpointer() as reader:
-      found = _shapes(reader.metadata(saved.absolute()).item_metadata.tree)
+    handler = ocp.StandardCheckpointHandler()
+    found = _shapes(handler.metadata(saved.absolute()).tree)
+    handler.close()
   except Exception:  # Damage: restoring reports it, with a step to fall back.
     return
   expected = _shapes(abstract)

@@ -16,21 +16,18 @@ from pnx_jax.metrics.rules import Rule
 
 NUM_GROUPS = 5
 
-TOPS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 0.95)
+TOPS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.72, 0.75, 0.8, 0.9, 0.95)
 AREAS = (0, 100, 200, 400, 600, 800, 1000, 1500, 2000, 3000, 4500)
 _BOTTOMS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
-_GATES = (-1.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_GATES = (-1.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.8, 0.9)
 
 # Without gates first: of equal rules the simpler one wins.
-GRID = (
-  rules.PLAIN,
-  *(
-    Rule(top, area, bottom, gate)
-    for gate, top, area, bottom in itertools.product(
-      _GATES, TOPS, AREAS, _BOTTOMS
-    )
-    if bottom <= top
-  ),
+GRID = tuple(
+  Rule(top, area, bottom, gate)
+  for gate, top, area, bottom in itertools.product(
+    _GATES, TOPS, AREAS, _BOTTOMS
+  )
+  if bottom <= top
 )
 
 
