@@ -1,0 +1,238 @@
+"""Evaluation as the command runs it, on phantoms and on doctored answers."""
+
+import csv
+import json
+import shutil
+import types
+
+import cv2
+import numpy as np
+import pytest
+import sklearn.metrics
+import tiny
+
+from pnx_jax.errors import UserError
+from pnx_jax.evaluation import evaluate as evaluation
+from pnx_jax.evaluation import files, judge, search, submission
+from pnx_jax.evaluation.network import SIZE
+from pnx_jax.evaluation.postprocess import Postprocess
+from pnx_jax.formats import letterbox, rle
+from pnx_jax.input import pipeline
+from pnx_jax.metrics.dice import THRESHOLDS
+
+
+@pytest.fixture(scope='module')
+def workdir(uninterrupted, tmp_path_factory):
+  """A copy of the small run with two folds, the second trained like the first.
+
+  Six steps teach nothing: what is tested is that the figures are right.
+  """
+  path = tmp_path_factory.mktemp('evaluated') / 'run'
+  shutil.copytree(uninterrupted[0], path)
+  shutil.copytree(
+    path / 'fold0' / 'checkpoints', path / 'fold1' / 'checkpoints'
+  )
+  return path
+
+
+@pytest.fixture(scope='module')
+def evaluated(workdir, dataset_dir):
+  """The eval folder and what `evaluate` returned."""
+  config = tiny.config(
+    dataset_dir, **{'eval.bootstrap': 50, 'eval.num_overlays': 2}
+  )
+  return workdir / 'eval', evaluation.evaluate(config, workdir)
+
+
+def _rows(path):
+  with path.open(newline='') as file:
+    return list(csv.DictReader(file))
+
+
+def test_metrics_follow_from_the_table_of_images(evaluated, dataset_dir):
+  folder, metrics = evaluated
+  assert json.loads((folder / 'metrics.json').read_text()) == metrics
+  rows = _rows(folder / 'per_image.csv')
+  assert tuple(rows[0]) == files.PER_IMAGE
+  dataset = pipeline.Dataset(dataset_dir, ['fold0', 'fold1'])
+  assert [row['image_id'] for row in rows] == [
+    record.image_id for record in dataset.records
+  ]
+  label = np.array([int(row['label']) for row in rows])
+  dice = np.array([float(row['dice']) for row in rows])
+  probability = np.array([float(row['probability']) for row in rows])
+  assert metrics['num_images'] == len(rows)
+  assert metrics['num_positive'] == label.sum() > 0
+  assert metrics['num_folds'] == 2
+  assert metrics['dice'] == pytest.approx(dice.mean())
+  assert metrics['dice_positive'] == pytest.approx(dice[label == 1].mean())
+  assert metrics['all_empty_dice'] == pytest.approx(1 - label.mean())
+  assert metrics['auc'] == pytest.approx(
+    sklearn.metrics.roc_auc_score(label, probability)
+  )
+  for row, record in zip(rows, dataset.records, strict=True):
+    mask = rle.decode(record.rle, record.height, record.width)
+    truth = letterbox.letterbox(mask, SIZE)
+    assert int(row['truth_area']) == truth.sum()
+    assert row['size_quartile'] in ('1234' if mask.any() else ('',))
+  low, high = metrics['intervals']['dice']
+  assert low < metrics['dice'] < high
+  assert metrics['intervals']['size_quartile=1/auc'] is None
+  assert metrics['size_quartile=1/auc'] is None
+  by_sex = [metrics[f'sex={sex}/num_images'] for sex in 'FM']
+  assert sum(by_sex) == len(rows)
+
+
+def test_the_submission_holds_the_test_split(evaluated, dataset_dir, tmp_path):
+  folder, _ = evaluated
+  test = pipeline.Dataset(dataset_dir, ['test'], labelled_only=False)
+  lines = (folder / 'submission.csv').read_text().splitlines()
+  assert lines[0] == 'ImageId,EncodedPixels'
+  assert [line.split(',')[0] for line in lines[1:]] == [
+    record.image_id for record in test.records
+  ]
+  for line, record in zip(lines[1:], test.records, strict=True):
+    rle.decode(line.split(',')[1], record.height, record.width)
+
+
+def test_pictures_boxes_and_rule_are_written(evaluated):
+  folder, metrics = evaluated
+  pictures = sorted((folder / 'overlays').rglob('*.png'))
+  kinds = [path.parent.name for path in pictures]
+  assert kinds == ['best'] * 2 + ['random'] * 2 + ['worst'] * 2
+  assert all(cv2.imread(str(path)) is not None for path in pictures)
+  rows = _rows(folder / 'per_image.csv')
+  predicted = {r['image_id'] for r in rows if int(r['predicted_area'])}
+  assert {row['image_id'] for row in _rows(folder / 'boxes.csv')} == predicted
+  post = Postprocess.load(folder / 'postprocess.json')
+  assert post.rule in search.GRID
+  assert len(post.operating_points) == 6
+  assert post.temperature == metrics['temperature']
+  page = (folder / 'report.html').read_text()
+  assert f'{metrics["dice"]:.3f}' in page
+
+
+def test_a_second_evaluation_replaces_the_first(
+  evaluated, dataset_dir, workdir
+):
+  folder, metrics = evaluated
+  stale = folder / 'overlays' / 'worst' / 'stale.png'
+  stale.touch()
+  config = tiny.config(
+    dataset_dir,
+    **{
+      'eval.bootstrap': 50,
+      'eval.num_overlays': 2,
+      'eval.batch_size': 24,
+      'eval.min_component': 50,
+      'eval.fill_holes': True,
+    },
+  )
+  again = evaluation.evaluate(config, workdir)
+  assert not stale.exists()
+  cleaned = again.pop('dice_cleaned')
+  assert 0 <= cleaned <= 1
+  for name, value in metrics.items():
+    if name != 'intervals':
+      assert again[name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_no_run_no_fold_and_another_network_are_one_line(
+  workdir, dataset_dir, tmp_path
+):
+  config = tiny.config(dataset_dir)
+  with pytest.raises(UserError, match='train first'):
+    evaluation.evaluate(config, tmp_path / 'nothing')
+  single = tmp_path / 'single'
+  shutil.copytree(workdir / 'fold0', single / 'fold0')
+  shutil.copy(workdir / 'config.json', single)
+  mixed = tiny.config(dataset_dir, **{'eval.ensemble': str(single)})
+  with pytest.raises(UserError, match='single has no checkpoint of fold 1'):
+    evaluation.evaluate(mixed, workdir)
+  written = json.loads((single / 'config.json').read_text())
+  written['model']['width'] = 8
+  (single / 'config.json').write_text(json.dumps(written))
+  with pytest.raises(UserError, match=r'another network .* is \(4,\) there'):
+    evaluation.evaluate(config, single)
+
+
+def test_runs_of_different_folds_may_not_judge_each_other(
+  workdir, dataset_dir, tmp_path
+):
+  """The same records under other fold names: what was held out was seen."""
+  swapped = tmp_path / 'swapped'
+  shutil.copytree(dataset_dir, swapped)
+  one, other = (
+    swapped / f'siim-fold{i}.tfrecord-00000-of-00001' for i in (0, 2)
+  )
+  contents = one.read_bytes(), other.read_bytes()
+  one.write_bytes(contents[1])
+  other.write_bytes(contents[0])
+  info = json.loads((swapped / 'dataset_info.json').read_text())
+  sizes = {split['name']: split for split in info['splits']}
+  lengths = [sizes[name]['shardLengths'] for name in ('fold0', 'fold2')]
+  sizes['fold0']['shardLengths'], sizes['fold2']['shardLengths'] = lengths[::-1]
+  (swapped / 'dataset_info.json').write_text(json.dumps(info))
+  with pytest.raises(UserError, match='it has seen images'):
+    evaluation.evaluate(tiny.config(str(swapped)), workdir)
+
+
+def _judged(num_images, positives, **statistics):
+  """A verdict on made-up answers."""
+  records = [
+    types.SimpleNamespace(
+      label=int(i < positives), patient=i // 2, view='PA', sex='F', age=40
+    )
+    for i in range(num_images)
+  ]
+  held_out = types.SimpleNamespace(
+    records=records,
+    label=np.arange(num_images) < positives,
+    fold=np.zeros(num_images, int),
+  )
+  areas = np.zeros((num_images, len(THRESHOLDS)), int)
+  areas[:positives, :15] = 5000
+  table = {
+    'truth_area': np.where(held_out.label, 5000, 0),
+    'predicted_area': areas,
+    'intersection': areas,
+    'probability': np.where(held_out.label, 0.9, 0.1),
+  } | statistics
+  groups = search.patient_groups([r.patient for r in records], held_out.label)
+  return judge.judge(held_out, table, groups, replicates=50).flat()
+
+
+def test_a_perfect_answer_scores_one():
+  metrics = _judged(40, 12)
+  for name in ('dice', 'dice_positive', 'iou', 'auc', 'specificity'):
+    assert metrics[name] == 1, name
+  assert metrics['optimism'] == 0
+  assert metrics['all_empty_dice'] == 0.7
+
+
+@pytest.mark.parametrize('positives', [0, 10])
+def test_one_class_alone_leaves_gaps_but_no_errors(positives):
+  metrics = _judged(10, positives)
+  text = json.dumps(metrics, allow_nan=False)
+  assert json.loads(text)['auc'] is None
+  assert metrics['intervals']['auc'] is None
+  assert metrics['dice'] == 1
+  missing = 'specificity' if positives else 'dice_positive'
+  assert metrics[missing] is None
+  files.summary(metrics)
+
+
+def test_the_submission_of_3205_masks_takes_seconds(tmp_path):
+  """At the rate of 40 masks, on one core."""
+  probs = cv2.resize(
+    np.random.default_rng(0).random((24, 24), np.float32), (SIZE, SIZE)
+  )
+  film = types.SimpleNamespace(height=SIZE, width=SIZE, pixel_aspect=1.0)
+  post = Postprocess()
+  start = cv2.getTickCount()
+  rows = [
+    (str(i), rle.encode(post.film_mask(probs, 1.0, film))) for i in range(40)
+  ]
+  submission.write(tmp_path / 'submission.csv', rows)
+  seconds = (cv2.getTickCount() - start) / cv2.getTickFrequency()
+  assert seconds / 40 * 3205 < 20
