@@ -1,0 +1,160 @@
+"""The report: self-contained, described in words, readable on a phone."""
+
+import html.parser
+import re
+import shutil
+import subprocess
+import types
+import xml.etree.ElementTree as ET
+
+import cv2
+import numpy as np
+import pytest
+
+from pnx_jax import draw
+from pnx_jax.evaluation import gallery, judge, report, search
+from pnx_jax.evaluation.charts import Axis, Chart
+from pnx_jax.metrics.dice import THRESHOLDS
+
+CHROMIUM = next(
+  filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None
+)
+
+
+def _page(num_images=60, positives=20):
+  rng = np.random.default_rng(0)
+  label = np.arange(num_images) < positives
+  records = [
+    types.SimpleNamespace(
+      image_id=f'<img{i}>' + '1.2.3' * 11,
+      label=int(label[i]),
+      patient=i // 2,
+      view=('PA', 'AP')[i % 2],
+      sex=('F', 'M')[i % 3 == 0],
+      age=i,
+    )
+    for i in range(num_images)
+  ]
+  areas = -np.sort(-rng.integers(0, 6000, (num_images, len(THRESHOLDS))))
+  truth = np.where(label, rng.integers(300, 40_000, num_images), 0)
+  statistics = {
+    'truth_area': truth,
+    'predicted_area': areas,
+    'intersection': np.minimum(areas // 2, truth[:, None]),
+    'probability': np.clip(0.3 * label + 0.7 * rng.random(num_images), 0, 1),
+  }
+  held_out = types.SimpleNamespace(
+    records=records, label=label, fold=np.zeros(num_images, int)
+  )
+  groups = search.patient_groups([r.patient for r in records], label)
+  verdict = judge.judge(held_out, statistics, groups, replicates=50)
+  image = rng.integers(0, 255, (64, 64), np.uint8)
+  pictures = {
+    case: draw.panel(image, image > 200, image > 190, text='case')
+    for case in gallery.choose(verdict.images, 2)
+  }
+  return report.render(
+    title='runs & <tests>',
+    config='{"a": "<b>"}',
+    records=records,
+    statistics=statistics,
+    verdict=verdict,
+    findings=gallery.Findings(pictures, [], verdict.images.dice),
+    metrics=verdict.flat(),
+  )
+
+
+@pytest.fixture(scope='module')
+def page():
+  return _page()
+
+
+class _Tags(html.parser.HTMLParser):
+  """All start tags of a page, as (name, attributes)."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.found = []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.found.append((tag, dict(attrs)))
+
+
+def test_nothing_is_fetched(page):
+  tags = _Tags(page).found
+  for tag, attributes in tags:
+    assert tag not in ('script', 'link', 'iframe'), tag
+    for name in ('src', 'href', 'data', 'srcset'):
+      assert attributes.get(name, 'data:').startswith('data:')
+  assert '@import' not in page and 'url(' not in page
+
+
+def test_pictures_are_described_and_names_escaped(page):
+  images = [attributes for tag, attributes in _Tags(page).found if tag == 'img']
+  assert len(images) == 4
+  assert all(image['alt'].startswith('<img') for image in images)
+  charts = re.findall(r'<svg.*?</svg>', page, re.DOTALL)
+  named = [chart for chart in charts if 'aria-hidden' not in chart]
+  assert len(named) == 5
+  for chart in charts:
+    ET.fromstring(chart)
+  for chart in named:
+    assert ET.fromstring(chart).get('aria-label')
+  assert 'runs &amp; &lt;tests&gt;' in page and '&lt;b&gt;' in page
+
+
+@pytest.mark.parametrize('positives', [0, 12])
+def test_one_class_alone_makes_a_page_too(positives):
+  assert '<h1>' in _page(12, positives)
+
+
+def test_a_chart_puts_values_where_they_belong():
+  chart = Chart(
+    'test',
+    x=Axis.logarithmic('x', 20, 900),
+    y=Axis.linear('y', 0, 10),
+  )
+  assert [label for _, label in chart.x_ticks] == ['10', '100', '1,000']
+  chart.points([10, 1000, 100], [0, 10, 5])
+  corners = chart.dots
+  assert corners[0] == (chart.left, chart.bottom)
+  assert corners[1] == (chart.right, chart.top)
+  middle = (chart.left + chart.right) / 2, (chart.top + chart.bottom) / 2
+  assert corners[2] == middle
+
+
+@pytest.mark.skipif(not CHROMIUM, reason='no Chromium here')
+@pytest.mark.parametrize('width', [1100, 500])
+def test_chromium_shows_it_without_sideways_scrolling(page, tmp_path, width):
+  measure = (
+    '<script>onload = () => { document.title = JSON.stringify('
+    '[innerWidth, document.documentElement.scrollWidth, '
+    '[...document.images].every(i => i.complete && i.naturalWidth > 0)])}'
+    '</script>'
+  )
+  path = tmp_path / 'report.html'
+  path.write_text(page.replace('loading="lazy"', '') + measure)
+  command = [
+    *(CHROMIUM, '--headless=new', '--no-sandbox', '--disable-gpu'),
+    f'--user-data-dir={tmp_path}/profile',
+    f'--window-size={width},3000',
+  ]
+  shot = tmp_path / 'report.png'
+  dom = subprocess.run(
+    [*command, f'--screenshot={shot}', '--dump-dom', path.as_uri()],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=True,
+  ).stdout
+  found = re.search(r'<title>\[(\d+),(\d+),(\w+)\]</title>', dom)
+  inner, scroll, loaded = found.groups()
+  assert int(inner) == width
+  assert int(scroll) <= width
+  assert loaded == 'true'
+  picture = cv2.imread(str(shot))
+  assert picture.shape[1] == width
+  # Text and charts on white, over the whole height of the window.
+  for part in np.array_split(picture, 6):
+    assert part.std() > 5
