@@ -173,7 +173,7 @@ def _save(path: pathlib.Path, picture: np.ndarray) -> None:
   cv2.imwrite(
     str(path),
     cv2.cvtColor(picture, cv2.COLOR_RGB2BGR),
-    [cv2.IMWRITE_PNG_COMPRESSION, 6],
+    [cv2.IMWRITE_PNG_COMPRESSION, 3],
   )
 
 
