@@ -180,7 +180,7 @@ class SpatialChannelExcite(nn.Module):
   def __call__(self, x):
     plain = dataclasses.replace(self.style, normalisation='batch')
     place = Conv(1, plain, 1, use_bias=True, name='place')(x)
-    hidden = max(x.shape[-1] // 16, 1)
+    hidden = max(x.shape[-1] // 16, 4)
     channels = SqueezeExcite(hidden, self.style, name='channels')(x)
     return channels + x * nn.sigmoid(place)
 
