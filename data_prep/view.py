@@ -115,11 +115,18 @@ def describe(case: Case) -> list[str]:
 def marked(case: Case, size: int) -> np.ndarray:
   """The film with outline, boxes and label text: uint8[h, w, 3]."""
   result = draw.picture(case.image, size)
+  letters = max(9, size // 30)
   if case.mask is not None:
     result = draw.outline(result, case.mask)
     scale = result.shape[1] / case.image.shape[1]
-    result = draw.box(result, boxes(case.mask), scale=scale)
-  letters = max(9, size // 30)
+    regions = boxes(case.mask)
+    result = draw.box(result, regions, scale=scale)
+    # Stray pixels get no text, and the largest region's lies on top.
+    told = regions[regions[:, 4] > 0.01 * regions[:, 4].sum()]
+    if len(told) > 1:
+      for x, y, _, height, area in told[::-1].tolist():
+        corner = round(x * scale), round((y + height) * scale) + letters
+        result = draw.text(result, f'{area:,} px', at=corner, size=letters)
   return draw.caption(result, describe(case), size=letters)
 
 

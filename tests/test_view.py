@@ -80,6 +80,18 @@ def test_picture_marks_the_mask_where_it_is():
   assert picture.shape[0] > 320 and picture.shape[1] == 400
 
 
+def test_regions_are_told_their_areas_when_there_are_several():
+  one, two = (
+    view.marked(case(mask_at(*columns)), 400)[:320]
+    for columns in ((5,), (5, 70))
+  )
+  plates = [
+    (picture == draw.BACKGROUND).all(-1).any(axis=0) for picture in (one, two)
+  ]
+  assert not plates[0].any()
+  assert plates[1][:200].any() and plates[1][200:].any()
+
+
 @pytest.fixture
 def films(tmp_path):
   folder = tmp_path / 'films'
