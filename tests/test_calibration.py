@@ -6,6 +6,7 @@ import sklearn.calibration
 import sklearn.linear_model
 
 from pnx_jax.metrics import calibration
+from pnx_jax.metrics.curves import curve
 
 
 @pytest.fixture(scope='module')
@@ -58,6 +59,17 @@ def test_reliability_equals_scikit_learn(overconfident):
   ) == pytest.approx((weight * np.abs(share - mean)).sum(), rel=1e-12)
 
 
+def test_a_weight_is_a_repetition_for_the_calibration_error(overconfident):
+  probability, label = (values[:50] for values in overconfident)
+  weights = np.random.default_rng(0).integers(0, 3, (4, 50))
+  error = calibration.expected_calibration_error
+  for counts, value in zip(
+    weights, error(probability, label, weights), strict=True
+  ):
+    rows = np.repeat(np.arange(50), counts)
+    assert value == pytest.approx(error(probability[rows], label[rows]))
+
+
 def test_scaling_lowers_the_calibration_error(overconfident):
   probability, label = overconfident
   temperature = calibration.fit_temperature(probability, label)
@@ -76,6 +88,7 @@ def test_operating_points_are_the_best_of_all_thresholds(overconfident):
 
   every = [rates(threshold) for threshold in [*np.unique(probability), 2]]
   points = calibration.operating_points(probability, label)
+  ranking = curve(probability, label)
   names = [point.name for point in points]
   assert names[:2] == ['specificity 90%', 'specificity 95%']
   assert names[-1] == 'sensitivity 98%'
@@ -87,7 +100,9 @@ def test_operating_points_are_the_best_of_all_thresholds(overconfident):
     assert point.specificity >= level
     best = max(s for s, specificity in every if specificity >= level)
     assert point.sensitivity == pytest.approx(best)
+    assert ranking.sensitivity_at(level) == pytest.approx(best)
   for point, level in zip(points[3:], calibration.LEVELS, strict=True):
     assert point.sensitivity >= level
     best = max(s for sensitivity, s in every if sensitivity >= level)
     assert point.specificity == pytest.approx(best)
+    assert ranking.specificity_at(level) == pytest.approx(best)

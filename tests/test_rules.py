@@ -122,7 +122,7 @@ def test_thousands_of_rules_take_seconds():
     for bottom in THRESHOLDS[4:14]
     for gate in (-1.0, 0.2, 0.5)
   ]
-  start = time.perf_counter()
+  start = time.process_time()
   rules_lib.best_rule(statistics, rules)
   assert len(rules) == 3000
-  assert time.perf_counter() - start < 5
+  assert time.process_time() - start < 5

@@ -172,9 +172,9 @@ def test_real_submissions_have_their_known_scores(name):
   labels = pathlib.Path(REAL) / 'labels'
   path = labels / 'submissions' / f'{name}.csv.gz'
   truth = labels / 'train-rle.csv.gz'
-  start = time.perf_counter()
+  start = time.process_time()
   faults, scores = submission.check(path, truth=truth)
-  assert time.perf_counter() - start < 3
+  assert time.process_time() - start < 3
   assert faults == []
   assert scores['dice'] == pytest.approx(KNOWN_SCORES[name], abs=5e-5)
   assert scores['num_images'] == 1372

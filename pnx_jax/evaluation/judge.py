@@ -69,17 +69,27 @@ def judge(held_out, statistics, groups, *, replicates: int) -> Verdict:
   found = search.cross_fit(statistics, groups)
   images = scores.images_table(held_out.records, statistics, found.outcome)
   calibration = Calibration.fit(images.probability, images.label, groups)
-  headline = scores.with_intervals(images, replicates=replicates)
-  plain = search.apply(statistics, rules.PLAIN).dice
+  tuned = search.apply(statistics, found.rule).dice
+  columns = {
+    'dice_at_0.5': search.apply(statistics, rules.PLAIN).dice,
+    'dice_tuned': tuned,
+    'optimism': tuned - images.dice,
+  }
+
+  def more(weights):
+    means = {
+      name: weights @ column / weights.sum(axis=1)
+      for name, column in columns.items()
+    }
+    return means | calibration.figures(images, weights)
+
+  headline = scores.with_intervals(images, replicates=replicates, more=more)
   headline.values.update(
+    temperature=calibration.temperature,
     num_images=len(images),
     num_positive=int(images.label.sum()),
     num_patients=len(np.unique(images.patient)),
     num_folds=len(np.unique(held_out.fold)),
-    dice_tuned=found.tuned,
-    optimism=found.optimism,
-    **{'dice_at_0.5': float(plain.mean())},
-    **calibration.figures(images.probability, images.label),
   )
   tables = {}
   for table, rows in scores.strata(held_out.records, images).items():

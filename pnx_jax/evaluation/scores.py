@@ -1,7 +1,6 @@
 """All figures of an evaluation, with intervals, overall and by group."""
 
 import dataclasses
-import functools
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ import numpy as np
 from pnx_jax.formats import schema
 from pnx_jax.metrics import calibration, intervals
 from pnx_jax.metrics.calibration import OperatingPoint
+from pnx_jax.metrics.curves import curve
 from pnx_jax.metrics.figures import Images, figures
 
 AGE_BANDS = ((0, 17), (18, 39), (40, 59), (60, 79), (80, 120))
@@ -50,19 +50,28 @@ def images_table(records, statistics, outcome) -> Images:
   )
 
 
-def with_intervals(images: Images, *, replicates: int, names=None) -> Scores:
-  """Figures of some images, drawn by patient for their intervals."""
-  chosen = functools.partial(_chosen, images=images, names=names)
+def with_intervals(
+  images: Images, *, replicates: int, names=None, more=None
+) -> Scores:
+  """Figures of some images, drawn by patient for their intervals.
+
+  Args:
+    images: N images.
+    replicates: R of the bootstrap.
+    names: only these figures.
+    more: from weights f64[R, N] to further figures f64[R] by name.
+  """
+
+  def chosen(weights):
+    values = figures(images, weights)
+    values = {name: values[name] for name in names or values}
+    return values | (more(weights) if more else {})
+
   values = chosen(np.ones((1, len(images))))
   return Scores(
     {name: float(value[0]) for name, value in values.items()},
     intervals.cluster_bootstrap(chosen, images.patient, replicates=replicates),
   )
-
-
-def _chosen(weights, *, images, names):
-  values = figures(images, weights)
-  return {name: values[name] for name in names or values}
 
 
 def size_quartiles(truth_area, label) -> np.ndarray:
@@ -131,27 +140,28 @@ class Calibration:
     points = calibration.operating_points(everywhere, label)
     return cls(temperature, scaled, tuple(points))
 
-  def figures(self, probability, label) -> dict[str, float]:
-    error = calibration.expected_calibration_error
-    brier = np.mean((self.scaled - label) ** 2)
+  def figures(self, images: Images, weights) -> dict[str, np.ndarray]:
+    """Calibration and operating points under each weighting: f64[R]."""
+    label, error = images.label, calibration.expected_calibration_error
+    squares = (self.scaled - label) ** 2
+    ranking = curve(images.probability, label, weights)
     return {
-      'ece': error(probability, label),
-      'ece_calibrated': error(self.scaled, label),
-      'brier_calibrated': float(brier),
-      'temperature': self.temperature,
-      **{_point_name(p): _point_value(p) for p in self.points},
+      'brier_calibrated': weights @ squares / weights.sum(1),
+      'ece': error(images.probability, label, weights),
+      'ece_calibrated': error(self.scaled, label, weights),
+      **{
+        f'sensitivity_at_specificity_{level * 100:.0f}': (
+          ranking.sensitivity_at(level)
+        )
+        for level in calibration.LEVELS
+      },
+      **{
+        f'specificity_at_sensitivity_{level * 100:.0f}': (
+          ranking.specificity_at(level)
+        )
+        for level in calibration.LEVELS
+      },
     }
-
-
-def _point_name(point):
-  fixed, level = point.name.split()
-  other = 'sensitivity' if fixed == 'specificity' else 'specificity'
-  return f'{other}_at_{fixed}_{level.rstrip("%")}'
-
-
-def _point_value(point):
-  fixed = point.name.split()[0]
-  return point.sensitivity if fixed == 'specificity' else point.specificity
 
 
 def _json(value):

@@ -47,13 +47,23 @@ def reliability(probability, label, *, num_bins=10) -> dict[str, np.ndarray]:
   return {'count': count, 'probability': mean, 'share': share}
 
 
-def expected_calibration_error(probability, label, *, num_bins=10) -> float:
-  """Mean over images of the gap between a bin's probability and its share."""
-  if not len(label):
-    return float('nan')
-  bins = reliability(probability, label, num_bins=num_bins)
-  gap = np.abs(bins['probability'] - bins['share'])
-  return float(np.nansum(gap * bins['count']) / len(label))
+def expected_calibration_error(
+  probability, label, weights=None, *, num_bins=10
+):
+  """Mean over images of the gap between a bin's probability and its share.
+
+  Args:
+    probability: f64[N].
+    label: bool[N].
+    weights: f64[R, N] for f64[R]; one row of ones where left out.
+    num_bins: of equal width.
+  """
+  if weights is None:
+    weights = np.ones((1, len(label)))
+  bins = np.clip((probability * num_bins).astype(int), 0, num_bins - 1)
+  member = bins[:, None] == np.arange(num_bins)
+  gap = np.abs(weights @ (member * (probability - label)[:, None]))
+  return gap.sum(axis=1) / weights.sum(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

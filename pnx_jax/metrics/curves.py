@@ -8,6 +8,8 @@ import dataclasses
 
 import numpy as np
 
+_ROUNDING = 1e-12
+
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
@@ -50,6 +52,24 @@ class Curve:
     """Precision averaged over the gains in recall; NaN without positives."""
     gain = np.diff(self.sensitivity, axis=-1, prepend=0)
     return (gain * self.precision).sum(axis=-1)
+
+  def sensitivity_at(self, specificity: float) -> np.ndarray:
+    """The highest one at no less than a specificity; NaN without both."""
+    allowed = self.specificity >= specificity - _ROUNDING
+    best = np.where(allowed, self.sensitivity, 0).max(axis=-1)
+    return np.where(self._defined, best, np.nan)
+
+  def specificity_at(self, sensitivity: float) -> np.ndarray:
+    """The highest one at no less than a sensitivity; NaN without both."""
+    allowed = self.sensitivity >= sensitivity - _ROUNDING
+    best = np.where(allowed, self.specificity, 0).max(axis=-1)
+    return np.where(self._defined, best, np.nan)
+
+  @property
+  def _defined(self):
+    return (self.true_positives[..., -1] > 0) & (
+      self.false_positives[..., -1] > 0
+    )
 
 
 def curve(probability, label, weights=None) -> Curve:
