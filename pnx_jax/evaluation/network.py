@@ -73,9 +73,10 @@ def _check_shapes(saved: pathlib.Path, abstract: Any) -> None:
     if found.get(name) != expected.get(name):
       raise UserError(
         f'{saved.parent} holds the weights of another network than its '
-        f'config.json describes: {name} is {found.get(name)} there and '
-        f'{expected.get(name)} here; evaluate with the config it was trained '
-        'with'
+        f'config.json describes: {name} is '
+        f'{found.get(name, "absent")} there and '
+        f'{expected.get(name, "absent")} here; evaluate with the config it was '
+        'trained with'
       )
 
 
