@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import struct
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,10 +27,11 @@ class TFRecordSource:
   """
 
   def __init__(self, paths: Sequence[str | os.PathLike]):
-    self._files = [os.open(path, os.O_RDONLY) for path in paths]
+    files = [os.open(path, os.O_RDONLY) for path in paths]
+    weakref.finalize(self, lambda: [os.close(file) for file in files])
     self._index = [
       (file, offset, length)
-      for file, path in zip(self._files, paths, strict=True)
+      for file, path in zip(files, paths, strict=True)
       for offset, length in _scan(file, path)
     ]
 
@@ -39,10 +41,6 @@ class TFRecordSource:
   def __getitem__(self, index: int) -> bytes:
     file, offset, length = self._index[index]
     return os.pread(file, length, offset)
-
-  def __del__(self):
-    for file in getattr(self, '_files', ()):
-      os.close(file)
 
 
 def _scan(file: int, path) -> list[tuple[int, int]]:

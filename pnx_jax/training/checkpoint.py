@@ -73,7 +73,9 @@ class Checkpoints:
   ) -> None:
     """Saves in the background; `score` is what the best is chosen by."""
     if step in self._manager.all_steps():
-      return
+      if score is None or step in self.scored_steps():
+        return
+      self._manager.delete(step)
     items = _items(state)
     sums = {name: checksums(item) for name, item in items.items()}
     sums[_SCORE] = score
@@ -146,6 +148,11 @@ class Checkpoints:
     metrics = {step: self._manager.metrics(step) for step in steps}
     scored = [step for step in steps if metrics[step]]
     return sorted(scored, key=lambda step: -_score(metrics[step])) or steps
+
+  def scored_steps(self) -> set[int]:
+    """Steps that were saved with a score."""
+    steps = self._manager.all_steps()
+    return {step for step in steps if self._manager.metrics(step)}
 
   def wait(self) -> None:
     self._manager.wait_until_finished()

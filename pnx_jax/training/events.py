@@ -58,10 +58,20 @@ class Events:
         name='hyperparameters',
       )
 
+  def flush(self) -> None:
+    """Call before a checkpoint: a resumed run does not write these again."""
+    if self._writer:
+      self._writer.flush()
+
   def text(self, step: int, name: str, text: str) -> None:
     """Writes Markdown."""
     if self._writer:
       self._writer.add_text(name, text, step)
+
+
+def prefixed(group: str, values: dict[str, float]) -> dict[str, float]:
+  """Names as TensorBoard groups them: `group/name`."""
+  return {f'{group}/{name}': value for name, value in values.items()}
 
 
 def _plain(value):

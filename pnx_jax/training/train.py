@@ -17,8 +17,7 @@ from pnx_jax.training import experiment as experiments
 from pnx_jax.training import state as states
 from pnx_jax.training import workdir as workdirs
 from pnx_jax.training.checkpoint import Checkpoints
-from pnx_jax.training.events import Events
-from pnx_jax.training.panels import Panels
+from pnx_jax.training.events import Events, prefixed
 from pnx_jax.training.progress import Progress
 
 _logger = logging.getLogger(__name__)
@@ -52,7 +51,8 @@ def train(
   total_steps = run.durations.total_steps
   loss_weights = experiments.loss_weights(config)
 
-  key = jax.random.key(config.seed)
+  # The default generator takes XLA minutes to compile for a deep network.
+  key = jax.random.key(config.seed, impl='rbg')
   abstract = states.abstract(run.create_state, key, replicated)
   train_step = functools.partial(
     steps.train_step,
@@ -72,9 +72,6 @@ def train(
     image_size=config.image_size,
     reading=experiments.reading(config, config.eval.batch_size),
     mesh=mesh,
-  )
-  panels = Panels(
-    run.held_out, model=run.model, image_size=config.image_size, mesh=mesh
   )
 
   workdirs.open_for_training(workdir, config)
@@ -126,6 +123,12 @@ def train(
     scores = {}
     with Events(fold_dir / 'events', first_step=first_step + 1) as events:
       events.text(first_step, 'config', _as_markdown(config))
+      # A run that was asked to stop left its validation to this one.
+      if first_step in run.durations.eval_steps - checkpoints.scored_steps():
+        scores = validation.log(state, first_step, events)
+        events.flush()
+        checkpoints.save(first_step, state, score=scores['dice'])
+
       for step in range(first_step + 1, total_steps + 1):
         if step == profiled.start:
           jax.profiler.start_trace(fold_dir / 'events')
@@ -136,72 +139,28 @@ def train(
         recent_losses.append(loss)
         if len(recent_losses) > _LOOKAHEAD:
           jax.block_until_ready(recent_losses[-1 - _LOOKAHEAD])
-
         if step == profiled.stop:
           jax.block_until_ready(loss)
           jax.profiler.stop_trace()
 
-        finished = step == total_steps
         stopping = stop(step)
-        if step % config.log_steps == 0 or finished or stopping:
+        finished = step == total_steps
+        log_due = step % config.log_steps == 0 or finished
+        eval_due = step in run.durations.eval_steps and not stopping
+        save_due = step % config.checkpoint_steps == 0 or stopping or eval_due
+        if log_due or save_due:
           _check_finite(recent_losses, step, batches_from, run, fold_dir)
           recent_losses.clear()
-        if step % config.log_steps == 0 or finished:
+        if log_due:
           values = jax.device_get(state.metrics).compute()
           state = state.replace(metrics=empty_metrics())
-          rates = progress.report(step)
-          epoch = run.schedule.epoch(step * config.batch_size)
-          update = step // config.optimizer.accumulate_steps
-          events.scalars(
-            step,
-            {
-              **_prefixed('train', values),
-              **_prefixed('speed', rates | sharding.memory()),
-              'train/learning_rate': run.learning_rate(update),
-              'train/positive_share': run.schedule.share(int(epoch)),
-              'train/epoch': epoch,
-            },
-          )
-          _logger.info(
-            'step %d/%d  epoch %.1f  loss %.4f  dice %.3f  '
-            '%.1f images/s  input wait %.0f%%  %s left',
-            step,
-            total_steps,
-            epoch,
-            values['loss'],
-            values['dice'],
-            rates['images_per_second'],
-            100 * rates['input_wait'],
-            progress.remaining,
-          )
-
-        score = None
-        if step in run.durations.eval_steps and not stopping:
-          with progress.paused():
-            seen = validation.statistics(state.best_variables)
-            scores, rule = validate.scores(seen, image_size=config.image_size)
-            score = scores['dice']
-            events.scalars(step, _prefixed('validation', scores))
-            events.precision_recall(
-              step, 'presence', seen['label'], seen['probability']
-            )
-            if state.ema is not None:
-              raw, _ = validate.scores(
-                validation.statistics(state.variables),
-                image_size=config.image_size,
-              )
-              events.scalars(step, _prefixed('validation_raw', raw))
-            events.images(step, panels.draw(state.best_variables))
-            _logger.info(
-              'validation  dice %.4f (%s)  on positives %.4f  all empty %.4f',
-              score,
-              rule,
-              scores['dice_positive'],
-              scores['all_empty_dice'],
-            )
-        due = step % config.checkpoint_steps == 0
-        if due or score is not None or stopping:
-          with progress.paused():
+          _log(config, run, step, values, progress, events)
+        with progress.paused():
+          if eval_due:
+            scores = validation.log(state, step, events)
+          if save_due:
+            events.flush()
+            score = scores['dice'] if eval_due else None
             checkpoints.save(step, state, score=score)
         if finished:
           events.hyperparameters(workdirs.flat(config), scores)
@@ -212,6 +171,33 @@ def train(
           )
           break
   return scores
+
+
+def _log(config, run, step, values, progress, events):
+  """Writes the open window's means to TensorBoard and to the terminal."""
+  rates = progress.report(step)
+  epoch = run.schedule.epoch(step * config.batch_size)
+  update = step // config.optimizer.accumulate_steps
+  scalars = {
+    **prefixed('train', values),
+    **prefixed('speed', rates | sharding.memory()),
+    'train/learning_rate': run.learning_rate(update),
+    'train/positive_share': run.schedule.share(int(epoch)),
+    'train/epoch': epoch,
+  }
+  events.scalars(step, scalars)
+  _logger.info(
+    'step %d/%d  epoch %.1f  loss %.4f  dice %.3f  '
+    '%.1f images/s  input wait %.0f%%  %s left',
+    step,
+    run.durations.total_steps,
+    epoch,
+    values['loss'],
+    values['dice'],
+    rates['images_per_second'],
+    100 * rates['input_wait'],
+    progress.remaining,
+  )
 
 
 def _started(config, state, abstract):
@@ -251,10 +237,6 @@ def _check_finite(recent_losses, step, batches_from, run, fold_dir):
       '--config.optimizer.learning_rate, or start again from the checkpoint '
       'before it'
     )
-
-
-def _prefixed(prefix, values):
-  return {f'{prefix}/{name}': value for name, value in values.items()}
 
 
 def _as_markdown(config):

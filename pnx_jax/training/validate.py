@@ -1,6 +1,7 @@
 """Validation while training: one pass, Dice under the best small rule."""
 
 import functools
+import logging
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,11 @@ from pnx_jax.input import pipeline
 from pnx_jax.metrics import curves, rules
 from pnx_jax.metrics.dice import SegmentationMetrics
 from pnx_jax.training import sharding, steps
+from pnx_jax.training.events import Events, prefixed
+from pnx_jax.training.panels import Panels
+from pnx_jax.training.state import TrainState
+
+_logger = logging.getLogger(__name__)
 
 # Rules count areas in pixels of this square.
 REFERENCE_SIZE = 1024
@@ -50,6 +56,37 @@ class Validation:
     )
     # Every process gets the statistics of all images.
     self._step = jax.jit(step, out_shardings=sharding.replicated(mesh))
+    self._panels = Panels(
+      dataset, model=model, image_size=image_size, mesh=mesh
+    )
+
+  def log(
+    self, state: TrainState, step: int, events: Events
+  ) -> dict[str, float]:
+    """Scores the averaged and the raw weights; returns what counts.
+
+    Scalars, the precision-recall curve and the panels go to `events`.
+    """
+    seen = self.statistics(state.best_variables)
+    found, rule = scores(seen, image_size=self._image_size)
+    events.scalars(step, prefixed('validation', found))
+    events.precision_recall(
+      step, 'presence', seen['label'], seen['probability']
+    )
+    events.images(step, self._panels.draw(state.best_variables))
+    if state.ema is not None:
+      raw, _ = scores(
+        self.statistics(state.variables), image_size=self._image_size
+      )
+      events.scalars(step, prefixed('validation_raw', raw))
+    _logger.info(
+      'validation  dice %.4f (%s)  on positives %.4f  all empty %.4f',
+      found['dice'],
+      rule,
+      found['dice_positive'],
+      found['all_empty_dice'],
+    )
+    return found
 
   def statistics(self, variables) -> dict[str, np.ndarray]:
     """What `eval_step` says of every image, in the order of the dataset."""
