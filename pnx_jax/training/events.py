@@ -1,14 +1,21 @@
 """TensorBoard events, written by one process."""
 
 import os
+import pathlib
+import time
 
 import jax
 import numpy as np
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 
 class Events:
   """Scalars, pictures and text of one fold; use as a context manager.
+
+  Writes at once, not from a thread: what stands before a checkpoint must be on
+  the disk when the checkpoint is.
 
   Args:
     directory: of the event files.
@@ -18,9 +25,12 @@ class Events:
   def __init__(self, directory: str | os.PathLike, *, first_step: int):
     self._writer = None
     if jax.process_index() == 0:
-      self._writer = tensorboardX.SummaryWriter(
-        str(directory), purge_step=first_step, flush_secs=10
+      pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
+      self._writer = EventsWriter(
+        f'{directory}/events', f'.{os.getpid()}.{first_step}'
       )
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._write(first_step, session_log=start)
 
   def __enter__(self):
     return self
@@ -31,42 +41,42 @@ class Events:
 
   def scalars(self, step: int, values: dict[str, float]) -> None:
     """Writes every finite value; an undefined one leaves a gap."""
-    if self._writer:
-      for name, value in values.items():
-        if np.isfinite(value):
-          self._writer.add_scalar(name, value, step)
+    for name, value in values.items():
+      if np.isfinite(value):
+        self._write(step, summary=summary.scalar(name, value))
 
   def images(self, step: int, images: dict[str, np.ndarray]) -> None:
     """Writes pictures, uint8[H, W, 3] by name."""
-    if self._writer:
-      for name, image in images.items():
-        self._writer.add_image(name, image, step, dataformats='HWC')
+    for name, image in images.items():
+      picture = summary.image(name, image, dataformats='HWC')
+      self._write(step, summary=picture)
 
   def precision_recall(
     self, step: int, name: str, label: np.ndarray, probability: np.ndarray
   ) -> None:
     """Writes a precision-recall curve of bool[N] and f32[N]."""
-    if self._writer:
-      self._writer.add_pr_curve(name, label, probability, step)
+    self._write(step, summary=summary.pr_curve(name, label, probability))
 
   def hyperparameters(self, fields: dict, scores: dict[str, float]) -> None:
     """Writes the config's fields beside what they led to."""
-    if self._writer:
-      self._writer.add_hparams(
-        {name: _plain(value) for name, value in fields.items()},
-        {f'final/{name}': value for name, value in scores.items()},
-        name='hyperparameters',
-      )
+    plain = {name: _plain(value) for name, value in fields.items()}
+    for part in summary.hparams(plain, prefixed('validation', scores)):
+      self._write(0, summary=part)
+
+  def text(self, step: int, name: str, text: str) -> None:
+    """Writes Markdown."""
+    self._write(step, summary=summary.text(name, text))
 
   def flush(self) -> None:
     """Call before a checkpoint: a resumed run does not write these again."""
     if self._writer:
       self._writer.flush()
 
-  def text(self, step: int, name: str, text: str) -> None:
-    """Writes Markdown."""
+  def _write(self, step, **content):
     if self._writer:
-      self._writer.add_text(name, text, step)
+      self._writer.write_event(
+        event_pb2.Event(wall_time=time.time(), step=step, **content)
+      )
 
 
 def prefixed(group: str, values: dict[str, float]) -> dict[str, float]:
