@@ -40,14 +40,28 @@ def get_config() -> ml_collections.ConfigDict:
   config.compute_dtype = 'auto'
 
   config.model = model = ml_collections.ConfigDict()
+  # 'unet', 'resunet', 'resnet34', 'resnet50', 'se_resnext50',
+  # 'efficientnet_b0' to b7, 'efficientnet_lite0' to lite4.
   model.encoder = 'unet'
+  # 'unet' or 'unetpp'.
   model.decoder = 'unet'
-  # Channels at stride 1, doubled at every stride (unet and resunet).
+  # Channels at stride 1, doubled at every stride; ResNets and EfficientNets
+  # have their own, for them it is the decoder's.
   model.width = 32
-  # Number of halvings (unet and resunet).
+  # Number of halvings; at most 5 for ResNets and EfficientNets.
   model.depth = 4
-  # 'batch', 'frozen' or 'group'.
+  # 'batch'; 'frozen': the encoder keeps its batch statistics; 'group':
+  # GroupNorm and weight standardisation, for tiny batches.
   model.normalisation = 'batch'
+  # Attention over channels and places (scSE) in the decoder.
+  model.attention = False
+  # Mask heads at strides 2, 4 and 8, too; they learn from losses.deep.
+  model.deep_supervision = False
+  # Rate of residual branches left out, at the last block (EfficientNets).
+  model.drop_path = 0.0
+  # Compute activations again for the gradient: about a tenth of the memory
+  # for a third more time.
+  model.remat = False
   # Shares of pneumothorax among pixels and among images: the first guesses
   # of the mask head and of the presence head.
   model.pixel_prevalence = 0.003
