@@ -11,13 +11,12 @@ interrupted is taken up where it stopped by the same command.
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from data_prep import dataset, report
+from data_prep import dataset, pool, report
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, greyscale
 
@@ -67,7 +66,7 @@ def _define_flags() -> None:
   )
   flags.DEFINE_bool('overwrite', False, 'Replace an existing dataset.')
   flags.DEFINE_integer(
-    'num_workers', len(os.sched_getaffinity(0)), 'Processes.', lower_bound=1
+    'num_workers', pool.num_cores(), 'Processes.', lower_bound=1
   )
   flags.DEFINE_string(
     'beam_runner', None, 'Apache Beam runner instead of processes.'

@@ -49,6 +49,13 @@ def run(
         yield from _one_by_one(function, batch, on_crash)
 
 
+def num_cores() -> int:
+  """Returns how many cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def _one_by_one(
   function: Callable[[Batch], list],
   batch: Batch,

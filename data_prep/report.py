@@ -128,8 +128,13 @@ def text(summary: Report, output_dir: str) -> str:
   ]
   reasons = summary['rejected_by_reason'].items()
   lines += [f'  {count:6} {reason}' for reason, count in reasons]
-  for group in summary['near_duplicates'][:_MOST_LISTED]:
-    lines.append(f'Nearly the same film, kept together: {", ".join(group)}')
+  alike = summary['near_duplicates']
+  if alike:
+    lines.append(
+      f'{sum(map(len, alike))} films are nearly the same as another and were '
+      f'kept in its fold, e.g. {alike[0][0]} and {alike[0][1]} (all in '
+      'build.json)'
+    )
   if summary['lowest_agreement']:
     worst = summary['lowest_agreement'][0]
     lines.append(
