@@ -11,12 +11,20 @@ import ml_collections
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation import files, gallery, report, search, submission
+from pnx_jax.evaluation import (
+  files,
+  gallery,
+  report,
+  scores,
+  search,
+  submission,
+)
 from pnx_jax.evaluation.ensemble import Ensemble, members
 from pnx_jax.evaluation.held_out import HeldOut, check_unseen
 from pnx_jax.evaluation.judge import Verdict, judge
 from pnx_jax.formats import rle, schema, tfrecord
 from pnx_jax.input import pipeline
+from pnx_jax.metrics import intervals
 from pnx_jax.training import experiment, sharding
 from pnx_jax.training import workdir as workdirs
 
@@ -84,7 +92,13 @@ def evaluate(
   )
   metrics = verdict.flat()
   if any(cleaning.values()):
+    cleaned = {'dice_cleaned': findings.cleaned}
     metrics['dice_cleaned'] = float(findings.cleaned.mean())
+    metrics['intervals'] |= intervals.cluster_bootstrap(
+      functools.partial(scores.means, cleaned),
+      verdict.images.patient,
+      replicates=options.bootstrap,
+    )
   post = verdict.postprocess(**cleaning)
   predictions = _submission(
     config.data_dir, ensemble(chosen(folds=folds)), post

@@ -77,10 +77,7 @@ def judge(held_out, statistics, groups, *, replicates: int) -> Verdict:
   }
 
   def more(weights):
-    means = {
-      name: weights @ column / weights.sum(axis=1)
-      for name, column in columns.items()
-    }
+    means = scores.means(columns, weights)
     return means | calibration.figures(images, weights)
 
   headline = scores.with_intervals(images, replicates=replicates, more=more)

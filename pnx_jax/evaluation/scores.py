@@ -74,6 +74,14 @@ def with_intervals(
   )
 
 
+def means(columns: dict[str, np.ndarray], weights) -> dict[str, np.ndarray]:
+  """Means of columns f64[N] under each of R weightings: f64[R] by name."""
+  return {
+    name: weights @ column / weights.sum(axis=1)
+    for name, column in columns.items()
+  }
+
+
 def size_quartiles(truth_area, label) -> np.ndarray:
   """1 (smallest) to 4 for images with a pneumothorax, 0 for the others."""
   if not label.any():
