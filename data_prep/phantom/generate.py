@@ -54,8 +54,10 @@ def plan(request: Request) -> list[Job]:
     ('dicom-images-train', request.num_images),
     ('dicom-images-test', request.num_test_images),
   ):
-    # Most patients come once, few of them very often.
-    studies = np.minimum(random.zipf(2.3, count), 61)
+    # Most patients come once, few of them very often, but none makes up more
+    # than a sixtieth of a small set.
+    most = min(61, max(4, count // 60))
+    studies = np.minimum(random.zipf(2.3, count), most)
     first = jobs[-1].patient + 1 if jobs else 1
     patient = np.repeat(np.arange(count), studies)[:count]
     study = np.concatenate([np.arange(0), *map(np.arange, studies)])[:count]
