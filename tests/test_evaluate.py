@@ -240,6 +240,13 @@ def test_the_submission_of_3205_masks_takes_seconds(tmp_path):
   assert (time.process_time() - start) / 40 * 3205 < 10
 
 
+@pytest.mark.parametrize('scales', ['', '1;2', '1,-2'])
+def test_mistyped_scales_are_one_line(workdir, dataset_dir, scales):
+  config = tiny.config(dataset_dir, **{'eval.scales': scales})
+  with pytest.raises(UserError, match=r'eval\.scales=.* expected positive'):
+    evaluation.evaluate(config, workdir)
+
+
 def test_a_fold_without_labelled_images_is_one_line(monkeypatch):
   monkeypatch.setattr(pipeline, 'Dataset', lambda *_: [])
   with pytest.raises(UserError, match='no labelled image in fold 2'):

@@ -60,7 +60,7 @@ def evaluate(
     mesh=sharding.mesh(),
     reading=experiment.reading(config, options.batch_size),
     flip=options.flip,
-    scales=tuple(map(float, _split(options.scales))),
+    scales=_scales(options.scales),
   )
   chosen = functools.partial(members, runs, checkpoints=options.checkpoints)
 
@@ -108,7 +108,9 @@ def evaluate(
   if jax.process_index() == 0:
     _write(folder, held_out, verdict, findings, metrics)
     post.save(folder / 'postprocess.json')
-    if predictions is not None:
+    if predictions is None:
+      (folder / 'submission.csv').unlink(missing_ok=True)
+    else:
       submission.write(folder / 'submission.csv', predictions)
     page = report.render(
       title=pathlib.Path(workdir).name,
@@ -127,6 +129,18 @@ def evaluate(
 
 def _split(text: str) -> list[str]:
   return [part.strip() for part in text.split(',') if part.strip()]
+
+
+def _scales(text: str) -> tuple[float, ...]:
+  try:
+    scales = tuple(map(float, _split(text)))
+  except ValueError:
+    scales = ()
+  if not scales or min(scales) <= 0:
+    raise UserError(
+      f"eval.scales={text!r}: expected positive numbers such as '0.75,1,1.25'"
+    )
+  return scales
 
 
 def _submission(data_dir, ensemble, post) -> list[tuple[str, str]] | None:
