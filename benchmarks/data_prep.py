@@ -39,9 +39,9 @@ _PREVALENCE = 0.22
 
 _BUILD = """
 import json, resource, sys, time
-from data_prep import dataset
+from data_prep import dataset, request
 began = time.perf_counter()
-dataset.build(dataset.Request(**json.loads(sys.argv[1])))
+dataset.build(request.Request(**json.loads(sys.argv[1])))
 print(json.dumps({
   'seconds': time.perf_counter() - began,
   'megabytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 
 from data_prep import dataset, pool, report
+from data_prep.request import Request
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, greyscale
 
@@ -26,12 +27,12 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   values = {
     field.name: flags.FLAGS[field.name].value
-    for field in dataclasses.fields(dataset.Request)
+    for field in dataclasses.fields(Request)
   }
   for name in ('accept_modality', 'accept_body_part'):
     values[name] = tuple(word.upper() for word in values[name] if word)
   try:
-    summary = dataset.build(dataset.Request(**values))
+    summary = dataset.build(Request(**values))
   except UserError as error:
     sys.exit(f'data_prep.build: {error}')
   print(report.text(summary, values['output_dir']))

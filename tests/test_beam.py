@@ -4,10 +4,11 @@ import dicom_files
 import pytest
 
 from data_prep import dataset
+from data_prep.request import Request
 
 
 def request(folder, name, **changes):
-  return dataset.Request(
+  return Request(
     dicom_dir=str(folder / 'train'),
     rle_csv=str(folder / 'train-rle.csv'),
     output_dir=str(folder / name),

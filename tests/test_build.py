@@ -7,6 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_prep import dataset
+from data_prep.request import Request
 from pnx_jax.errors import UserError
 from pnx_jax.formats import rle, schema
 
@@ -50,7 +51,7 @@ def request(archive, output_dir, **changes):
     'image_size': 16,
     'num_folds': 2,
   }
-  return dataset.Request(**values | changes)
+  return Request(**values | changes)
 
 
 @pytest.fixture(scope='module')

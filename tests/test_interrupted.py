@@ -13,6 +13,7 @@ import dicom_files
 import pytest
 
 from data_prep import dataset, report
+from data_prep.request import Request
 from pnx_jax.errors import UserError
 
 FILMS = 80
@@ -40,7 +41,7 @@ def request(archive, output_dir, **changes):
     'output_dir': str(output_dir),
     'image_size': 16,
   }
-  return dataset.Request(**values | changes)
+  return Request(**values | changes)
 
 
 @pytest.fixture(scope='module')

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep import dataset, prepare, sources
+from data_prep.request import Request
 from pnx_jax.formats import letterbox, rle, schema
 
 OPTIONS = prepare.Options(16, 'auto', ('CR', 'DX'), ('CHEST',))
@@ -123,7 +124,7 @@ def test_a_copy_under_another_name_stays_in_the_same_fold(tmp_path):
     rows.append(f'{number},-1')
   (tmp_path / 'rle.csv').write_text('\n'.join(rows))
   summary = dataset.build(
-    dataset.Request(
+    Request(
       dicom_dir=str(tmp_path / 'train'),
       rle_csv=str(tmp_path / 'rle.csv'),
       output_dir=str(tmp_path / 'built'),
