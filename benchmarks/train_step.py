@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import roofline
 from absl import app, flags
 
 from pnx_jax.models import segmenter
@@ -30,6 +31,7 @@ STEPS = flags.DEFINE_integer('steps', 3, 'steps per round')
 ROUNDS = flags.DEFINE_integer('rounds', 7, 'rounds of each side')
 INFERENCE = flags.DEFINE_bool('inference', False, 'time inference instead')
 VERSUS = flags.DEFINE_enum('vs', '', ['', 'torch'], 'the other side')
+ROOFLINE = flags.DEFINE_bool('roofline', False, 'print the slowest operations')
 TORCH_PYTHON = flags.DEFINE_string(
   'torch_python', sys.executable, 'interpreter that has torch'
 )
@@ -89,13 +91,12 @@ class Ours:
       self.state = params, statistics, optimiser.init(params)
       step = train
     start = time.perf_counter()
-    self.step = (
-      jax.jit(step, donate_argnums=0)
-      .lower(self.state, self.image, self.label)
-      .compile()
+    lowered = jax.jit(step, donate_argnums=0).lower(
+      self.state, self.image, self.label
     )
+    self.step = lowered.compile()
     self.compile_seconds = time.perf_counter() - start
-    self.flops = self.step.cost_analysis().get('flops', float('nan'))
+    self.flops = lowered.cost_analysis()['flops']
 
   def seconds(self, steps):
     start = time.perf_counter()
@@ -157,6 +158,15 @@ def main(_):
       f'({1e3 * min(times[name]):.1f}..{1e3 * max(times[name]):.1f}) '
       f'{BATCH.value / middle:12.2f}'
     )
+  ours = sides['jax']
+  rate = ours.flops / statistics.median(times['jax'])
+  peak = roofline.peaks(device)
+  share = f', {rate / peak[0]:.1%} of the peak' if peak else ''
+  print(
+    f'{ours.flops / 1e9:.0f} GFLOP a step, {rate / 1e12:.2f} TFLOP/s{share}'
+  )
+  if ROOFLINE.value:
+    roofline.report(ours.seconds, ours.step.as_text(), device_kind=device)
   if VERSUS.value:
     ratios = [b / a for a, b in zip(times['jax'], times['torch'], strict=True)]
     print(
