@@ -1,0 +1,77 @@
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from pnx_jax.training import experiment
+
+ROOT = pathlib.Path(__file__).parent.parent
+RECIPES = sorted(
+  path.stem
+  for path in (ROOT / 'configs').glob('*.py')
+  if path.stem not in ('__init__', 'default')
+)
+
+
+def variants(recipe):
+  module = importlib.import_module(f'configs.{recipe}')
+  return list(getattr(module, 'VARIANTS', {})) or [None]
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'variant'),
+  [(recipe, variant) for recipe in RECIPES for variant in variants(recipe)],
+)
+def test_every_recipe_makes_a_network(recipe, variant):
+  module = importlib.import_module(f'configs.{recipe}')
+  config = module.get_config(*([] if variant is None else [variant]))
+  experiment.network(config)
+  assert config.total_steps is None
+  assert f'configs/{recipe}.py' in module.__doc__ or recipe == 'demo'
+
+
+def launch(*flags, cwd=ROOT):
+  return subprocess.run(
+    [sys.executable, 'launch.py', *flags],
+    cwd=cwd,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    (['--config=configs/resnet.py'], ["'configs/resnet.py'", 'resunet.py']),
+    (['--config=configs/resunet.py:b4'], ["'b4'"]),
+    (
+      ['--config=configs/unet.py', '--config.imge_size=3'],
+      ['--config.imge_size=3', "'image_size'"],
+    ),
+    (
+      ['--config=configs/unet.py', '--config.optimizer.lerning_rate=1'],
+      ['optimizer.lerning_rate', "'learning_rate'"],
+    ),
+    (['--config=configs/unet.py', '--config.batch_size=x'], ["'x'"]),
+    (['--config=configs/unet.py', '--mode=evil'], ['train|folds|eval']),
+    (['--config=configs/unet.py', 'folds'], ["'folds'"]),
+    ([], ['--config is missing']),
+    (
+      ['--config=configs/unet.py', '--config.data_dir=/nowhere'],
+      ['/nowhere', 'data_prep.build', 'data_prep.phantom'],
+    ),
+    (
+      ['--config=configs/unet.py', '--mode=eval', '--workdir=/nowhere'],
+      ['/nowhere', 'launch.py --config='],
+    ),
+  ],
+)
+def test_a_users_mistake_is_one_line(flags, words):
+  result = launch(*flags)
+  assert result.returncode == 2
+  assert result.stderr.startswith('error: ')
+  assert len(result.stderr.strip().splitlines()) == 1
+  for word in words:
+    assert word in result.stderr
