@@ -26,7 +26,7 @@ def _page(num_images=60, positives=20):
   label = np.arange(num_images) < positives
   records = [
     types.SimpleNamespace(
-      image_id=f'<img{i}>' + '1.2.3' * 11,
+      image_id=f'<img{i}>' + '1.2.3' * 30,
       label=int(label[i]),
       patient=i // 2,
       view=('PA', 'AP')[i % 2],

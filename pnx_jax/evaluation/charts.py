@@ -55,7 +55,7 @@ class Chart:
   """
 
   # The area between the axes, in the picture's own coordinates.
-  left, top, right, bottom = 62, 12, 410, 272
+  left, top, right, bottom = 62, 12, 394, 272
 
   def __init__(self, title: str, *, x: Axis, y: Axis):
     self.title, self.x, self.y = title, x, y
@@ -84,7 +84,7 @@ class Chart:
             'top': top,
             'width': right - left,
             'height': bottom - top,
-            'text': f'{value:.3f}',
+            'text': f'{value:.3f}'.removeprefix('0'),
             'share': (value - low) / (high - low) if high > low else 1.0,
           }
         )
