@@ -15,6 +15,9 @@ import subprocess
 import sys
 import time
 
+# Two frameworks share the memory of one GPU.
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+
 import jax
 import jax.numpy as jnp
 import numpy as np

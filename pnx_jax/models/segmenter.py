@@ -115,9 +115,10 @@ def check_known(kind, name, known):
   """Raises UserError that suggests the nearest known name."""
   if name not in known:
     nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
+    listed = [name for name in known if not name.startswith('tiny_')]
     raise UserError(
       f'unknown {kind} {name!r}; the nearest is {nearest!r}; known are: '
-      f'{", ".join(sorted(known))}'
+      f'{", ".join(listed)}'
     )
 
 
