@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pycocotools import mask as coco
 
 from pnx_jax.metrics import dice as dice_lib
 
@@ -40,6 +41,26 @@ def test_areas_equal_a_plain_comparison_with_every_threshold():
   probs[2], label[2] = 1, True
   areas = jax.jit(dice_lib.threshold_areas)(probs, label)
   _assert_areas_equal(areas, _numpy_areas(probs, label))
+
+
+def test_dice_equals_that_of_pycocotools():
+  probs, label = _random_batch((4, 40, 30), seed=3)
+  label[1] = False
+  areas = jax.jit(dice_lib.threshold_areas)(probs, label)
+  scores = dice_lib.dice(
+    areas['intersection'],
+    areas['predicted_area'],
+    areas['truth_area'][:, None],
+  )
+  for level in (3, 14, 25):
+    for row in range(4):
+      mask, truth = (
+        coco.encode(np.asfortranarray(array, np.uint8))
+        for array in (probs[row] > LEVELS[level], label[row])
+      )
+      both = coco.area(coco.merge([mask, truth], intersect=True))
+      total = coco.area(mask) + coco.area(truth)
+      np.testing.assert_allclose(scores[row, level], 2 * both / total)
 
 
 def test_areas_are_exact_beyond_float32_integers():
