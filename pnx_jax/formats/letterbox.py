@@ -78,6 +78,9 @@ def _window(inner: Place) -> tuple[slice, slice]:
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   if image.shape == (height, width):
     return image
+  if not image.flags.c_contiguous and image.flags.f_contiguous:
+    # Column-major masks, as `rle.decode` makes them, are costly to reorder.
+    return _resize(image.T, width, height).T
   if image.dtype == bool:
     grey = _resize(
       np.ascontiguousarray(image).view(np.uint8) * 255, height, width

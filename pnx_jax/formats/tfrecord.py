@@ -87,6 +87,27 @@ def split_sizes(data_dir: str | os.PathLike) -> dict[str, int]:
   }
 
 
+def split_files(
+  data_dir: str | os.PathLike, splits: Sequence[str]
+) -> list[pathlib.Path]:
+  """The files of `splits`, one split after the other.
+
+  Raises:
+    UserError: a split is unknown.
+  """
+  sizes = split_sizes(data_dir)
+  for split in splits:
+    if split not in sizes:
+      raise UserError(
+        f'{data_dir} has no split {split!r}; it has {", ".join(sorted(sizes))}'
+      )
+  return [
+    path
+    for split in splits
+    for path in sorted(pathlib.Path(data_dir).glob(f'*-{split}.tfrecord-*'))
+  ]
+
+
 def split_source(
   data_dir: str | os.PathLike, splits: Sequence[str]
 ) -> TFRecordSource:
@@ -96,15 +117,8 @@ def split_source(
     UserError: a split is unknown or its files do not hold what
       `dataset_info.json` promises.
   """
+  source = TFRecordSource(split_files(data_dir, splits))
   sizes = split_sizes(data_dir)
-  paths = []
-  for split in splits:
-    if split not in sizes:
-      raise UserError(
-        f'{data_dir} has no split {split!r}; it has {", ".join(sorted(sizes))}'
-      )
-    paths += sorted(pathlib.Path(data_dir).glob(f'*-{split}.tfrecord-*'))
-  source = TFRecordSource(paths)
   expected = sum(sizes[split] for split in splits)
   if len(source) != expected:
     raise UserError(

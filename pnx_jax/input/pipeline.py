@@ -71,14 +71,7 @@ class Dataset:
     Raises:
       UserError: the stored image is smaller than `size` or does not decode.
     """
-    record = tfrecord.parse(self._source[self._places[index]])
-    png = np.frombuffer(record.image, np.uint8)
-    image = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
-    if image is None:
-      raise UserError(
-        f'{self._data_dir}: the image of {self.records[index].image_id} does '
-        'not decode; the dataset is damaged: build it again'
-      )
+    image = self._stored(index)
     stored = image.shape[0]
     if stored < size:
       raise UserError(
@@ -88,6 +81,22 @@ class Dataset:
       )
     if stored > size:
       image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return image
+
+  @functools.cached_property
+  def stored_size(self) -> int:
+    """Side of the images as they are stored."""
+    return len(self._stored(0))
+
+  def _stored(self, index: int) -> np.ndarray:
+    record = tfrecord.parse(self._source[self._places[index]])
+    png = np.frombuffer(record.image, np.uint8)
+    image = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
+    if image is None:
+      raise UserError(
+        f'{self._data_dir}: the image of {record.image_id} does not decode; '
+        'the dataset is damaged: build it again'
+      )
     return image
 
   def label(self, index: int, size: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import optax
 
+from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
 from pnx_jax.input.sampling import Schedule
 from pnx_jax.metrics.dice import SegmentationMetrics
@@ -70,6 +71,12 @@ class Experiment:
   @classmethod
   def build(cls, config: ml_collections.ConfigDict) -> 'Experiment':
     """Raises UserError where the config asks for what there is not."""
+    crop = config.augmentation.crop_size
+    if crop > config.image_size:
+      raise UserError(
+        f'augmentation.crop_size={crop} does not fit into '
+        f'image_size={config.image_size}; lower the one or raise the other'
+      )
     train_splits, valid_splits = pipeline.split_names(
       config.data_dir, config.fold
     )
