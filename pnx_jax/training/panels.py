@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from pnx_jax import draw
+from pnx_jax.formats import schema
 from pnx_jax.training import sharding, steps
 
 _NUM_POSITIVES, _NUM_NEGATIVES = 4, 2
@@ -46,9 +47,14 @@ class Panels:
         image,
         self._dataset.label(case, size),
         prob > steps.PLAIN_THRESHOLD,
-        text=self._dataset.records[case].image_id,
+        text=_described(self._dataset.records[case]),
       )
       for place, (case, image, prob) in enumerate(
         zip(self._cases, images, probs, strict=True)
       )
     }
+
+
+def _described(record: schema.Record) -> str:
+  facts = (record.view, record.sex, record.age if record.age >= 0 else '')
+  return '  '.join(map(str, filter(None, (record.image_id, *facts))))
