@@ -64,23 +64,6 @@ def test_grouped(monkeypatch, stride):
   )
 
 
-@pytest.mark.parametrize('skips', [0, 2])
-def test_convolution_of_an_upsampled_map(skips):
-  def plain(below, kernel, *skips):
-    joined = jnp.concatenate([convolution.upsample(below), *skips], axis=-1)
-    return convolution.direct(joined, kernel, stride=1, pads=((1, 1), (1, 1)))
-
-  assert_same(
-    lambda below, kernel, *skips: convolution.convolve_upsampled(
-      below, list(skips), kernel
-    ),
-    plain,
-    random(2, 4, 6, 3),
-    random(3, 3, 3 + 2 * skips, 5),
-    *(random(2, 8, 12, 2) for _ in range(skips)),
-  )
-
-
 def test_upsample_repeats_each_pixel():
   x = random(2, 3, 4, 2)
   np.testing.assert_array_equal(

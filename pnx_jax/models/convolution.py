@@ -87,59 +87,6 @@ def grouped(x, kernel, *, stride, pads, groups):
   )
 
 
-def convolve_upsampled(below, skips, kernel):
-  """3x3 convolution of `upsample(below)` joined with skips.
-
-  Args:
-    below: `[B, H, W, C]`.
-    skips: list of `[B, 2H, 2W, Ci]`.
-    kernel: `[3, 3, C + sum(Ci), F]`.
-
-  Returns:
-    `[B, 2H, 2W, F]`.
-  """
-  if jax.default_backend() != 'cpu':
-    joined = jnp.concatenate([upsample(below), *skips], axis=-1)
-    return direct(joined, kernel, stride=1, pads=((1, 1), (1, 1)))
-  channels = below.shape[-1]
-  total = folded(below, kernel[:, :, :channels])
-  if skips:
-    joined = jnp.concatenate(skips, axis=-1)
-    rest = kernel[:, :, channels:]
-    total += direct(joined, rest, stride=1, pads=((1, 1), (1, 1)))
-  return total
-
-
-def folded(x, kernel):
-  """3x3 convolution of `upsample(x)` with 4/9 of its multiplications.
-
-  Of the three rows a tap sees, two are copies of one: each of the four phases
-  of the output is a 2x2 convolution of x itself, with the taps of copies
-  added up.
-  """
-  batch, height, width, _ = x.shape
-  features = kernel.shape[-1]
-  # [phase, tap of 2, tap of 3]
-  fold = jnp.array(
-    [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype
-  )
-  kernel = jnp.einsum('pik,qjl,klcf->ijcpqf', fold, fold, kernel)
-  phases = direct(
-    x, kernel.reshape(2, 2, -1, 4 * features), stride=1, pads=((1, 1), (1, 1))
-  ).reshape(batch, height + 1, width + 1, 2, 2, features)
-  rows = [
-    jnp.stack(
-      [
-        phases[:, row : row + height, column : column + width, row, column]
-        for column in (0, 1)
-      ],
-      axis=3,
-    )
-    for row in (0, 1)
-  ]
-  return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, features)
-
-
 def upsample(x):
   """Nearest neighbour, twice as large; `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
   batch, height, width, channels = x.shape

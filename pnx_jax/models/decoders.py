@@ -5,8 +5,9 @@ times `width`.
 """
 
 import flax.linen as nn
+import jax.numpy as jnp
 
-from pnx_jax.models import layers
+from pnx_jax.models import convolution, layers
 
 
 class Block(nn.Module):
@@ -20,10 +21,11 @@ class Block(nn.Module):
   def __call__(self, inputs, train):
     below, *skips = inputs
     style = self.style
-    x = layers.UpsampledConv(self.features, style, name='conv1')(below, skips)
-    x = style.activation(layers.Norm(style, name='bn1')(x, train))
-    x = layers.Conv(self.features, style, name='conv2')(x)
-    x = style.activation(layers.Norm(style, name='bn2')(x, train))
+    x = jnp.concatenate([convolution.upsample(below), *skips], axis=-1)
+    for index in (1, 2):
+      x = layers.Conv(self.features, style, name=f'conv{index}')(x)
+      x = layers.Norm(style, name=f'bn{index}')(x, train)
+      x = style.activation(x)
     if self.attention:
       x = layers.SpatialChannelExcite(self.style, name='attention')(x)
     return x

@@ -5,6 +5,7 @@ channel 20 to 100 times slower than this.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -51,11 +52,8 @@ def forward(x, kernel, stride, pads):
 def backward(stride, pads, residuals, gradient):
   x, kernel = residuals
   size = kernel.shape[0]
-  of_kernel = jnp.stack(
-    [
-      jnp.sum(part * gradient, axis=(0, 1, 2), dtype=jnp.float32)
-      for _, _, part in taps(x, size, stride, pads)
-    ]
+  of_kernel = channel_sums(
+    [part * gradient for _, _, part in taps(x, size, stride, pads)]
   ).reshape(kernel.shape)
   # A position of x, stride * i + phase, was seen by the taps of one residue.
   phases = [
@@ -67,6 +65,26 @@ def backward(stride, pads, residuals, gradient):
   ]
   of_x = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
   return of_x.reshape(x.shape), of_kernel.astype(kernel.dtype)
+
+
+def channel_sums(products):
+  """Sums over all but the last axis, `[len(products), C]`.
+
+  XLA's reduction over leading axes is scalar on a CPU. Most of the summing is
+  therefore done as additions of blocks of rows, eight times faster; the
+  barrier keeps them apart from the reduction.
+  """
+  batch, height, width, channels = products[0].shape
+  blocks = math.gcd(height, 8)
+  shape = (batch, blocks, height // blocks, width, channels)
+  partial = jnp.stack(
+    [
+      sum(product.reshape(shape)[:, block] for block in range(blocks))
+      for product in products
+    ]
+  )
+  partial = jax.lax.optimization_barrier(partial)
+  return partial.sum(axis=(1, 2, 3), dtype=jnp.float32)
 
 
 def input_gradient(gradient, kernel, stride, pads, *, phase):

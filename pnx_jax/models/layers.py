@@ -89,28 +89,6 @@ class Conv(nn.Module):
     return x
 
 
-class UpsampledConv(nn.Module):
-  """3x3 convolution of an upsampled map joined with maps of that size."""
-
-  features: int
-  style: Style
-
-  @nn.compact
-  def __call__(self, below, skips):
-    style = self.style
-    channels = below.shape[-1] + sum(skip.shape[-1] for skip in skips)
-    kernel = self.param(
-      'kernel', nn.initializers.he_normal(), (3, 3, channels, self.features)
-    )
-    if style.normalisation == 'group':
-      kernel = standardise(kernel)
-    return convolution.convolve_upsampled(
-      below.astype(style.dtype),
-      [skip.astype(style.dtype) for skip in skips],
-      kernel.astype(style.dtype),
-    )
-
-
 class Norm(nn.Module):
   """The normalisation `style` names."""
 
