@@ -10,6 +10,7 @@ a scores.json; the same command goes on where it was stopped.
 
 import json
 import pathlib
+import shutil
 import statistics
 
 from absl import app, flags
@@ -72,6 +73,9 @@ def score(variant, seed):
       }
     )
     scores = train(config, workdir)
+    if not scores:  # It was stopped between its end and its scores.
+      shutil.rmtree(workdir)
+      scores = train(config, workdir)
     path.write_text(json.dumps(scores))
   return json.loads(path.read_text())
 
