@@ -2,7 +2,11 @@
 
 import csv
 import json
+import pathlib
 import shutil
+import socket
+import subprocess
+import sys
 import time
 import types
 
@@ -21,6 +25,8 @@ from pnx_jax.evaluation.postprocess import Postprocess
 from pnx_jax.formats import letterbox, rle
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='module')
@@ -238,6 +244,42 @@ def test_the_submission_of_3205_masks_takes_seconds(tmp_path):
   ]
   submission.write(tmp_path / 'submission.csv', rows)
   assert (time.process_time() - start) / 40 * 3205 < 10
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(workdir, dataset_dir, tmp_path):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+
+  def run(path, *flags):
+    command = [sys.executable, 'launch.py', '--config=configs/unet.py']
+    command += [f'--workdir={path}', '--mode=eval', *flags]
+    command += [
+      f'--config.data_dir={dataset_dir}',
+      '--config.eval.batch_size=16',
+    ]
+    return subprocess.Popen(command, cwd=ROOT)
+
+  one, two = tmp_path / 'one', tmp_path / 'two'
+  for path in (one, two):
+    shutil.copytree(workdir, path, ignore=shutil.ignore_patterns('eval'))
+  cluster = (f'--coordinator_address={address}', '--num_processes=2')
+  started = [run(one)]
+  started += [run(two, *cluster, f'--process_id={rank}') for rank in (0, 1)]
+  assert [process.wait(300) for process in started] == [0, 0, 0]
+  assert (one / 'eval' / 'metrics.json').is_file()
+  ids = [
+    [row['image_id'] for row in _rows(path / 'eval' / 'per_image.csv')]
+    for path in (one, two)
+  ]
+  assert ids[0] == ids[1]
+  metrics = [
+    json.loads((path / 'eval' / 'metrics.json').read_text())
+    for path in (one, two)
+  ]
+  for name in ('dice', 'auc', 'brier', 'dice_at_0.5'):
+    assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-5)
 
 
 @pytest.mark.parametrize('scales', ['', '1;2', '1,-2'])
