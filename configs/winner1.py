@@ -18,7 +18,7 @@ The place also used ResNet-50 and SE-ResNeXt-50:
 --config.model.encoder=resnet50.
 """
 
-from configs import default
+from configs import default, resunet
 
 VARIANTS = {
   '512': {
@@ -40,7 +40,7 @@ VARIANTS = {
 
 def get_config(variant='512'):
   config = default.get_config()
-  config.model.encoder = 'resnet34'
+  config.update_from_flattened_dict(resunet.VARIANTS['resnet34'])
   config.losses.bce = 3.0
   config.losses.dice = 1.0
   config.losses.focal = 4.0

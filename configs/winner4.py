@@ -13,7 +13,7 @@ AdamW with one cosine; 5 folds that keep patients apart instead of 8 that do
 not (build with --num_folds=8 for eight).
 """
 
-from configs import default
+from configs import default, resunet
 
 
 def get_config():
@@ -23,7 +23,7 @@ def get_config():
   config.batch_size = 8
   config.total_epochs = 60.0
   config.positive_share = ((0, 0.8), (50, 0.22))
-  config.model.encoder = 'resnet34'
+  config.update_from_flattened_dict(resunet.VARIANTS['resnet34'])
   config.model.normalisation = 'frozen'
   config.losses.bce = 2.7
   config.losses.dice = 0.9
