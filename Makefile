@@ -8,7 +8,7 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: demo test lint clean
+.PHONY: demo test proofs lint clean
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,10 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+# What takes minutes; PNX_REAL_DATA is the folder with the real radiographs.
+proofs: .venv/installed
+	XLA_FLAGS= $(BIN)/python -m pytest -s -m slow tests/test_real.py
 
 lint: .venv/installed
 	$(BIN)/ruff format .

@@ -1,8 +1,6 @@
 """The report: what an evaluation found, on one self-contained page."""
 
 import base64
-import pathlib
-import subprocess
 
 import numpy as np
 
@@ -11,6 +9,7 @@ from pnx_jax.evaluation.charts import Axis, Chart
 from pnx_jax.evaluation.judge import Verdict
 from pnx_jax.metrics import calibration, rules
 from pnx_jax.metrics.curves import curve
+from pnx_jax.training import workdir
 
 HEADLINE = {
   'dice': 'Dice, as in the competition',
@@ -65,7 +64,7 @@ def render(
     'report.html',
     title=title,
     config=config,
-    commit=_commit(),
+    commit=workdir.commit(),
     metrics=metrics,
     headline=HEADLINE.items(),
     image_level=IMAGE_LEVEL.items(),
@@ -179,15 +178,3 @@ def _gallery(pictures, records, images) -> dict[str, list[dict]]:
   for cases in shown.values():
     cases.sort(key=lambda case: case['rank'])
   return {kind: cases for kind, cases in shown.items() if cases}
-
-
-def _commit() -> str:
-  """Of the code that ran, or 'unknown' outside a repository."""
-  result = subprocess.run(
-    ['git', 'describe', '--always', '--dirty'],
-    cwd=pathlib.Path(__file__).parent,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  return result.stdout.strip() or 'unknown'
