@@ -70,7 +70,7 @@ def test_training_can_learn_the_labels_by_heart(
       'image_size': 128,
       'batch_size': 8,
       'eval.batch_size': 8,
-      'total_steps': 900,
+      'total_steps': 500,
       'positive_share': ((0, 0.6),),
       'model.width': 16,
       'optimizer.learning_rate': 2e-3,

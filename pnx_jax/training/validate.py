@@ -129,7 +129,9 @@ def scores(
   return {
     **{name: plain[name] for name in names},
     'dice': dice,
-    'dice_positive': per_image[label].mean() if label.any() else float('nan'),
+    'dice_positive': (
+      float(per_image[label].mean()) if label.any() else float('nan')
+    ),
     'dice_at_0.5': plain['dice'],
     'dice_positive_at_0.5': plain['dice_positive'],
     'all_empty_dice': float((~label).mean()),
