@@ -1,6 +1,5 @@
 """Trains and evaluates: `python launch.py --config=configs/resunet.py`."""
 
-import difflib
 import logging
 import os
 import pathlib
@@ -12,7 +11,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from pnx_jax.errors import UserError
+from pnx_jax.errors import UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The recipe, for example configs/resunet.py.'
@@ -128,8 +127,9 @@ def _explained(error: str, argv: list[str]) -> str:
   path = asked[1] if asked else ''
   if path and not os.path.exists(path):
     known = sorted(str(recipe) for recipe in pathlib.Path('configs').glob('*'))
-    nearest = difflib.get_close_matches(path, known, n=1, cutoff=0)
-    return f'there is no config {path!r}; the nearest is {nearest[0]!r}'
+    return (
+      f'there is no config {path!r}; the nearest is {nearest(path, known)!r}'
+    )
   field = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', error)
   if field:
     right, wrong = field.groups()

@@ -5,11 +5,9 @@ field is set on the command line: `--config.optimizer.learning_rate=1e-3`.
 Durations carry their unit in the name: `_epochs` or `_steps`.
 """
 
-import difflib
-
 import ml_collections
 
-from pnx_jax.errors import UserError
+from pnx_jax.errors import check_known
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -172,11 +170,6 @@ def variant(
   Raises:
     UserError: an unknown variant; the nearest one is named.
   """
-  if name not in variants:
-    nearest = difflib.get_close_matches(name, variants, n=1, cutoff=0)[0]
-    raise UserError(
-      f'unknown variant {name!r}; the nearest is {nearest!r}, known are '
-      f'{", ".join(filter(None, variants))}'
-    )
+  check_known('variant', name, variants)
   config.update_from_flattened_dict(variants[name])
   return config

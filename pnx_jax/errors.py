@@ -1,5 +1,8 @@
 """The one exception whose text is meant for the user."""
 
+import difflib
+from collections.abc import Collection
+
 
 class UserError(ValueError):
   """Wrong use or wrong input: says what is wrong, where, and what to do.
@@ -7,3 +10,17 @@ class UserError(ValueError):
   The commands print its text as one line and exit; everything else is a bug
   and keeps its traceback.
   """
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+  """The known name that is spelled most like `name`."""
+  return difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
+
+
+def check_known(kind: str, name: str, known: Collection[str]) -> None:
+  """Raises UserError for an unknown name; the nearest one is suggested."""
+  if name not in known:
+    raise UserError(
+      f'unknown {kind} {name!r}; the nearest is {nearest(name, known)!r}, '
+      f'known are {", ".join(filter(None, known))}'
+    )

@@ -1,13 +1,12 @@
 """Encoder, decoder and heads put together; `create` is the entry."""
 
 import dataclasses
-import difflib
 import math
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from pnx_jax.errors import UserError
+from pnx_jax.errors import UserError, check_known
 from pnx_jax.models import decoders, efficientnet, encoders, layers, resnet
 
 PLAIN_ENCODERS = {
@@ -109,17 +108,6 @@ def check_image(shape, *, depth):
         f'by {stride}, the deepest stride; the nearest size that is: '
         f'{max(round(size / stride), 1) * stride}'
       )
-
-
-def check_known(kind, name, known):
-  """Raises UserError that suggests the nearest known name."""
-  if name not in known:
-    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
-    listed = [name for name in known if not name.startswith('tiny_')]
-    raise UserError(
-      f'unknown {kind} {name!r}; the nearest is {nearest!r}; known are: '
-      f'{", ".join(listed)}'
-    )
 
 
 def create(

@@ -77,6 +77,11 @@ class Experiment:
         f'augmentation.crop_size={crop} does not fit into '
         f'image_size={config.image_size}; lower the one or raise the other'
       )
+    if config.losses.deep and not config.model.deep_supervision:
+      raise UserError(
+        'losses.deep has a weight but the network has no deep heads; set '
+        '--config.model.deep_supervision=true'
+      )
     train_splits, valid_splits = pipeline.split_names(
       config.data_dir, config.fold
     )

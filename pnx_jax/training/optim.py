@@ -1,12 +1,10 @@
 """Optimiser and learning-rate schedule from plain values."""
 
-import difflib
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from pnx_jax.errors import UserError
+from pnx_jax.errors import check_known
 
 _OPTIMISERS = {
   'adamw': lambda rate, decay, mask: optax.adamw(
@@ -50,9 +48,7 @@ def create(
   Raises:
     UserError: an unknown name; the nearest one is suggested.
   """
-  if name not in _OPTIMISERS:
-    nearest = difflib.get_close_matches(name, _OPTIMISERS, n=1, cutoff=0)[0]
-    raise UserError(f'unknown optimizer {name!r}; the nearest is {nearest!r}')
+  check_known('optimizer', name, _OPTIMISERS)
   parts = [
     _OPTIMISERS[name](
       schedule,
