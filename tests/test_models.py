@@ -140,10 +140,10 @@ def test_frozen_normalisation_holds_for_the_encoder_alone():
   assert same('encoder') and not same('decoder')
 
 
-# Parameters of a U-Net with one input channel and decoder channels 256, 128,
-# 64, 32, 16: for ResNet-34, SE-ResNeXt-50 and B0 segmentation-models-pytorch's own
-# count (less EfficientNet's unused head), for the others counted here; the
-# presence head adds two per bottleneck channel and a bias.
+# Parameters of a U-Net with one input channel and decoder channels 256 to 16:
+# segmentation-models-pytorch's own count for ResNet-34, SE-ResNeXt-50 and B0
+# (less EfficientNet's unused head), for the others counted here; the presence
+# head adds two per bottleneck channel and a bias.
 @pytest.mark.parametrize(
   'encoder, unet, bottleneck',
   [
