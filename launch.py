@@ -53,7 +53,8 @@ def main(_) -> None:
     from pnx_jax.training.workdir import load_with_overrides
 
     overrides = config_flags.get_override_values(flags.FLAGS['config'])
-    evaluate(load_with_overrides(workdir, overrides), workdir)
+    config = load_with_overrides(workdir, overrides, defaults=config)
+    evaluate(config, workdir)
     return
   from pnx_jax.input import pipeline
   from pnx_jax.training.train import train
@@ -64,7 +65,8 @@ def main(_) -> None:
   for fold in range(len(pipeline.folds(config.data_dir))):
     with config.unlocked():
       config.fold = fold
-    train(config, workdir)
+    if train(config, workdir) is None:  # A signal ended it.
+      return
 
 
 def _default_workdir() -> str:

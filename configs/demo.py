@@ -11,7 +11,7 @@ def get_config():
   config.data_dir = 'data/demo'
   config.image_size = 128
   config.batch_size = 8
-  config.total_epochs = 6.0
+  config.total_epochs = 10.0
   config.positive_share = ((0, 0.6),)
   config.model.encoder = 'resunet'
   config.model.width = 16

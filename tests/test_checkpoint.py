@@ -88,7 +88,7 @@ def test_the_best_few_are_averaged(tmp_path):
 def test_an_empty_folder_is_a_fresh_start_but_has_no_best(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.restore_latest(abstract()) is None
-    with pytest.raises(UserError, match=r'train first'):
+    with pytest.raises(UserError, match=r'train that fold first'):
       checkpoints.restore_best(abstract().variables)
 
 

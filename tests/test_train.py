@@ -111,14 +111,14 @@ def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
   while process.poll() is None and not done.exists():
     pass
   process.send_signal(signal.SIGKILL)
-  process.wait()
+  assert process.wait() == -signal.SIGKILL
   training.train(config, tmp_path)
   assert_same(latest(config, tmp_path), expected)
   assert tiny.events(tmp_path) == scalars
 
 
 def _with_config(path, config):
-  workdir.open_for_training(path, config)
+  workdir.write(path, config, [])
   return path
 
 
@@ -134,7 +134,7 @@ def test_nonfinite_loss_stops_and_saves_its_batch(dataset_dir, tmp_path):
   )
   with pytest.raises(FloatingPointError, match='loss of step 1 is nan'):
     training.train(config, tmp_path)
-  saved = np.load(tmp_path / 'fold0' / 'bad_batch_1.npz')
+  saved = np.load(tmp_path / 'fold0' / 'bad_batch_1_0.npz')
   assert saved['image'].shape == (8, 32, 32, 1)
 
 

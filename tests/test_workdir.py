@@ -10,44 +10,76 @@ from pnx_jax.training import workdir
 def test_config_json_gives_the_config_back(tmp_path):
   config = resunet.get_config()
   config.total_steps = 7
-  workdir.open_for_training(tmp_path, config)
+  workdir.write(tmp_path, config, ['b', 'a'])
   assert json.loads((tmp_path / 'config.json').read_text())['total_steps'] == 7
   assert workdir.flat(workdir.load(tmp_path)) == workdir.flat(config)
 
 
 def test_another_network_is_refused_and_the_difference_shown(tmp_path):
-  workdir.open_for_training(tmp_path, resunet.get_config())
+  workdir.write(tmp_path, resunet.get_config(), [])
   other = resunet.get_config()
   other.model.width = 8
   with pytest.raises(UserError, match=r'model\.width: 32 there, 8 here'):
-    workdir.open_for_training(tmp_path, other)
+    workdir.check_same_run(tmp_path, other)
 
 
 def test_a_longer_run_another_fold_and_another_place_are_the_same_run(
   tmp_path,
 ):
-  workdir.open_for_training(tmp_path, resunet.get_config())
+  workdir.write(tmp_path, resunet.get_config(), [])
   longer = resunet.get_config()
   longer.total_epochs = 99.0
   longer.fold = 3
   longer.data_dir = '/elsewhere'
   longer.eval.batch_size = 2
-  workdir.open_for_training(tmp_path, longer)
+  workdir.check_same_run(tmp_path, longer)
+  workdir.write(tmp_path, longer, [])
   assert workdir.load(tmp_path).total_epochs == 99.0
 
 
 def test_evaluation_overrides_only_what_it_may(tmp_path):
-  workdir.open_for_training(tmp_path, default.get_config())
+  workdir.write(tmp_path, default.get_config(), [])
   config = workdir.load_with_overrides(
-    tmp_path, {'eval.batch_size': 3, 'data_dir': 'd', 'batch_size': 5}
+    tmp_path,
+    {'eval.flip': False, 'data_dir': 'd', 'batch_size': 5},
+    defaults=default.get_config(),
   )
-  assert (config.eval.batch_size, config.data_dir, config.batch_size) == (
-    3,
-    'd',
-    5,
-  )
+  assert (config.eval.flip, config.data_dir) == (False, 'd')
+  assert config.eval.batch_size == 5
+  assert config.batch_size == default.get_config().batch_size
   with pytest.raises(UserError, match=r'model\.width cannot be changed'):
-    workdir.load_with_overrides(tmp_path, {'model.width': 3})
+    workdir.load_with_overrides(
+      tmp_path, {'model.width': 3}, defaults=default.get_config()
+    )
+
+
+def test_a_run_older_than_a_field_takes_its_default(tmp_path):
+  workdir.write(tmp_path, default.get_config(), [])
+  path = tmp_path / 'config.json'
+  old = json.loads(path.read_text())
+  del old['eval']['flip']
+  path.write_text(json.dumps(old))
+  config = workdir.load_with_overrides(
+    tmp_path, {}, defaults=default.get_config()
+  )
+  assert config.eval.flip is default.get_config().eval.flip
+
+
+def test_other_training_images_are_refused(tmp_path):
+  config = default.get_config()
+  workdir.check_same_images(tmp_path, 0, ['a', 'b'])
+  workdir.write(tmp_path, config, ['a', 'b'])
+  assert workdir.trained_on(tmp_path, 0) == {'a', 'b'}
+  workdir.check_same_images(tmp_path, 0, ['b', 'a'])
+  workdir.check_same_images(tmp_path, 1, ['c'])
+  with pytest.raises(UserError, match='other training images'):
+    workdir.check_same_images(tmp_path, 0, ['a', 'c'])
+
+
+def test_a_workdir_that_is_a_file_is_one_line(tmp_path):
+  (tmp_path / 'run').write_text('')
+  with pytest.raises(UserError, match='cannot write'):
+    workdir.write(tmp_path / 'run', default.get_config(), [])
 
 
 def test_no_run_and_a_broken_one_are_told_apart(tmp_path):
@@ -62,4 +94,5 @@ def test_trained_folds_are_found(tmp_path):
   for fold in (2, 0):
     workdir.checkpoint_dir(tmp_path, fold).mkdir(parents=True)
   (tmp_path / 'fold7').mkdir()
+  (tmp_path / 'fold0_old' / 'checkpoints').mkdir(parents=True)
   assert workdir.trained_folds(tmp_path) == [0, 2]

@@ -46,6 +46,7 @@ def evaluate(
   Raises:
     UserError: no checkpoint, no data, or members that do not fit together.
   """
+  experiment.check_numbers(config)
   options = config.eval
   runs = [os.fspath(workdir), *_split(options.ensemble)]
   folds = workdirs.trained_folds(workdir)
@@ -68,7 +69,7 @@ def evaluate(
   held_out = HeldOut(
     config.data_dir, {fold: ensemble(chosen(folds=[fold])) for fold in folds}
   )
-  check_unseen(runs, config.data_dir, held_out)
+  check_unseen(runs, held_out)
   statistics = held_out.statistics()
 
   # What is chosen by some images is scored on others.

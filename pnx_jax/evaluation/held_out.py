@@ -1,7 +1,6 @@
 """The held-out images of all folds, seen by networks not trained on them."""
 
 import logging
-import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -95,35 +94,19 @@ class HeldOut:
     return self._datasets[fold], index - first
 
 
-def check_unseen(runs: Sequence[str], data_dir: str, held_out: HeldOut) -> None:
-  """Raises UserError where a run was trained on images it is to be scored on.
+def check_unseen(runs: Sequence[str], held_out: HeldOut) -> None:
+  """Raises UserError where a run has seen images it is to be scored on.
 
   That happens where runs were trained on builds with different folds.
   """
-  ids = [record.image_id for record in held_out.records]
-  checked = {data_dir}
   for run in runs:
-    trained_on = workdirs.load(run).data_dir
-    if trained_on in checked:
-      continue
-    checked.add(trained_on)
-    if not pathlib.Path(trained_on, 'dataset_info.json').is_file():
-      _logger.warning(
-        '%s was trained on %s, which is gone: whether it has seen these '
-        'images cannot be checked.',
-        run,
-        trained_on,
-      )
-      continue
-    home = {
-      record.image_id: name
-      for name in pipeline.folds(trained_on)
-      for record in pipeline.Dataset(trained_on, [name]).records
-    }
-    for image_id, fold in zip(ids, held_out.fold, strict=True):
-      if home.get(image_id, schema.fold_split(fold)) != schema.fold_split(fold):
-        raise UserError(
-          f'{run} was trained on {trained_on}, where {image_id} is in '
-          f'{home[image_id]}, not in fold{fold} as in {data_dir}: it has seen '
-          'images it would be scored on; use runs of one build'
-        )
+    for fold in np.unique(held_out.fold):
+      seen = workdirs.trained_on(run, fold)
+      for index in np.flatnonzero(held_out.fold == fold):
+        image_id = held_out.records[index].image_id
+        if image_id in seen:
+          raise UserError(
+            f'fold {fold} of {run} was trained with {image_id}, which is held '
+            f'out in this build: it has seen images it would be scored on; '
+            'use runs of one build, and --config.data_dir of that build'
+          )

@@ -2,14 +2,11 @@
 
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import flax.linen as nn
 import jax
-import orbax.checkpoint as ocp
 
-from pnx_jax.errors import UserError
 from pnx_jax.training import experiment, steps, workdir
 from pnx_jax.training.checkpoint import Checkpoints
 
@@ -44,9 +41,7 @@ class Network:
     config = workdir.load(member.workdir)
     folder = workdir.checkpoint_dir(member.workdir, member.fold)
     abstract = experiment.abstract_variables(config, mesh)
-    with Checkpoints(folder) as checkpoints:
-      for step in checkpoints.best_steps()[:1]:
-        _check_shapes(folder / str(step) / 'variables', abstract)
+    with Checkpoints(folder, create=False) as checkpoints:
       taken, variables = checkpoints.restore_best(
         abstract,
         count=config.average_checkpoints if member.place is None else 1,
@@ -58,34 +53,6 @@ class Network:
       image_size=config.image_size,
       steps=tuple(taken),
     )
-
-
-def _check_shapes(saved: pathlib.Path, abstract: Any) -> None:
-  """Raises UserError where a checkpoint holds another network's weights."""
-  try:
-    handler = ocp.StandardCheckpointHandler()
-    found = _shapes(handler.metadata(saved.absolute()).tree)
-    handler.close()
-  except Exception:  # Damage: restoring reports it, with a step to fall back.
-    return
-  expected = _shapes(abstract)
-  for name in sorted(found.keys() | expected.keys()):
-    if found.get(name) != expected.get(name):
-      raise UserError(
-        f'{saved.parent} holds the weights of another network than its '
-        f'config.json describes: {name} is '
-        f'{found.get(name, "absent")} there and '
-        f'{expected.get(name, "absent")} here; evaluate with the config it was '
-        'trained with'
-      )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    '/'.join(key.key for key in path): tuple(leaf.shape)
-    for path, leaf in leaves
-  }
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'size', 'flip', 'scales'))

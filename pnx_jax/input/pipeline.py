@@ -72,16 +72,22 @@ class Dataset:
       UserError: the stored image is smaller than `size` or does not decode.
     """
     image = self._stored(index)
-    stored = image.shape[0]
+    self._check_size(len(image), size)
+    if len(image) > size:
+      image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return image
+
+  def check_size(self, size: int) -> None:
+    """Raises UserError where the stored images are smaller than `size`."""
+    self._check_size(self.stored_size, size)
+
+  def _check_size(self, stored: int, size: int) -> None:
     if stored < size:
       raise UserError(
         f'image_size is {size} but {self._data_dir} holds images of {stored}; '
         f'build larger ones with `python -m data_prep.build '
         f'--image_size={size} ...`, or set --config.image_size={stored}'
       )
-    if stored > size:
-      image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return image
 
   @functools.cached_property
   def stored_size(self) -> int:

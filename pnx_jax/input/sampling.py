@@ -43,7 +43,12 @@ class Schedule:
     labels = np.asarray(labels)
     self._positives = np.flatnonzero(labels == 1)
     self._negatives = np.flatnonzero(labels == 0)
-    self._knots = np.asarray(positive_share, np.float64).reshape(-1, 2)
+    try:
+      self._knots = np.asarray(positive_share, np.float64).reshape(-1, 2)
+    except ValueError:
+      raise UserError(
+        f'positive_share={positive_share} is not ((epoch, share), ...)'
+      ) from None
     self._seed = seed
     self._starts = [0]
     self._lock = threading.Lock()

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pathlib
+import tempfile
 import zlib
 from typing import Any
 
@@ -30,6 +31,9 @@ _logger = logging.getLogger(__name__)
 # The one before the newest is there in case the newest is damaged.
 _KEEP_LATEST = 2
 _SCORE = 'score'
+_NONE = (
+  'no checkpoint in {}; train that fold first: `python launch.py --config=...`'
+)
 # Orbax's own errors fill a page.
 _REASON_LENGTH = 200
 
@@ -41,8 +45,23 @@ class Checkpoints:
   `ema` and `training` (all else), each with its checksums.
   """
 
-  def __init__(self, directory: str | os.PathLike, *, keep_best: int = 1):
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    *,
+    keep_best: int = 1,
+    create: bool = True,
+  ):
     self.directory = os.path.abspath(directory)
+    if create:
+      try:
+        os.makedirs(self.directory, exist_ok=True)
+      except OSError as error:
+        raise UserError(
+          f'cannot write {self.directory}: {error.strerror}'
+        ) from None
+    elif not os.path.isdir(self.directory):
+      raise UserError(_NONE.format(self.directory))
     self._drop_damaged_scores()
     policy = AnyPreservationPolicy(
       [
@@ -117,10 +136,8 @@ class Checkpoints:
     """
     steps = self.best_steps()
     if not steps:
-      raise UserError(
-        f'no checkpoint in {self.directory}; train first: '
-        '`python launch.py --config=...` with the same --workdir'
-      )
+      raise UserError(_NONE.format(self.directory))
+    _check_shapes(pathlib.Path(self.directory, f'{steps[0]}'), abstract)
     if skip >= len(steps):
       raise UserError(
         f'{self.directory} keeps {len(steps)} checkpoints; lower '
@@ -180,12 +197,12 @@ class Checkpoints:
 
   def _drop_damaged_scores(self):
     """A checkpoint whose score is unreadable goes on as one without."""
-    for path in pathlib.Path(self.directory).glob('*/metrics/metrics'):
-      try:
-        float(_score(json.loads(path.read_bytes())))
-      except (ValueError, KeyError, TypeError):
-        _logger.error('The score in %s is damaged and dropped.', path)
-        if jax.process_index() == 0:
+    if jax.process_index() == 0:
+      for path in pathlib.Path(self.directory).glob('*/metrics/metrics'):
+        try:
+          float(_score(json.loads(path.read_bytes())))
+        except (ValueError, KeyError, TypeError):
+          _logger.error('The score in %s is damaged and dropped.', path)
           path.parent.rename(path.parent.with_name('damaged_metrics'))
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('damaged scores')
@@ -194,9 +211,8 @@ class Checkpoints:
     """Frees the steps of damaged checkpoints for new ones, deletes nothing."""
     if jax.process_index() == 0:
       for step in damaged:
-        os.rename(
-          f'{self.directory}/{step}', f'{self.directory}/damaged_{step}'
-        )
+        aside = tempfile.mkdtemp(prefix=f'damaged_{step}_', dir=self.directory)
+        os.rename(f'{self.directory}/{step}', f'{aside}/{step}')
     if damaged:
       multihost_utils.sync_global_devices('damaged checkpoints')
       self._manager.reload()
@@ -249,3 +265,30 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 def _score(metrics: dict[str, float]) -> float:
   return metrics[_SCORE]
+
+
+def _check_shapes(folder: pathlib.Path, abstract: Any) -> None:
+  """Raises UserError where a checkpoint holds another network's weights."""
+  try:
+    handler = ocp.StandardCheckpointHandler()
+    found = _shapes(handler.metadata(folder / 'variables').tree)
+    handler.close()
+  except Exception:  # Damage: restoring reports it, with a step to fall back.
+    return
+  expected = _shapes(abstract)
+  for name in sorted(found.keys() | expected.keys()):
+    if found.get(name) != expected.get(name):
+      raise UserError(
+        f'{folder} holds the weights of another network than the '
+        f'config describes: {name} is '
+        f'{found.get(name, "absent")} there and '
+        f'{expected.get(name, "absent")} here; take the config of its training'
+      )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    '/'.join(key.key for key in path): tuple(leaf.shape)
+    for path, leaf in leaves
+  }

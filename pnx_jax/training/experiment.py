@@ -9,12 +9,44 @@ import jax
 import ml_collections
 import optax
 
-from pnx_jax.errors import UserError
+from pnx_jax.errors import UserError, check_known
 from pnx_jax.input import pipeline
 from pnx_jax.input.sampling import Schedule
 from pnx_jax.metrics.dice import SegmentationMetrics
 from pnx_jax.models import segmenter
-from pnx_jax.training import durations, losses, optim, sharding, state
+from pnx_jax.training import durations, losses, optim, sharding, state, workdir
+
+_LEAST = {
+  'average_checkpoints': 1,
+  'batch_size': 1,
+  'checkpoint_steps': 1,
+  'eval.batch_size': 1,
+  'eval.bootstrap': 1,
+  'eval.checkpoints': 1,
+  'image_size': 1,
+  'log_steps': 1,
+  'model.depth': 1,
+  'model.width': 1,
+  'optimizer.accumulate_steps': 1,
+  'read_threads': 1,
+  'seed': 0,
+}
+
+
+def check_numbers(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError for a field that no run can have."""
+  values = workdir.flat(config)
+  for name, least in _LEAST.items():
+    if values[name] < least:
+      raise UserError(f'{name}={values[name]} must be at least {least}')
+  for name in ('model.pixel_prevalence', 'model.image_prevalence'):
+    if not 0 < values[name] < 1:
+      raise UserError(f'{name}={values[name]} must lie between 0 and 1')
+  if not loss_weights(config):
+    raise UserError('every weight in config.losses is 0: nothing to learn')
+  check_known(
+    'compute_dtype', config.compute_dtype, ('auto', 'float32', 'bfloat16')
+  )
 
 
 def network(config: ml_collections.ConfigDict) -> nn.Module:
@@ -87,6 +119,7 @@ class Experiment:
     )
     dataset = pipeline.Dataset(config.data_dir, train_splits)
     held_out = pipeline.Dataset(config.data_dir, valid_splits)
+    dataset.check_size(config.image_size)
     schedule = Schedule(
       dataset.labels, positive_share=config.positive_share, seed=config.seed
     )

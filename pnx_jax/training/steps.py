@@ -63,7 +63,9 @@ def train_step(
     opt_state=opt_state,
     metrics=state.metrics.merge(window),
   )
-  return next_state, mean_loss
+  # An update that is not finite shows in the loss of its own batch.
+  sane = jnp.isfinite(optax.tree.norm(variables['params']))
+  return next_state, jnp.where(sane, mean_loss, jnp.nan)
 
 
 def eval_step(

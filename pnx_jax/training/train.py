@@ -28,7 +28,7 @@ _LOOKAHEAD = 2
 
 def train(
   config: ml_collections.ConfigDict, workdir: str | os.PathLike
-) -> dict[str, float]:
+) -> dict[str, float] | None:
   """Trains `config.fold`, going on from the newest checkpoint.
 
   Args:
@@ -36,12 +36,14 @@ def train(
     workdir: `config.json` and `fold<i>/{checkpoints,events}` are written here.
 
   Returns:
-    The scores of the last validation; empty where none took place.
+    The scores of the last validation, empty where the run was finished before;
+    None where a signal ended it.
 
   Raises:
     UserError: wrong config, data or workdir; the text says what to do.
     FloatingPointError: the loss is not finite; its batch is saved.
   """
+  experiments.check_numbers(config)
   mesh = sharding.mesh()
   replicated = sharding.replicated(mesh)
   sharding.check_batch_size(config.batch_size, 'batch_size')
@@ -74,7 +76,9 @@ def train(
     mesh=mesh,
   )
 
-  workdirs.open_for_training(workdir, config)
+  workdirs.check_same_run(workdir, config)
+  seen = [record.image_id for record in run.dataset.records]
+  workdirs.check_same_images(workdir, config.fold, seen)
   fold_dir = workdirs.fold_dir(workdir, config.fold)
   with (
     Checkpoints(
@@ -89,8 +93,11 @@ def train(
     if state is None:
       state = jax.jit(run.create_state, out_shardings=replicated)(key)
       state = _started(config, state, abstract.variables)
+    workdirs.write(workdir, config, seen)
     first_step = int(state.step)
-    if first_step >= total_steps:
+    # A run that was asked to stop left its validation to this one.
+    owed = first_step in run.durations.eval_steps - checkpoints.scored_steps()
+    if first_step >= total_steps and not owed:
       _logger.info('Fold %d is trained: %d steps.', config.fold, first_step)
       return {}
     _logger.info(
@@ -120,18 +127,19 @@ def train(
       batch_size=config.batch_size,
     )
     recent_losses = []
+    tracing = False
     scores = {}
     with Events(fold_dir / 'events', first_step=first_step + 1) as events:
       events.text(first_step, 'config', _as_markdown(config))
-      # A run that was asked to stop left its validation to this one.
-      if first_step in run.durations.eval_steps - checkpoints.scored_steps():
+      if owed:
         scores = validation.log(state, first_step, events)
         events.flush()
         checkpoints.save(first_step, state, score=scores['dice'])
 
       for step in range(first_step + 1, total_steps + 1):
-        if step == profiled.start:
+        if step in profiled and not tracing:
           jax.profiler.start_trace(fold_dir / 'events')
+          tracing = True
         with progress.waiting():
           batch = next(batches)
         with jax.transfer_guard('disallow'):
@@ -139,12 +147,12 @@ def train(
         recent_losses.append(loss)
         if len(recent_losses) > _LOOKAHEAD:
           jax.block_until_ready(recent_losses[-1 - _LOOKAHEAD])
-        if step == profiled.stop:
-          jax.block_until_ready(loss)
-          jax.profiler.stop_trace()
-
         stopping = stop(step)
         finished = step == total_steps
+        if tracing and (step + 1 not in profiled or stopping or finished):
+          jax.block_until_ready(loss)
+          jax.profiler.stop_trace()
+          tracing = False
         log_due = step % config.log_steps == 0 or finished
         eval_due = step in run.durations.eval_steps and not stopping
         save_due = step % config.checkpoint_steps == 0 or stopping or eval_due
@@ -169,7 +177,7 @@ def train(
           _logger.info(
             'Stopped and saved at step %d; the same command goes on.', step
           )
-          break
+          return None
   return scores
 
 
@@ -177,7 +185,7 @@ def _log(config, run, step, values, progress, events):
   """Writes the open window's means to TensorBoard and to the terminal."""
   rates = progress.report(step)
   epoch = run.schedule.epoch(step * config.batch_size)
-  update = step // config.optimizer.accumulate_steps
+  update = (step - 1) // config.optimizer.accumulate_steps
   scalars = {
     **prefixed('train', values),
     **prefixed('speed', rates | sharding.memory()),
@@ -203,8 +211,9 @@ def _log(config, run, step, values, progress, events):
 def _started(config, state, abstract):
   """The state with the weights that the config says to start from."""
   if config.init_from:
+    workdirs.load(config.init_from)
     directory = workdirs.checkpoint_dir(config.init_from, config.fold)
-    with Checkpoints(directory) as checkpoints:
+    with Checkpoints(directory, create=False) as checkpoints:
       from_steps, variables = checkpoints.restore_best(abstract)
     _logger.info('Starting from %s, step %d.', directory, from_steps[0])
   elif config.pretrained:
@@ -228,14 +237,14 @@ def _check_finite(recent_losses, step, batches_from, run, fold_dir):
     if np.isfinite(loss):
       continue
     bad = step - len(recent_losses) + place + 1
-    path = fold_dir / f'bad_batch_{bad}.npz'
+    path = fold_dir / f'bad_batch_{bad}_{jax.process_index()}.npz'
     batch = next(batches_from(first_step=bad - 1, last_step=bad))
     np.savez_compressed(path, **batch)
     raise FloatingPointError(
       f'the loss of step {bad} is {loss} (learning rate '
-      f'{run.learning_rate(bad):.2g}); its batch is in {path}. Lower '
-      '--config.optimizer.learning_rate, or start again from the checkpoint '
-      'before it'
+      f'{run.learning_rate(bad):.2g}); its batch is in {path}. Train in '
+      'another --workdir with a lower --config.optimizer.learning_rate; '
+      f'--config.init_from={fold_dir.parent} starts from the best weights'
     )
 
 

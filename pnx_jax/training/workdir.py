@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import subprocess
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -40,39 +41,79 @@ def checkpoint_dir(workdir: str | os.PathLike, fold: int) -> pathlib.Path:
 def trained_folds(workdir: str | os.PathLike) -> list[int]:
   """The folds that have checkpoints, ascending."""
   folders = pathlib.Path(workdir).glob('fold*/checkpoints')
-  return sorted(int(path.parent.name.removeprefix('fold')) for path in folders)
+  numbers = (path.parent.name.removeprefix('fold') for path in folders)
+  return sorted(int(number) for number in numbers if number.isdecimal())
 
 
-def open_for_training(
+def check_same_run(
   workdir: str | os.PathLike, config: ml_collections.ConfigDict
 ) -> None:
-  """Writes `config.json`, or checks that the run there is the same one.
+  """Checks that the run in `workdir`, if there is one, is the one described.
 
   Raises:
-    UserError: the workdir holds a run whose config differs in a field that
-      matters; the text shows the difference.
+    UserError: its config differs in a field that matters; the text shows the
+      difference.
   """
-  path = pathlib.Path(workdir) / 'config.json'
-  new = flat(config)
-  if path.exists():
-    old = flat(load(workdir))
-    different = [
-      f'  {name}: {old.get(name)!r} there, {new.get(name)!r} here'
-      for name in sorted(old.keys() | new.keys())
-      if old.get(name) != new.get(name) and not _matches(name, _FREE)
-    ]
-    if different:
-      raise UserError(
-        f'{workdir} holds a run with another config:\n'
-        + '\n'.join(different)
-        + '\nChoose another --workdir, or delete that folder'
-      )
+  if not (pathlib.Path(workdir) / 'config.json').exists():
+    return
+  new, old = flat(config), flat(load(workdir))
+  different = [
+    f'  {name}: {old.get(name)!r} there, {new.get(name)!r} here'
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name) and not _matches(name, _FREE)
+  ]
+  if different:
+    raise UserError(
+      f'{workdir} holds a run with another config:\n'
+      + '\n'.join(different)
+      + '\nChoose another --workdir, or delete that folder'
+    )
+
+
+def check_same_images(
+  workdir: str | os.PathLike, fold: int, image_ids: Sequence[str]
+) -> None:
+  """Raises UserError where the fold began with other training images."""
+  before = trained_on(workdir, fold)
+  if before and before != set(image_ids):
+    raise UserError(
+      f'fold {fold} in {workdir} began with other training images: the '
+      'dataset was built anew with other folds or files. Choose another '
+      '--workdir, or --config.data_dir of the first build'
+    )
+
+
+def trained_on(workdir: str | os.PathLike, fold: int) -> set[str]:
+  """The ids of the images that a fold's networks have seen in training."""
+  path = fold_dir(workdir, fold) / 'trained_on.json'
+  return set(json.loads(path.read_text())) if path.exists() else set()
+
+
+def write(
+  workdir: str | os.PathLike,
+  config: ml_collections.ConfigDict,
+  image_ids: Sequence[str],
+) -> None:
+  """Notes what a fold is trained with: the config, and its images' ids."""
   if jax.process_index() != 0:
     return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(config.to_json_best_effort(indent=2) + '\n')
-  temporary.replace(path)
+  for path, text in (
+    (
+      pathlib.Path(workdir) / 'config.json',
+      config.to_json_best_effort(indent=2),
+    ),
+    (
+      fold_dir(workdir, config.fold) / 'trained_on.json',
+      json.dumps(sorted(image_ids), indent=0),
+    ),
+  ):
+    temporary = path.with_suffix('.tmp')
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      temporary.write_text(text + '\n')
+      temporary.replace(path)
+    except OSError as error:
+      raise UserError(f'cannot write {path}: {error.strerror}') from None
 
 
 def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -84,7 +125,7 @@ def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
   path = pathlib.Path(workdir) / 'config.json'
   try:
     return ml_collections.ConfigDict(json.loads(path.read_text()))
-  except FileNotFoundError:
+  except OSError:
     raise UserError(
       f'no run at {workdir} (there is no config.json); train one first: '
       f'`python launch.py --config=configs/resunet.py --workdir={workdir}`'
@@ -94,15 +135,23 @@ def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 
 
 def load_with_overrides(
-  workdir: str | os.PathLike, overrides: dict[str, object]
+  workdir: str | os.PathLike,
+  overrides: dict[str, object],
+  *,
+  defaults: ml_collections.ConfigDict,
 ) -> ml_collections.ConfigDict:
   """The config of the run in `workdir`, changed where that is allowed.
+
+  Fields that are newer than the run come from `defaults`; `batch_size` means
+  that of the evaluation.
 
   Raises:
     UserError: there is no run, or an override would change the network or
       the data it was trained for.
   """
-  config = load(workdir)
+  config = defaults.copy_and_resolve_references()
+  with config.unlocked(), config.ignore_type():
+    config.update(load(workdir))
   for name, value in overrides.items():
     if not _matches(name, _OVERRIDABLE):
       raise UserError(
@@ -110,7 +159,8 @@ def load_with_overrides(
         f'{workdir}/config.json. Only {", ".join(_OVERRIDABLE)} can '
         '(eval. stands for all its fields)'
       )
-    config.update_from_flattened_dict({name: value})
+    field = 'eval.batch_size' if name == 'batch_size' else name
+    config.update_from_flattened_dict({field: value})
   return config
 
 
