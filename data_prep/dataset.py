@@ -31,12 +31,10 @@ def build(request: Request) -> report.Report:
   Raises:
     UserError: The request cannot be met.
   """
-  if os.path.exists(request.output_dir) and not request.overwrite:
-    raise UserError(
-      f'{request.output_dir} exists: choose another --output_dir or add '
-      '--overwrite'
-    )
   try:
+    working.check_output(
+      request.output_dir, request.inputs, overwrite=request.overwrite
+    )
     annotations = rle.read_csv(request.rle_csv)
     patient_map = request.patient_map and folds.read_patient_map(
       request.patient_map

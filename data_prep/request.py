@@ -28,6 +28,12 @@ class Request:
   beam_options: str = ''
 
   @property
+  def inputs(self) -> list[str]:
+    """The files and folders to read."""
+    paths = self.dicom_dir, self.test_dicom_dir, self.rle_csv, self.patient_map
+    return [path for path in paths if path]
+
+  @property
   def options(self) -> prepare.Options:
     return prepare.Options(
       self.image_size, self.window, self.accept_modality, self.accept_body_part

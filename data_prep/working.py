@@ -7,17 +7,43 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pnx_jax.errors import UserError
 
 _LOCK = 'lock'
 _INPUTS = 'inputs.json'
+_WRITTEN = ('build.json', 'dataset_info.json')
 
 
 class Busy(UserError):
   """Another process builds into the same folder."""
+
+
+def check_output(
+  output_dir: str, inputs: Iterable[str], *, overwrite: bool
+) -> None:
+  """Raises UserError where a build would remove what no build has written."""
+  path = pathlib.Path(output_dir).resolve()
+  for name in inputs:
+    if pathlib.Path(name).resolve().is_relative_to(path):
+      raise UserError(
+        f'{name} lies in --output_dir={output_dir}, which the build replaces: '
+        'choose another --output_dir'
+      )
+  if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    return
+  if not all((path / name).is_file() for name in _WRITTEN):
+    raise UserError(
+      f'{output_dir} exists and is no dataset that a build has written, so it '
+      'is not replaced: choose another --output_dir'
+    )
+  if not overwrite:
+    raise UserError(
+      f'{output_dir} holds a dataset: choose another --output_dir, or add '
+      '--overwrite to replace it'
+    )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import cv2
 import dicom_files
@@ -128,6 +129,51 @@ def test_the_number_of_workers_does_not_change_a_byte(archive, built, tmp_path):
 def test_an_existing_dataset_is_kept(archive, built):
   with pytest.raises(UserError, match='--overwrite'):
     dataset.build(request(archive, built[0]))
+
+
+@pytest.fixture
+def copied(archive, tmp_path):
+  """An archive of its own, which a build may destroy."""
+  return shutil.copytree(archive, tmp_path / 'copied')
+
+
+@pytest.mark.parametrize('overwrite', [False, True])
+@pytest.mark.parametrize('name', ['train', 'test', 'train-rle.csv', '.'])
+def test_raw_data_is_never_replaced(archive, copied, name, overwrite):
+  before = sorted(copied.rglob('*'))
+  wanted = request(archive, copied / name, overwrite=overwrite)
+  with pytest.raises(UserError, match='no dataset that') as error:
+    dataset.build(wanted)
+  assert '--overwrite' not in str(error.value)
+  assert sorted(copied.rglob('*')) == before
+
+
+@pytest.mark.parametrize(
+  'flag', ['dicom_dir', 'test_dicom_dir', 'rle_csv', 'patient_map']
+)
+def test_no_input_lies_in_the_output(archive, built, copied, tmp_path, flag):
+  output_dir = shutil.copytree(built[0], tmp_path / 'siim')
+  for path in copied.iterdir():
+    path.rename(output_dir / path.name)
+  (tmp_path / 'link').symlink_to(output_dir)
+  name = {'dicom_dir': 'train', 'test_dicom_dir': 'test'}.get(
+    flag, 'train-rle.csv'
+  )
+  wanted = request(
+    archive,
+    output_dir,
+    overwrite=True,
+    **{flag: str(tmp_path / 'link' / name)},
+  )
+  with pytest.raises(UserError, match=rf'{name} lies in --output_dir='):
+    dataset.build(wanted)
+  assert (output_dir / name).exists()
+
+
+def test_an_empty_folder_is_built_into(archive, built, tmp_path):
+  (tmp_path / 'empty').mkdir()
+  summary = dataset.build(request(archive, tmp_path / 'empty'))
+  assert summary == built[1]
 
 
 def test_the_first_bad_file_stops_where_wanted(archive, tmp_path):

@@ -122,7 +122,7 @@ def test_overwriting_keeps_the_old_dataset_until_the_new_one_is_there(
   archive, tmp_path, monkeypatch
 ):
   output_dir = tmp_path / 'siim'
-  output_dir.mkdir()
+  dataset.build(request(archive, output_dir, seed=1))
   (output_dir / 'old').touch()
   wanted = request(archive, output_dir, overwrite=True)
   with monkeypatch.context() as patch:
