@@ -8,7 +8,6 @@ into validation.
 """
 
 import csv
-import gzip
 import hashlib
 import os
 import re
@@ -25,6 +24,7 @@ from pnx_jax.formats import rle
 
 _AREA_QUARTILES = 4
 _NIH_FILE = re.compile(r'(\d{8})_\d{3}(\.png)?')
+_MASK = re.compile(r'encodedpixels|-1|\d+(\s+\d+)+', re.IGNORECASE)
 
 
 class Image(NamedTuple):
@@ -88,6 +88,11 @@ def read_patient_map(path: str | os.PathLike) -> dict[str, str]:
       raise ValueError(
         f'{path}, line {number}: expected "image id,patient", got {row}'
       )
+    if _MASK.fullmatch(row[1]):
+      raise ValueError(
+        f'{path}, line {number}: {row[1][:20]!r} is a mask, not a patient: '
+        'name a csv of "image id,patient" with --patient_map'
+      )
     if number == 1 and row[0].lower().endswith('id'):
       continue
     nih = _NIH_FILE.fullmatch(row[1])
@@ -110,11 +115,9 @@ def read_folds(path: str | os.PathLike) -> dict[str, int]:
 
 
 def _rows(path: str | os.PathLike):
-  opener = gzip.open if str(path).endswith('.gz') else open
-  with opener(path, 'rt', encoding='utf-8-sig', newline='') as file:
-    for number, row in enumerate(csv.reader(file), 1):
-      if row:
-        yield number, [cell.strip() for cell in row]
+  for number, row in enumerate(csv.reader(rle.read_lines(path)), 1):
+    if row:
+      yield number, [cell.strip() for cell in row]
 
 
 def _strata(area: np.ndarray) -> np.ndarray:

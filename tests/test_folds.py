@@ -87,6 +87,17 @@ def test_patient_map(tmp_path):
     folds.read_patient_map(path)
 
 
+@pytest.mark.parametrize(
+  'text',
+  ['ImageId, EncodedPixels\na,7\n', 'a,-1\n', 'a, 12 3 4 5\n', 'a,7\nb,1 2\n'],
+)
+def test_masks_are_no_patients(tmp_path, text):
+  path = tmp_path / 'train-rle.csv'
+  path.write_text(text)
+  with pytest.raises(ValueError, match=r'train-rle.*mask.*--patient_map'):
+    folds.read_patient_map(path)
+
+
 def run_audit(*arguments):
   return subprocess.run(
     [sys.executable, '-m', 'data_prep.folds', *arguments],

@@ -9,7 +9,8 @@ import gzip
 import itertools
 import os
 import re
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -78,26 +79,43 @@ def read_csv(path: str | os.PathLike) -> dict[str, list[str]]:
   An image without a pneumothorax has an empty list. The file may be gzipped,
   start with a byte-order mark, lack the header and have spaces after commas.
   """
-  opener = gzip.open if str(path).endswith('.gz') else open
   annotations: dict[str, list[str]] = {}
-  with opener(path, 'rt', encoding='utf-8-sig') as file:
-    for number, line in enumerate(file, 1):
-      if not line.strip():
-        continue
-      image_id, comma, rle = (
-        part.strip(' "\n\r') for part in line.partition(',')
+  for number, line in enumerate(read_lines(path), 1):
+    if not line.strip():
+      continue
+    image_id, comma, rle = (
+      part.strip(' "\n\r') for part in line.partition(',')
+    )
+    if not comma or not image_id:
+      raise ValueError(
+        f'{path}, line {number}: expected "ImageId,EncodedPixels", '
+        f'got {line.strip()[:60]!r}'
       )
-      if not comma or not image_id:
-        raise ValueError(
-          f'{path}, line {number}: expected "ImageId,EncodedPixels", '
-          f'got {line.strip()[:60]!r}'
-        )
-      if number == 1 and rle.lower() == 'encodedpixels':
-        continue
-      rows = annotations.setdefault(image_id, [])
-      if not is_empty(rle):
-        rows.append(rle)
+    if number == 1 and rle.lower() == 'encodedpixels':
+      continue
+    rows = annotations.setdefault(image_id, [])
+    if not is_empty(rle):
+      rows.append(rle)
   return annotations
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[str]:
+  """Yields the lines of a csv; it may be gzipped and have a byte-order mark.
+
+  Raises:
+    ValueError: The file holds something other than text.
+  """
+  opener = gzip.open if str(path).endswith('.gz') else open
+  with opener(path, 'rt', encoding='utf-8-sig', newline='') as file:
+    try:
+      yield from file
+    except (
+      UnicodeDecodeError,
+      gzip.BadGzipFile,
+      zlib.error,
+      EOFError,
+    ) as error:
+      raise ValueError(f'{path} is no csv: {error}') from error
 
 
 def _runs(rle: str, size: int) -> tuple[list[int], list[int]]:
