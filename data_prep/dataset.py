@@ -1,5 +1,6 @@
 """Builds a dataset: find, prepare, group, split, write, publish."""
 
+import collections
 import contextlib
 import errno
 import io
@@ -98,10 +99,7 @@ def _split(
   ]
   train = [image for image in images if image.part == sources.TRAIN]
   if not train:
-    raise UserError(
-      f'no usable file in {request.dicom_dir} has a row in {request.rle_csv}: '
-      f'the ids of the files look like {outcomes[0].image_id}'
-    )
+    raise UserError(_why_nothing(request, outcomes))
   patients = grouping.patients(images, patient_map)
   alike = likeness.near_duplicates(
     {image.image_id: image.fingerprint for image in images}
@@ -120,6 +118,27 @@ def _split(
       image for image in images if image.part == sources.TEST
     ]
   return splits, patients, alike
+
+
+def _why_nothing(request: Request, outcomes: Sequence[prepare.Outcome]) -> str:
+  outcomes = [o for o in outcomes if o.part == sources.TRAIN]
+  rejected = [o for o in outcomes if isinstance(o, sources.Rejection)]
+  if 2 * len(rejected) < len(outcomes):
+    image_id = next(
+      o.image_id for o in outcomes if isinstance(o, prepare.Prepared)
+    )
+    return (
+      f'no usable file in {request.dicom_dir} has a row in {request.rle_csv}: '
+      f'the ids of the files look like {image_id}'
+    )
+  counts = collections.Counter(o.reason for o in rejected)
+  [(reason, count)] = counts.most_common(1)
+  first = next(o for o in rejected if o.reason == reason)
+  return (
+    f'{len(rejected)} of {len(outcomes)} files in {request.dicom_dir} were '
+    f'rejected, {count} as {reason}, for example {first.path}: {first.detail}; '
+    f'see that {request.rle_csv} is their "ImageId,EncodedPixels"'
+  )
 
 
 def _write(

@@ -192,3 +192,27 @@ def test_nothing_to_learn_from(archive, tmp_path):
   wanted = request(archive, tmp_path / 'siim', dicom_dir=str(tmp_path / 'no'))
   with pytest.raises(UserError, match='no DICOM file'):
     dataset.build(wanted)
+
+
+@pytest.mark.parametrize('mapped', [10, 11])
+def test_a_wrong_csv_is_named_with_the_reason(archive, tmp_path, mapped):
+  wrong = tmp_path / 'nih_id.csv'
+  rows = [f'1.2.{n},0002_{n:03}.png' for n in range(mapped)]
+  wrong.write_text('\n'.join(['Kaggle_ID,NIH_ID', *rows]))
+  wanted = request(archive, tmp_path / 'siim', rle_csv=str(wrong))
+  expected = (
+    rf'{mapped + 1} of 12 .* {mapped} as malformed_rle, '
+    rf"for example .*1\.2\.0\.dcm: .*'0002_000\.png'.*{wrong}"
+  )
+  with pytest.raises(UserError, match=expected):
+    dataset.build(wanted)
+
+
+@pytest.mark.parametrize('name', ['film.csv', 'film.csv.gz'])
+@pytest.mark.parametrize('flag', ['rle_csv', 'patient_map'])
+def test_a_binary_csv_is_named(archive, tmp_path, flag, name):
+  path = tmp_path / name
+  path.write_bytes(b'\x89PNG\xff')
+  wanted = request(archive, tmp_path / 'siim', **{flag: str(path)})
+  with pytest.raises(UserError, match=rf'{name} is no csv'):
+    dataset.build(wanted)
