@@ -62,6 +62,11 @@ def launch(*flags, cwd=ROOT):
       ['--config=configs/unet.py', '--config.data_dir=/nowhere'],
       ['/nowhere', 'data_prep.build', 'data_prep.phantom'],
     ),
+    (['--config=configs/unet.py', '--config.log_steps=0'], ['log_steps=0']),
+    (
+      ['--config=configs/unet.py', '--config.compute_dtype=float12'],
+      ["'float12'", "'float32'"],
+    ),
     (
       ['--config=configs/unet.py', '--mode=eval', '--workdir=/nowhere'],
       ['/nowhere', 'launch.py --config='],

@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from pnx_jax.errors import UserError
+from pnx_jax.input import pipeline
 from pnx_jax.training import experiment, sharding, state, workdir
 from pnx_jax.training import train as training
 from pnx_jax.training.checkpoint import Checkpoints
@@ -141,3 +142,32 @@ def test_nonfinite_loss_stops_and_saves_its_batch(dataset_dir, tmp_path):
 def test_a_batch_that_does_not_divide_is_refused(dataset_dir, tmp_path):
   with pytest.raises(UserError, match='multiple of 8'):
     training.train(tiny.config(dataset_dir, batch_size=12), tmp_path)
+
+
+def test_a_trained_network_beats_the_all_empty_one(
+  dataset_dir, tmp_path, monkeypatch
+):
+  """On the images it has learnt, since 32 x 32 is too coarse for others."""
+  folds = pipeline.folds(dataset_dir)
+  monkeypatch.setattr(pipeline, 'split_names', lambda *_: (folds, folds))
+  config = tiny.config(
+    dataset_dir,
+    **{
+      'total_steps': 300,
+      'log_steps': 100,
+      'checkpoint_steps': 300,
+      'eval_epochs': 100.0,
+      'model.width': 8,
+      'positive_share': ((0, 0.9),),
+      'optimizer.learning_rate': 5e-3,
+      'optimizer.ema_decay': 0.9,
+      'augmentation.flip': 0.0,
+      'augmentation.affine': 0.0,
+      'augmentation.distortion': 0.0,
+      'augmentation.intensity': 0.0,
+      'augmentation.noise_probability': 0.0,
+    },
+  )
+  scores = training.train(config, tmp_path)
+  assert scores['dice'] > scores['all_empty_dice'] + 0.15
+  assert scores['dice_positive'] > 0.5
