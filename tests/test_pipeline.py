@@ -1,12 +1,14 @@
+import json
 import pathlib
 
 import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import tfrecord
+from pnx_jax.formats import schema, tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.input.sampling import Schedule
 
@@ -121,6 +123,39 @@ def test_splits_hold_out_one_fold(dataset_dir):
 def test_no_dataset_tells_how_to_make_one(tmp_path):
   with pytest.raises(UserError, match=r'data_prep\.build.*data_prep\.phantom'):
     pipeline.Dataset(str(tmp_path), ['fold0'])
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda text: text[:-20], r'dataset_info\.json is damaged'),
+    (lambda text: '[]', r'dataset_info\.json is damaged'),
+    (lambda text: '{}', r"dataset_info\.json is damaged.*'name'"),
+    (
+      lambda text: json.dumps(json.loads(text) | {'name': 'mnist'}),
+      f'mnist {schema.VERSION}, this program reads siim {schema.VERSION}',
+    ),
+    (
+      lambda text: json.dumps(json.loads(text) | {'version': '0.9.0'}),
+      f'siim 0.9.0, this program reads siim {schema.VERSION}',
+    ),
+  ],
+)
+def test_other_datasets_are_refused(dataset_dir, tmp_path, change, message):
+  text = (pathlib.Path(dataset_dir) / 'dataset_info.json').read_text()
+  (tmp_path / 'dataset_info.json').write_text(change(text))
+  with pytest.raises(UserError, match=f'{message}.*: build it again'):
+    pipeline.Dataset(str(tmp_path), ['fold0'])
+
+
+@pytest.mark.parametrize('name', schema.FIELDS)
+def test_a_record_lacks_a_field(dataset_dir, name):
+  example = tf_example_pb2.Example.FromString(
+    tfrecord.split_source(dataset_dir, ['fold0'])[0]
+  )
+  del example.features.feature[name]
+  with pytest.raises(UserError, match=f'lacks {name}: build it again'):
+    tfrecord.parse(example.SerializeToString())
 
 
 def test_damaged_files_are_noticed(dataset_dir, tmp_path):

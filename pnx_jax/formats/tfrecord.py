@@ -66,7 +66,7 @@ def dataset_info(data_dir: str | os.PathLike) -> dict:
   """The `dataset_info.json` of a dataset in TFDS layout.
 
   Raises:
-    UserError: there is no dataset at `data_dir`.
+    UserError: there is no dataset at `data_dir`, or one of another kind.
   """
   path = pathlib.Path(data_dir) / 'dataset_info.json'
   if not path.is_file():
@@ -76,7 +76,18 @@ def dataset_info(data_dir: str | os.PathLike) -> dict:
       f'--output_dir={data_dir}`, or synthetic radiographs to build from with '
       f'`python -m data_prep.phantom --output_dir=data/phantom`'
     )
-  return json.loads(path.read_text())
+  try:
+    info = json.loads(path.read_text(encoding='utf-8'))
+    found = info['name'], info['version']
+    info['splits']
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{path} is damaged ({error!r}): build it again') from error
+  if found != (schema.NAME, schema.VERSION):
+    raise UserError(
+      f'{data_dir} holds the dataset {found[0]} {found[1]}, this program reads '
+      f'{schema.NAME} {schema.VERSION}: build it again'
+    )
+  return info
 
 
 def split_sizes(data_dir: str | os.PathLike) -> dict[str, int]:
@@ -129,8 +140,17 @@ def split_source(
 
 
 def parse(example: bytes) -> schema.Record:
-  """The record in a serialised `tf.train.Example`; its PNGs stay encoded."""
+  """The record in a serialised `tf.train.Example`; its PNGs stay encoded.
+
+  Raises:
+    UserError: a field is missing.
+  """
   features = tf_example_pb2.Example.FromString(example).features.feature
+  missing = [name for name in schema.FIELDS if name not in features]
+  if missing:
+    raise UserError(
+      f'a record of the dataset lacks {", ".join(missing)}: build it again'
+    )
   values = {
     field.name: _VALUES[field.type](features[field.name])
     for field in dataclasses.fields(schema.Record)
