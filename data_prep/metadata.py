@@ -148,7 +148,7 @@ if __name__ == '__main__':
   _DICOM_DIR = flags.DEFINE_string('dicom_dir', None, 'Radiographs.')
   _OUTPUT = flags.DEFINE_string('output', None, 'Table: .csv or .parquet.')
   _NUM_WORKERS = flags.DEFINE_integer(
-    'num_workers', len(os.sched_getaffinity(0)), 'Processes.', lower_bound=1
+    'num_workers', pool.num_cores(), 'Processes.', lower_bound=1
   )
   flags.mark_flags_as_required(['dicom_dir', 'output'])
   app.run(main)

@@ -22,7 +22,7 @@ import numpy as np
 import tqdm
 from absl import app, flags
 
-from data_prep import sources
+from data_prep import pool, sources
 from pnx_jax import draw
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, letterbox, rle, schema, tfrecord
@@ -165,7 +165,7 @@ def _pictures(loaders, folder, size, failures) -> Iterator[np.ndarray]:
     _save(folder / f'{case.image_id}.png', result)
     return result
 
-  with futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
+  with futures.ThreadPoolExecutor(pool.num_cores()) as executor:
     results = executor.map(one, loaders)
     for result in tqdm.tqdm(
       results, total=len(loaders), unit='image', disable=None

@@ -1,12 +1,11 @@
 """The command; see the package."""
 
-import os
 import sys
 from collections.abc import Sequence
 
 from absl import app, flags
 
-from data_prep import working
+from data_prep import pool, working
 from data_prep.phantom import generate
 from pnx_jax.errors import UserError
 
@@ -35,7 +34,7 @@ def _define_flags() -> None:
   flags.DEFINE_integer('seed', 0, 'Same seed, same bytes.', lower_bound=0)
   flags.DEFINE_integer('image_size', 1024, 'Side in pixels.')
   flags.DEFINE_integer(
-    'num_workers', len(os.sched_getaffinity(0)), 'Processes.', lower_bound=1
+    'num_workers', pool.num_cores(), 'Processes.', lower_bound=1
   )
   flags.mark_flag_as_required('output_dir')
 
