@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pnx_jax.input.augment import Augmentation, bilinear
+from pnx_jax.input import pipeline
+from pnx_jax.input.augment import Augmentation, bilinear, preview
 
 FULL = Augmentation(
   flip=0.5,
@@ -141,3 +142,15 @@ def test_same_key_same_pictures_under_jit(batch):
   first, second = run(image, label), run(image, label)
   np.testing.assert_array_equal(first[0], second[0])
   np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_preview_shows_each_radiograph_beside_its_changes(dataset_dir):
+  dataset = pipeline.Dataset(dataset_dir, ['fold0'])
+  sheet = preview(dataset, Augmentation(flip=1.0), rows=2, columns=3)
+  # Two rows of three pictures of 200 and gaps of 8.
+  assert sheet.shape == (2 * 208 + 8, 3 * 208 + 8, 3)
+  tiles = [sheet[8:208, left : left + 200] for left in (8, 216, 424)]
+  np.testing.assert_array_equal(tiles[1], tiles[2])
+  mirrored = np.abs(tiles[0][:, ::-1].astype(int) - tiles[1])
+  plain = np.abs(tiles[0].astype(int) - tiles[1])
+  assert mirrored.mean() < plain.mean() / 2

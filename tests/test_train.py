@@ -129,14 +129,16 @@ def test_a_finished_run_is_not_trained_again(finished, dataset_dir):
   assert_same(latest(tiny.config(dataset_dir), path), expected)
 
 
-def test_nonfinite_loss_stops_and_saves_its_batch(dataset_dir, tmp_path):
-  config = tiny.config(
-    dataset_dir, **{'losses.bce': float('nan'), 'total_steps': 2}
-  )
+@pytest.mark.parametrize('field', ['losses.bce', 'optimizer.learning_rate'])
+def test_a_loss_or_update_that_is_not_finite_stops_the_run(
+  dataset_dir, tmp_path, field
+):
+  config = tiny.config(dataset_dir, **{field: float('nan'), 'total_steps': 2})
   with pytest.raises(FloatingPointError, match='loss of step 1 is nan'):
     training.train(config, tmp_path)
   saved = np.load(tmp_path / 'fold0' / 'bad_batch_1_0.npz')
   assert saved['image'].shape == (8, 32, 32, 1)
+  assert not list(workdir.checkpoint_dir(tmp_path, 0).glob('[0-9]*'))
 
 
 def test_a_batch_that_does_not_divide_is_refused(dataset_dir, tmp_path):

@@ -1,16 +1,27 @@
-"""Augmentation on the device, inside the jitted training step.
+r"""Augmentation on the device, inside the jitted training step.
 
 Crop, distortion, affine map and mirror are composed into one sampling grid,
 so that image and label are read once, at the same places. Draw a sheet with
 
-    python -m pnx_jax.input.augment --data_dir=data/demo --preview=sheet.png
+    python -m pnx_jax.input.augment --config=configs/resunet.py \
+        --config.data_dir=data/demo --preview=sheet.png
 """
 
 import dataclasses
+import sys
 
+import cv2
 import jax
 import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
 
+from pnx_jax import draw
+from pnx_jax.errors import UserError
+from pnx_jax.input import pipeline
+
+_PREVIEW_SIZE = 200
 _ELASTIC_CELLS = 6
 _GRID_CELLS = 5
 
@@ -147,3 +158,57 @@ def bilinear(image: jax.Array, points: jax.Array) -> jax.Array:
       value = jnp.take(flat, index, axis=0, mode='clip')
       total += value * (weight * inside)[..., None]
   return total
+
+
+def preview(dataset, augmentation: Augmentation, *, rows=4, columns=6):
+  """A sheet of radiographs (left) and what training may see of them.
+
+  Args:
+    dataset: a `pipeline.Dataset`; its first positives are drawn.
+    augmentation: what is drawn for each.
+    rows: radiographs.
+    columns: pictures of each.
+
+  Returns:
+    uint8[H, W, 3].
+  """
+  size = dataset.stored_size
+  drawn = []
+  for index in np.flatnonzero(dataset.labels == 1)[:rows]:
+    image, label = dataset.image(index, size), dataset.label(index, size)
+    batch = [
+      np.repeat(x[None, ..., None], columns - 1, 0) for x in (image, label)
+    ]
+    key = jax.random.fold_in(jax.random.key(0), index)
+    images, labels = jax.jit(augmentation)(
+      key, batch[0].astype(np.float32) / 255, batch[1]
+    )
+    images = np.round(np.asarray(images) * 255).astype(np.uint8)
+    pairs = [
+      (image, label),
+      *zip(images[..., 0], np.asarray(labels)[..., 0], strict=True),
+    ]
+    drawn += [
+      draw.outline(draw.picture(one, _PREVIEW_SIZE), mask)
+      for one, mask in pairs
+    ]
+  return draw.contact_sheet(drawn, columns=columns)
+
+
+def main(_):
+  config = flags.FLAGS['config'].value
+  try:
+    dataset = pipeline.Dataset(config.data_dir, pipeline.folds(config.data_dir))
+    sheet = preview(dataset, Augmentation(**config.augmentation))
+  except UserError as error:
+    sys.exit(f'error: {error}')
+  path = flags.FLAGS['preview'].value
+  if not cv2.imwrite(path, sheet[..., ::-1]):
+    sys.exit(f'error: cannot write {path}')
+  print(f'Wrote {path}')
+
+
+if __name__ == '__main__':
+  config_flags.DEFINE_config_file('config', 'configs/resunet.py')
+  flags.DEFINE_string('preview', 'augmentation.png', 'Picture to write.')
+  app.run(main)
