@@ -68,12 +68,12 @@ def summary(metrics: dict) -> str:
     'dice_positive': 'Dice on positives',
     'sensitivity': 'sensitivity',
     'specificity': 'specificity',
-    'auc': 'AUC',
+    'auc': 'AUC of the probability',
   }
-  lines = [f'{"n":<20}{metrics["num_images"]:>8}']
+  lines = [f'{"n":<24}{metrics["num_images"]:>8}']
   for name, title in names.items():
     pair = metrics['intervals'][name]
     between = f'  [{pair[0]:.4f}, {pair[1]:.4f}]' if pair else ''
     value = '-' if metrics[name] is None else f'{metrics[name]:.4f}'
-    lines.append(f'{title:<20}{value:>8}{between}')
+    lines.append(f'{title:<24}{value:>8}{between}')
   return '\n'.join(lines)

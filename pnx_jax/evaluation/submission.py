@@ -197,6 +197,8 @@ def main(arguments=None) -> int:
     print(fault, file=sys.stderr)
   if scores is not None:
     print(json.dumps(scores))
+  elif not faults:
+    print(f'{flags.check}: no fault found')
   return 1 if faults else 0
 
 

@@ -152,15 +152,17 @@ def load_with_overrides(
   config = defaults.copy_and_resolve_references()
   with config.unlocked(), config.ignore_type():
     config.update(load(workdir))
+  trained = flat(config)
   for name, value in overrides.items():
-    if not _matches(name, _OVERRIDABLE):
+    if _matches(name, _OVERRIDABLE):
+      field = 'eval.batch_size' if name == 'batch_size' else name
+      config.update_from_flattened_dict({field: value})
+    elif json.loads(json.dumps(value)) != trained[name]:
       raise UserError(
-        f'--config.{name} cannot be changed after training: it comes from '
-        f'{workdir}/config.json. Only {", ".join(_OVERRIDABLE)} can '
-        '(eval. stands for all its fields)'
+        f'--config.{name} cannot be changed after training: '
+        f'{workdir}/config.json says {trained[name]!r}. What can be changed '
+        'is data_dir, batch_size and every eval.* field'
       )
-    field = 'eval.batch_size' if name == 'batch_size' else name
-    config.update_from_flattened_dict({field: value})
   return config
 
 
