@@ -53,7 +53,7 @@ def train(
   total_steps = run.durations.total_steps
   loss_weights = experiments.loss_weights(config)
 
-  # The default generator takes XLA minutes to compile for a deep network.
+  # XLA takes several times as long to compile the default generator's draws.
   key = jax.random.key(config.seed, impl='rbg')
   abstract = states.abstract(run.create_state, key, replicated)
   train_step = functools.partial(
