@@ -26,7 +26,7 @@ from absl import app, flags
 from PIL import Image
 from pydicom import encaps
 
-from data_prep import pool
+from pnx_jax import pool
 from pnx_jax.formats import dicom, rle
 
 _DICOM_DIR = flags.DEFINE_string('dicom_dir', None, 'Films, 1024 x 1024.')

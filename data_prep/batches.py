@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import tqdm
 
-from data_prep import pool, prepare, sources, working
+from data_prep import prepare, sources, working
 from data_prep.request import Request
+from pnx_jax import pool
 from pnx_jax.errors import UserError
 from pnx_jax.formats import schema
 

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from data_prep import dataset, pool, report
+from data_prep import dataset, report
 from data_prep.request import Request
+from pnx_jax import pool
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, greyscale
 

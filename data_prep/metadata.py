@@ -16,7 +16,8 @@ from typing import NamedTuple
 import tqdm
 from absl import app, flags
 
-from data_prep import pool, sources
+from data_prep import sources
+from pnx_jax import pool
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom
 

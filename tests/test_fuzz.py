@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pydicom import data as pydicom_data
 
-from data_prep import pool, prepare, sources
+from data_prep import prepare, sources
+from pnx_jax import pool
 
 TIMES = 500
 SECONDS = 20

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from data_prep import pool
+from pnx_jax import pool
 
 
 def double(batch):

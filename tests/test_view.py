@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep import sources, view
+from pnx_jax import case as cases
 from pnx_jax import draw
 from pnx_jax.formats import rle, schema, tfrecord
 
@@ -25,7 +26,7 @@ def case(mask=None, **known):
     'spacing_plane': 'patient',
     **known,
   }
-  return view.Case(**values)
+  return cases.Case(**values)
 
 
 def mask_at(*columns):
@@ -36,7 +37,7 @@ def mask_at(*columns):
 
 
 def test_label_text_of_a_positive():
-  assert view.describe(case(mask_at(5))) == [
+  assert cases.describe(case(mask_at(5))) == [
     'film',
     'PA, female, 48 years',
     'pneumothorax: yes, right',
@@ -45,16 +46,16 @@ def test_label_text_of_a_positive():
 
 
 def test_label_text_of_a_negative_and_of_the_unknown():
-  assert view.describe(case(mask_at()))[2:] == ['pneumothorax: no']
+  assert cases.describe(case(mask_at()))[2:] == ['pneumothorax: no']
   unknown = case(view='', sex='', age=-1)
-  assert view.describe(unknown) == ['film', 'nothing known', 'not labelled']
+  assert cases.describe(unknown) == ['film', 'nothing known', 'not labelled']
 
 
 def test_square_millimetres_name_the_plane_or_are_left_out():
   detector = case(mask_at(5), spacing_plane='detector')
-  assert view.describe(detector)[3].endswith('20 mm2 (detector plane)')
+  assert cases.describe(detector)[3].endswith('20 mm2 (detector plane)')
   none = case(mask_at(5), pixel_spacing=(-1.0, -1.0), spacing_plane='')
-  assert view.describe(none)[3] == '1,000 px'
+  assert cases.describe(none)[3] == '1,000 px'
 
 
 @pytest.mark.parametrize(
@@ -62,16 +63,16 @@ def test_square_millimetres_name_the_plane_or_are_left_out():
   [((5,), ['right']), ((70,), ['left']), ((5, 70), ['right', 'left'])],
 )
 def test_the_films_left_half_is_the_patients_right(columns, expected):
-  assert view.sides(mask_at(*columns), 'AP') == expected
+  assert cases.sides(mask_at(*columns), 'AP') == expected
 
 
 def test_no_side_on_a_lateral_film():
-  assert view.sides(mask_at(5), 'LL') == []
-  assert view.describe(case(mask_at(5), view='LL'))[2] == 'pneumothorax: yes'
+  assert cases.sides(mask_at(5), 'LL') == []
+  assert cases.describe(case(mask_at(5), view='LL'))[2] == 'pneumothorax: yes'
 
 
 def test_picture_marks_the_mask_where_it_is():
-  picture = view.marked(case(mask_at(70)), 400)
+  picture = cases.marked(case(mask_at(70)), 400)
   coloured = np.ptp(picture[:320].astype(int), axis=-1) > 30
   rows, columns = np.nonzero(coloured)
   # The rectangle at 4 times the size, and a box that leaves it a margin.
@@ -82,7 +83,7 @@ def test_picture_marks_the_mask_where_it_is():
 
 def test_regions_are_told_their_areas_when_there_are_several():
   one, two = (
-    view.marked(case(mask_at(*columns)), 400)[:320]
+    cases.marked(case(mask_at(*columns)), 400)[:320]
     for columns in ((5,), (5, 70))
   )
   plates = [

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from data_prep import pool, working
+from data_prep import working
 from data_prep.phantom import generate
+from pnx_jax import pool
 from pnx_jax.errors import UserError
 
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from data_prep import pool, working
+from data_prep import working
 from data_prep.phantom import air, anatomy, film, header
+from pnx_jax import pool
 from pnx_jax.errors import UserError
 from pnx_jax.formats import rle
 

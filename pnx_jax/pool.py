@@ -92,6 +92,6 @@ def _initialize() -> None:
 
 
 def _end_with_parent() -> None:
-  """Keeps workers from waiting for ever when the build is killed."""
+  """Keeps workers from waiting for ever when their parent is killed."""
   multiprocessing.parent_process().join()
   os._exit(1)

@@ -1,0 +1,82 @@
+"""A film with its mask: what is said of it, and the picture that shows it."""
+
+import dataclasses
+
+import numpy as np
+
+from pnx_jax import draw
+from pnx_jax.formats.boxes import boxes
+
+_SEXES = {'F': 'female', 'M': 'male', 'O': 'other'}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+  """A film, uint8[H, W], its mask, bool[H, W], and what is known of it.
+
+  `mask` is None where the film is not labelled.
+  """
+
+  image: np.ndarray
+  mask: np.ndarray | None
+  image_id: str
+  view: str
+  sex: str
+  age: int
+  pixel_spacing: tuple[float, float]
+  spacing_plane: str
+
+
+def sides(mask: np.ndarray, view: str) -> list[str]:
+  """The patient's sides on which a mask has regions; none if not frontal.
+
+  The patient faces the reader: the film's left half is the patient's right.
+  """
+  if view and not view.startswith(('AP', 'PA')):
+    return []
+  regions = boxes(mask)
+  middle = regions[:, 0] + regions[:, 2] / 2
+  right = middle < mask.shape[1] / 2
+  return ['right'] * bool(right.any()) + ['left'] * bool((~right).any())
+
+
+def square_millimetres(area: int, pixel_spacing: tuple[float, float]) -> float:
+  """An area in pixels as mm2; -1 where the spacing is unknown."""
+  row, column = pixel_spacing
+  return area * row * column if min(pixel_spacing) > 0 else -1.0
+
+
+def describe(case: Case) -> list[str]:
+  """The label text: three or four lines."""
+  person = [case.view, _SEXES.get(case.sex, '')]
+  person += [f'{case.age} years'] if case.age >= 0 else []
+  lines = [case.image_id, ', '.join(filter(None, person)) or 'nothing known']
+  if case.mask is None:
+    return [*lines, 'not labelled']
+  area = int(np.count_nonzero(case.mask))
+  if not area:
+    return [*lines, 'pneumothorax: no']
+  where = ' and '.join(sides(case.mask, case.view))
+  size = f'{area:,} px'
+  if min(case.pixel_spacing) > 0:
+    size += f', {square_millimetres(area, case.pixel_spacing):,.0f} mm2'
+    size += ' (detector plane)' if case.spacing_plane == 'detector' else ''
+  return [*lines, f'pneumothorax: yes{where and ", " + where}', size]
+
+
+def marked(case: Case, size: int) -> np.ndarray:
+  """The film with outline, boxes and label text: uint8[h, w, 3]."""
+  result = draw.picture(case.image, size)
+  letters = max(9, size // 30)
+  if case.mask is not None:
+    result = draw.outline(result, case.mask)
+    scale = result.shape[1] / case.image.shape[1]
+    regions = boxes(case.mask)
+    result = draw.box(result, regions, scale=scale)
+    # Stray pixels get no text, and the largest region's lies on top.
+    told = regions[regions[:, 4] > 0.01 * regions[:, 4].sum()]
+    if len(told) > 1:
+      for x, y, _, height, area in told[::-1].tolist():
+        corner = round(x * scale), round((y + height) * scale) + letters
+        result = draw.text(result, f'{area:,} px', at=corner, size=letters)
+  return draw.caption(result, describe(case), size=letters)
