@@ -19,6 +19,7 @@ from pnx_jax.evaluation import (
   search,
   submission,
 )
+from pnx_jax.evaluation.deployment import Deployment
 from pnx_jax.evaluation.ensemble import Ensemble, members
 from pnx_jax.evaluation.held_out import HeldOut, check_unseen
 from pnx_jax.evaluation.judge import Verdict, judge
@@ -109,6 +110,14 @@ def evaluate(
   if jax.process_index() == 0:
     _write(folder, held_out, verdict, findings, metrics)
     post.save(folder / 'postprocess.json')
+    Deployment(
+      runs=tuple(os.path.relpath(run, workdir) for run in runs),
+      folds=tuple(folds),
+      checkpoints=options.checkpoints,
+      flip=options.flip,
+      scales=_scales(options.scales),
+      window=tfrecord.window(config.data_dir),
+    ).save(workdir)
     if predictions is None:
       (folder / 'submission.csv').unlink(missing_ok=True)
     else:

@@ -65,6 +65,15 @@ class Postprocess:
   def calibrated(self, probability):
     return calibration.scale(probability, self.temperature)
 
+  def reached(self, calibrated: float) -> str:
+    """The strictest operating point that a probability reaches, or ''."""
+    reached = [
+      point for point in self.operating_points if calibrated >= point.threshold
+    ]
+    if not reached:
+      return ''
+    return max(reached, key=lambda point: point.threshold).name
+
   def _positive(self, probs, probability) -> bool:
     large = np.count_nonzero(probs > np.float32(self.rule.top)) > self.rule.area
     return bool(large and probability > self.rule.gate)

@@ -98,6 +98,15 @@ def split_sizes(data_dir: str | os.PathLike) -> dict[str, int]:
   }
 
 
+def window(data_dir: str | os.PathLike) -> str:
+  """How its grey levels were made, see `greyscale.to_uint8`."""
+  path = pathlib.Path(data_dir) / 'build.json'
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))['options']['window']
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{path} is damaged ({error!r}): build it again') from error
+
+
 def split_files(
   data_dir: str | os.PathLike, splits: Sequence[str]
 ) -> list[pathlib.Path]:

@@ -1,0 +1,65 @@
+"""What answered in an evaluation, so that new films are read the same way."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from pnx_jax.errors import UserError
+from pnx_jax.evaluation.ensemble import Member, members
+from pnx_jax.formats import greyscale
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deployment:
+  """Networks, and what is done to the images they see.
+
+  Attributes:
+    runs: their workdirs, relative to the evaluated one; that is '.'.
+    folds: of each run.
+    checkpoints: see `ensemble.members`.
+    flip: average with the mirrored image, too.
+    scales: average over the image at these scales.
+    window: how the dataset's grey levels were made, see `greyscale.to_uint8`.
+  """
+
+  runs: tuple[str, ...]
+  folds: tuple[int, ...]
+  checkpoints: int
+  flip: bool
+  scales: tuple[float, ...]
+  window: str
+
+  def members(self, workdir: str | os.PathLike) -> list[Member]:
+    """Raises UserError where one of the runs or folds is gone."""
+    runs = [os.path.normpath(os.path.join(workdir, run)) for run in self.runs]
+    return members(runs, folds=self.folds, checkpoints=self.checkpoints)
+
+  def save(self, workdir: str | os.PathLike) -> None:
+    text = json.dumps(dataclasses.asdict(self), indent=2)
+    _path(workdir).write_text(text + '\n')
+
+  @classmethod
+  def load(cls, workdir: str | os.PathLike) -> 'Deployment':
+    """Raises UserError where the run was not evaluated."""
+    path = _path(workdir)
+    try:
+      fields = json.loads(path.read_text())
+      lists = {
+        name: tuple(fields[name]) for name in ('runs', 'folds', 'scales')
+      }
+      loaded = cls(**fields | lists)
+    except OSError:
+      raise UserError(
+        f'no {path}: {workdir} is no evaluated run; evaluate it first: '
+        f'`python launch.py --config=... --workdir={workdir} --mode=eval`'
+      ) from None
+    except (KeyError, TypeError, ValueError) as error:
+      raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error
+    if loaded.window not in greyscale.WINDOWS:
+      raise UserError(f'{path} names no known window: {loaded.window!r}')
+    return loaded
+
+
+def _path(workdir):
+  return pathlib.Path(workdir, 'eval', 'deployment.json')

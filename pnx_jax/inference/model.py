@@ -1,0 +1,174 @@
+"""A trained model, ready for new films."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pnx_jax.evaluation.deployment import Deployment
+from pnx_jax.evaluation.network import Network, predict
+from pnx_jax.evaluation.postprocess import Postprocess
+from pnx_jax.formats import boxes, dicom, letterbox
+from pnx_jax.training import sharding
+
+_VERSION_LENGTH = 12
+
+# `probs` f32[B, SIZE, SIZE] and `probability` f32[B] for uint8[B, S, S, 1].
+Answer = Callable[[np.ndarray], dict[str, jax.Array]]
+
+
+class Prediction(NamedTuple):
+  """What a model says of one film.
+
+  Attributes:
+    probability: that it shows a pneumothorax, calibrated.
+    operating_point: the strictest one that it reaches, empty for none.
+    mask: bool[H, W] in the film's own pixels.
+    boxes: i32[N, 5] of its regions, see `formats.boxes`.
+  """
+
+  probability: float
+  operating_point: str
+  mask: np.ndarray
+  boxes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """Networks and everything between a film and a finding.
+
+  Attributes:
+    answer: of the networks, see `Answer`.
+    image_size: S, the side of the square they see.
+    window: how grey levels are made, see `greyscale.to_uint8`.
+    postprocess: from their answer to a mask and a calibrated probability.
+    version: tells models apart; of the weights and the network.
+  """
+
+  answer: Answer
+  image_size: int
+  window: str
+  postprocess: Postprocess
+  version: str
+
+  @property
+  def rules_version(self) -> str:
+    """Tells the rules and thresholds apart."""
+    return digest(repr(self.postprocess).encode())
+
+  def predict(self, path: str | os.PathLike) -> Prediction:
+    """Reads one film of any modality and body part that a DICOM file holds.
+
+    Raises:
+      UnusableDicom: the file holds no film.
+    """
+    film = dicom.read(path, window=self.window)
+    answer = jax.device_get(self.answer(self.square(film)[None]))
+    return self.finding(
+      answer['probs'][0], float(answer['probability'][0]), film.header
+    )
+
+  def square(self, film: dicom.Film) -> np.ndarray:
+    """The film as the networks see it, uint8[S, S, 1]."""
+    return letterbox.letterbox(
+      film.pixels, self.image_size, pixel_aspect=film.header.pixel_aspect
+    )[..., None]
+
+  def finding(
+    self, probs: np.ndarray, probability: float, header: dicom.Header
+  ) -> Prediction:
+    """From an answer, f32[SIZE, SIZE] and its `probability`, to a finding."""
+    mask = self.postprocess.film_mask(probs, probability, header)
+    calibrated = float(self.postprocess.calibrated(probability))
+    return Prediction(
+      calibrated,
+      self.postprocess.reached(calibrated),
+      mask,
+      boxes.boxes(mask),
+    )
+
+
+def load(workdir: str | os.PathLike) -> Model:
+  """The networks of an evaluated run, as they were evaluated.
+
+  Raises:
+    UserError: there is no run, or it has not been evaluated.
+  """
+  mesh = sharding.mesh()
+  deployment = Deployment.load(workdir)
+  networks = [
+    Network.load(member, mesh) for member in deployment.members(workdir)
+  ]
+  return Model(
+    answer=functools.partial(
+      mean_answer, networks, flip=deployment.flip, scales=deployment.scales
+    ),
+    image_size=max(network.image_size for network in networks),
+    window=deployment.window,
+    postprocess=Postprocess.load(
+      pathlib.Path(workdir, 'eval', 'postprocess.json')
+    ),
+    version=version(networks, deployment),
+  )
+
+
+def mean_answer(
+  networks: Sequence[Network],
+  images: Any,
+  *,
+  flip: bool,
+  scales: tuple[float, ...],
+) -> dict[str, jax.Array]:
+  """The mean of what some networks answer, see `network.predict`.
+
+  Args:
+    networks: which; those that see less than S get the images shrunk.
+    images: uint8[B, S, S, 1].
+    flip: average with the mirrored image, too.
+    scales: average over the image resized by these factors.
+  """
+  answers = [
+    predict(
+      network.variables,
+      _shrunk(images, network.image_size),
+      model=network.model,
+      flip=flip,
+      scales=scales,
+    )
+    for network in networks
+  ]
+  total = functools.reduce(functools.partial(jax.tree.map, jnp.add), answers)
+  return jax.tree.map(lambda x: x / len(networks), total)
+
+
+def version(networks: Sequence[Network], deployment: Deployment) -> str:
+  """The same for the same weights, sizes and augmentation, on any device."""
+  options = [
+    [network.image_size for network in networks],
+    deployment.flip,
+    deployment.scales,
+  ]
+  weights = jax.tree.leaves([network.variables for network in networks])
+  return digest(repr(options).encode(), *map(np.asarray, weights))
+
+
+def digest(*parts: bytes | np.ndarray) -> str:
+  """The first digits of a SHA-256."""
+  sha = hashlib.sha256()
+  for part in parts:
+    sha.update(part)
+  return sha.hexdigest()[:_VERSION_LENGTH]
+
+
+def _shrunk(images, size):
+  if images.shape[1] == size:
+    return images
+  shape = (len(images), size, size, 1)
+  return jax.image.resize(images.astype(jnp.float32), shape, 'bilinear')
