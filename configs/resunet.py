@@ -10,14 +10,14 @@ python launch.py --config=configs/resunet.py:resnet34 \
     --config.pretrained=resnet34.safetensors
 
 variant       parameters  GFLOPs  memory    with remat
-(none)            8.0 M    118   1.19 GiB   0.29 GiB
-resnet34         24.4 M     62   0.53 GiB   0.11 GiB
-resnet50         32.5 M     84   1.00 GiB   0.15 GiB
-se_resnext50     34.5 M     86   1.26 GiB   0.15 GiB
+(none)             8.0 M     118  1.17 GiB  0.29 GiB
+resnet34          24.4 M      62  0.49 GiB  0.11 GiB
+resnet50          32.5 M      84  0.94 GiB  0.15 GiB
+se_resnext50      34.5 M      86  1.20 GiB  0.15 GiB
 
 GFLOPs of one 512x512 image forward (a multiply-add counts two); memory of the
-activations kept for its gradient in bfloat16. Both are counted from the
-traced program.
+activations kept for its gradient in bfloat16. `python -m benchmarks.models`
+counts both from the traced program.
 """
 
 from configs import default

@@ -3,13 +3,13 @@
 python launch.py --config=configs/unet.py          # 32 channels at stride 1
 python launch.py --config=configs/unet.py:wide     # 64, as in the paper
 
-variant  parameters  GFLOPs  memory
-(none)       7.9 M    111   0.86 GiB
-wide        31.4 M    445   1.76 GiB
+variant  parameters  GFLOPs  memory    with remat
+(none)       7.9 M     111  0.85 GiB  0.12 GiB
+wide        31.4 M     445  1.70 GiB  0.24 GiB
 
 GFLOPs of one 512x512 image forward (a multiply-add counts two); memory of the
-activations kept for its gradient in bfloat16, 0.12 and 0.24 GiB with
---config.model.remat=True. Both are counted from the traced program.
+activations kept for its gradient in bfloat16. `python -m benchmarks.models`
+counts both from the traced program.
 """
 
 from configs import default

@@ -4,14 +4,14 @@ python launch.py --config=configs/unetpp.py                   # plain encoder
 python launch.py --config=configs/unetpp.py:resnet34
 
 variant          parameters  GFLOPs  memory    with remat
-(none)               9.2 M    276   1.98 GiB   0.19 GiB
-resnet34            25.8 M    106   0.83 GiB   0.13 GiB
-se_resnext50        37.7 M    163   1.61 GiB   0.17 GiB
-efficientnet_b4     20.5 M     74   1.89 GiB   0.10 GiB
+(none)                9.2 M     276  1.97 GiB  0.19 GiB
+resnet34             25.8 M     106  0.78 GiB  0.13 GiB
+se_resnext50         37.7 M     163  1.54 GiB  0.17 GiB
+efficientnet_b4      20.5 M      74  1.85 GiB  0.10 GiB
 
 GFLOPs of one 512x512 image forward (a multiply-add counts two); memory of the
-activations kept for its gradient in bfloat16. Both are counted from the
-traced program. Deep supervision as in the paper:
+activations kept for its gradient in bfloat16. `python -m benchmarks.models`
+counts both from the traced program. Deep supervision as in the paper:
 --config.model.deep_supervision=True --config.losses.deep=0.5
 """
 

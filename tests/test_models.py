@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import efficientnet_unet, resunet, unet, unetpp
 from pnx_jax.errors import UserError
 from pnx_jax.models import segmenter
 
@@ -212,22 +211,3 @@ def test_wrong_images_are_one_line(shape, words):
     jax.eval_shape(
       lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False)
     )
-
-
-@pytest.mark.parametrize(
-  'config, parameters',
-  [
-    (unet, {'': 7.9, 'wide': 31.4}),
-    (resunet, {'': 8.0, 'se_resnext50': 34.5}),
-    (efficientnet_unet, {'': 5.8, 'b4': 19.4, 'lite0': 5.2}),
-    (unetpp, {'': 9.2, 'resnet34': 25.8, 'efficientnet_b4': 20.5}),
-  ],
-  ids=lambda value: getattr(value, '__name__', ''),
-)
-def test_recipes_build_what_their_tables_say(config, parameters):
-  for variant in config.VARIANTS:
-    model = segmenter.create(**config.get_config(variant).model)
-    if variant in parameters:
-      millions = count(shapes(model)['params']) / 1e6
-      assert round(millions, 1) == parameters[variant]
-      assert f'{parameters[variant]} M' in config.__doc__
