@@ -58,7 +58,7 @@ def row(path: str) -> Row | Unread:
   except dicom.UnusableDicom as error:
     return Unread(path, error.reason)
   return Row(
-    image_id=sources.image_id_of(path),
+    image_id=dicom.image_id_of(path),
     spacing_row_mm=header.pixel_spacing[0],
     spacing_column_mm=header.pixel_spacing[1],
     **{

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pnx_jax.formats import dicom
 
@@ -52,19 +52,13 @@ def find(
 ) -> list[Source]:
   """Returns every file named `*.dcm`, or carrying DICOM's mark, by path."""
   found = []
-  for path in sorted(_candidates(folder)):
-    image_id = image_id_of(path)
+  for path in sorted(dicom.find(folder)):
+    image_id = dicom.image_id_of(path)
     rles = annotations.get(image_id) if part == TRAIN else None
     found.append(
       Source(path, image_id, part, None if rles is None else tuple(rles))
     )
   return found
-
-
-def image_id_of(path: str) -> str:
-  """Returns a file's name without `.dcm`; other dots belong to the id."""
-  name = os.path.basename(path)
-  return name[:-4] if name.lower().endswith('.dcm') else name
 
 
 def without_duplicates(
@@ -90,14 +84,6 @@ def without_duplicates(
         for s in same_id
       ]
   return kept, rejected
-
-
-def _candidates(folder: str | os.PathLike) -> Iterator[str]:
-  for parent, _, names in os.walk(folder):
-    for name in names:
-      path = os.path.join(parent, name)
-      if name.lower().endswith('.dcm') or dicom.is_dicom(path):
-        yield path
 
 
 def _digest(path: str) -> bytes:

@@ -40,6 +40,7 @@ def from_dicom(source: sources.Source) -> Case:
     image=film.pixels,
     mask=mask,
     image_id=source.image_id,
+    mirrored=film.header.mirrored,
     **_known(film.header),
   )
 

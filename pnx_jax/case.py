@@ -12,9 +12,19 @@ _SEXES = {'F': 'female', 'M': 'male', 'O': 'other'}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-  """A film, uint8[H, W], its mask, bool[H, W], and what is known of it.
+  """A film, its mask, and what is known of it.
 
-  `mask` is None where the film is not labelled.
+  Attributes:
+    image: uint8[H, W]; may be a reduced picture of the film.
+    mask: bool[H, W] in the film's own pixels, None where it is not labelled.
+    image_id: says which film it is.
+    view: see `schema.Record`, like the next four.
+    sex: see `view`.
+    age: see `view`.
+    pixel_spacing: see `view`.
+    spacing_plane: see `view`.
+    mirrored: see `dicom.Header`.
+    probability: of a pneumothorax, where the mask is a prediction.
   """
 
   image: np.ndarray
@@ -25,18 +35,21 @@ class Case:
   age: int
   pixel_spacing: tuple[float, float]
   spacing_plane: str
+  mirrored: bool = False
+  probability: float | None = None
 
 
-def sides(mask: np.ndarray, view: str) -> list[str]:
+def sides(mask: np.ndarray, view: str, *, mirrored: bool = False) -> list[str]:
   """The patient's sides on which a mask has regions; none if not frontal.
 
-  The patient faces the reader: the film's left half is the patient's right.
+  The patient faces the reader: the film's left half is the patient's right,
+  unless the film is stored mirrored.
   """
   if view and not view.startswith(('AP', 'PA')):
     return []
   regions = boxes(mask)
   middle = regions[:, 0] + regions[:, 2] / 2
-  right = middle < mask.shape[1] / 2
+  right = (middle < mask.shape[1] / 2) != mirrored
   return ['right'] * bool(right.any()) + ['left'] * bool((~right).any())
 
 
@@ -54,14 +67,17 @@ def describe(case: Case) -> list[str]:
   if case.mask is None:
     return [*lines, 'not labelled']
   area = int(np.count_nonzero(case.mask))
+  sure = ''
+  if case.probability is not None:
+    sure = f', probability {case.probability:.2f}'
   if not area:
-    return [*lines, 'pneumothorax: no']
-  where = ' and '.join(sides(case.mask, case.view))
+    return [*lines, f'pneumothorax: no{sure}']
+  where = ' and '.join(sides(case.mask, case.view, mirrored=case.mirrored))
   size = f'{area:,} px'
   if min(case.pixel_spacing) > 0:
     size += f', {square_millimetres(area, case.pixel_spacing):,.0f} mm2'
     size += ' (detector plane)' if case.spacing_plane == 'detector' else ''
-  return [*lines, f'pneumothorax: yes{where and ", " + where}', size]
+  return [*lines, f'pneumothorax: yes{where and ", " + where}{sure}', size]
 
 
 def marked(case: Case, size: int) -> np.ndarray:
@@ -70,7 +86,7 @@ def marked(case: Case, size: int) -> np.ndarray:
   letters = max(9, size // 30)
   if case.mask is not None:
     result = draw.outline(result, case.mask)
-    scale = result.shape[1] / case.image.shape[1]
+    scale = result.shape[1] / case.mask.shape[1]
     regions = boxes(case.mask)
     result = draw.box(result, regions, scale=scale)
     # Stray pixels get no text, and the largest region's lies on top.

@@ -3,12 +3,13 @@
 import logging
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pydicom
 
+from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom_header, dicom_pixels, greyscale
 from pnx_jax.formats.dicom_header import Header
 from pnx_jax.formats.dicom_pixels import UnusableDicom
@@ -85,6 +86,29 @@ def is_dicom(path: str | os.PathLike) -> bool:
       return file.read(132)[128:] == _MARK
   except OSError:
     return False
+
+
+def find(folder: str | os.PathLike) -> Iterator[str]:
+  """Yields every file below named `*.dcm`, or carrying DICOM's mark.
+
+  Raises:
+    UserError: A folder cannot be listed; leaving it out would go unnoticed.
+  """
+  for parent, _, names in os.walk(folder, onerror=_raise):
+    for name in names:
+      path = os.path.join(parent, name)
+      if name.lower().endswith('.dcm') or is_dicom(path):
+        yield path
+
+
+def image_id_of(path: str) -> str:
+  """Returns a file's name without `.dcm`; other dots belong to the id."""
+  name = os.path.basename(path)
+  return name[:-4] if name.lower().endswith('.dcm') else name
+
+
+def _raise(error: OSError) -> None:
+  raise UserError(f'cannot list {error.filename}: {error.strerror}')
 
 
 def _open(path: str | os.PathLike, *, pixels: bool = True) -> pydicom.Dataset:

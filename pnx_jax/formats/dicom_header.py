@@ -10,7 +10,9 @@ from pydicom import uid
 class Header:
   """What a file says about its film; empty or -1 where it says nothing.
 
-  `patient_id` is for grouping in memory: it is never written anywhere.
+  `orientation` is which way rows and columns run on the patient, a letter
+  each: `LF` (left, foot) is usual. `patient_id` is for grouping in memory: it
+  is never written anywhere.
   """
 
   height: int
@@ -27,7 +29,13 @@ class Header:
   bits_stored: int
   transfer_syntax: str
   manufacturer: str
+  orientation: str
   patient_id: str
+
+  @property
+  def mirrored(self) -> bool:
+    """Whether the film's left half is the patient's left."""
+    return self.orientation.startswith('R')
 
 
 def parse(dataset: pydicom.Dataset) -> Header:
@@ -58,6 +66,7 @@ def parse(dataset: pydicom.Dataset) -> Header:
     bits_stored=integer(dataset.get('BitsStored')),
     transfer_syntax=str(dataset.file_meta.TransferSyntaxUID),
     manufacturer=_text(dataset, 'Manufacturer'),
+    orientation=_orientation(dataset),
     patient_id=_text(dataset, 'PatientID'),
   )
 
@@ -86,6 +95,15 @@ def _pair(dataset: pydicom.Dataset, keyword: str) -> tuple[float, float] | None:
   except (KeyError, TypeError, ValueError):
     return None
   return (first, second) if min(first, second) > 0 else None
+
+
+def _orientation(dataset: pydicom.Dataset) -> str:
+  """Returns where rows and columns run, the first letter of each."""
+  try:
+    row, column = (str(value)[0] for value in dataset.PatientOrientation)
+  except (AttributeError, IndexError, TypeError, ValueError):
+    return ''
+  return row + column if {row, column} <= set('LRAPHF') else ''
 
 
 def _years(age: str) -> int:

@@ -156,8 +156,7 @@ class Checkpoints:
         break
       (found[step],) = items.values()
       steps = steps[steps.index(step) + 1 :]
-    mean = jax.tree.map(lambda *x: sum(x) / len(x), *found.values())
-    return list(found), mean
+    return list(found), _mean(list(found.values()))
 
   def best_steps(self) -> list[int]:
     """Steps with a score, best first; without any, all, newest first."""
@@ -245,6 +244,12 @@ def checksums(tree: Any) -> dict[str, int]:
     jax.tree_util.keystr(path): zlib.crc32(_bytes(leaf))
     for path, leaf in leaves
   }
+
+
+@jax.jit
+def _mean(trees):
+  """Leaf by leaf, in one program: without `jit` each shape is compiled."""
+  return jax.tree.map(lambda *x: sum(x) / len(x), *trees)
 
 
 def _bytes(array: jax.Array) -> bytes:
