@@ -110,5 +110,5 @@ def resized(images, size):
   """Images f32[B, S, S, 1] on a square of another side, bilinearly."""
   if images.shape[1] == size:
     return images
-  shape = (len(images), size, size, images.shape[3])
+  shape = (images.shape[0], size, size, images.shape[3])
   return jax.image.resize(images, shape, 'bilinear')

@@ -1,4 +1,4 @@
-"""The one place that makes pages: templates in, self-contained HTML out."""
+"""The one place that makes pages: templates in, HTML or Markdown out."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jinja2
 
 
 def render(template: str, **content) -> str:
-  """The page; whatever is put into it is escaped."""
+  """The page; whatever is put into HTML is escaped."""
   return _environment().get_template(template).render(**content)
 
 
@@ -14,7 +14,7 @@ def render(template: str, **content) -> str:
 def _environment() -> jinja2.Environment:
   return jinja2.Environment(
     loader=jinja2.PackageLoader('pnx_jax.evaluation'),
-    autoescape=True,
+    autoescape=lambda name: not name.endswith('.md'),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -99,15 +99,17 @@ class Postprocess:
     pathlib.Path(path).write_text(text + '\n')
 
   @classmethod
+  def parse(cls, fields: dict) -> 'Postprocess':
+    """From what `dataclasses.asdict` made of one."""
+    rule = Rule(**fields['rule'])
+    points = (OperatingPoint(**point) for point in fields['operating_points'])
+    return cls(**fields | {'rule': rule, 'operating_points': tuple(points)})
+
+  @classmethod
   def load(cls, path) -> 'Postprocess':
     """Raises UserError where the file is missing or not what `save` wrote."""
     try:
-      fields = json.loads(pathlib.Path(path).read_text())
-      fields['rule'] = Rule(**fields['rule'])
-      fields['operating_points'] = tuple(
-        OperatingPoint(**point) for point in fields['operating_points']
-      )
-      return cls(**fields)
+      return cls.parse(json.loads(pathlib.Path(path).read_text()))
     except FileNotFoundError:
       raise UserError(
         f'no {path}; `python launch.py --config=... --mode=eval` writes it'

@@ -5,6 +5,7 @@ stand in for it there. All forms of one operation compute the same, which
 tests hold them to.
 """
 
+import functools
 import math
 
 import jax
@@ -30,7 +31,9 @@ def padding_of(size, *, kernel, stride, padding):
   return (total // 2, total - total // 2)
 
 
-def convolve(x, kernel, *, stride=1, padding='symmetric', groups=1):
+def convolve(
+  x, kernel, *, stride=1, padding='symmetric', groups=1, portable=False
+):
   """Convolution of x by kernel.
 
   Args:
@@ -39,6 +42,8 @@ def convolve(x, kernel, *, stride=1, padding='symmetric', groups=1):
     stride: of both axes.
     padding: see `padding_of`.
     groups: channels are cut into this many independent groups.
+    portable: the program holds all forms and chooses where it runs. For
+      inference: a gradient would choose again at every step.
 
   Returns:
     `[B, H / stride, W / stride, F]`.
@@ -48,11 +53,22 @@ def convolve(x, kernel, *, stride=1, padding='symmetric', groups=1):
     padding_of(length, kernel=size, stride=stride, padding=padding)
     for length in x.shape[1:3]
   )
-  if groups > 1 and jax.default_backend() == 'cpu':
-    if groups == x.shape[-1] == kernel.shape[-1]:
-      return depthwise(x, kernel[:, :, 0], stride, pads)
-    return grouped(x, kernel, stride=stride, pads=pads, groups=groups)
-  return direct(x, kernel, stride=stride, pads=pads, groups=groups)
+  cpu, default = (
+    functools.partial(form, stride=stride, pads=pads, groups=groups)
+    for form in (on_cpu, direct)
+  )
+  if portable and groups > 1:
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+  return (cpu if jax.default_backend() == 'cpu' else default)(x, kernel)
+
+
+def on_cpu(x, kernel, *, stride, pads, groups):
+  """The form for XLA's CPU backend."""
+  if groups == 1:
+    return direct(x, kernel, stride=stride, pads=pads)
+  if groups == x.shape[-1] == kernel.shape[-1]:
+    return depthwise(x, kernel[:, :, 0], stride, pads)
+  return grouped(x, kernel, stride=stride, pads=pads, groups=groups)
 
 
 def direct(x, kernel, *, stride, pads, groups=1):

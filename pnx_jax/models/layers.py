@@ -33,6 +33,7 @@ class Style:
     remat: whether blocks forget their inner activations and compute them
       again for the gradient.
     dtype: what is computed in.
+    portable: see `convolution.convolve`.
   """
 
   normalisation: str = 'batch'
@@ -42,6 +43,7 @@ class Style:
   activation: Callable[[jax.Array], jax.Array] = nn.relu
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
+  portable: bool = False
 
 
 def block(module, style):
@@ -82,6 +84,7 @@ class Conv(nn.Module):
       stride=self.stride,
       padding=style.padding,
       groups=self.groups,
+      portable=style.portable,
     )
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
