@@ -31,33 +31,36 @@ class Block(nn.Module):
     return x
 
 
-class UNetDecoder(nn.Module):
-  """Expanding path of U-Net (Ronneberger 2015, arXiv:1505.04597)."""
+class Decoder(nn.Module):
+  """What decoders share: their fields, and how they make a block."""
 
   width: int
   attention: bool
   style: layers.Style
 
+  def block(self, stride, inputs, train, *, name):
+    block = layers.block(Block, self.style)
+    features = self.width * min(stride, 16)
+    return block(features, self.attention, self.style, name=name)(inputs, train)
+
+
+class UNetDecoder(Decoder):
+  """Expanding path of U-Net (Ronneberger 2015, arXiv:1505.04597)."""
+
   @nn.compact
   def __call__(self, features, train):
-    block = layers.block(Block, self.style)
     stride = max(features)
     x = features[stride]
     decoded = {}
     while stride > 1:
       stride //= 2
       skips = [features[stride]] if stride in features else []
-      x = block(
-        self.width * min(stride, 16),
-        self.attention,
-        self.style,
-        name=f'stride{stride}',
-      )([x, *skips], train)
+      x = self.block(stride, [x, *skips], train, name=f'stride{stride}')
       decoded[stride] = x
     return decoded
 
 
-class UNetPlusPlusDecoder(nn.Module):
+class UNetPlusPlusDecoder(Decoder):
   """Nested skips (Zhou 2018, arXiv:1807.10165).
 
   Node j at a stride sees all earlier nodes at that stride and node j - 1 one
@@ -65,28 +68,17 @@ class UNetPlusPlusDecoder(nn.Module):
   node stands alone.
   """
 
-  width: int
-  attention: bool
-  style: layers.Style
-
   @nn.compact
   def __call__(self, features, train):
-    block = layers.block(Block, self.style)
-    deepest = max(features)
-    nodes = [features[deepest]]
+    stride = max(features)
+    nodes = [features[stride]]
     decoded = {}
-    stride = deepest
     while stride > 1:
       stride //= 2
       below = nodes
       nodes = [features[stride]] if stride in features else []
       for column, node in enumerate(below if nodes else below[-1:], 1):
-        x = block(
-          self.width * min(stride, 16),
-          self.attention,
-          self.style,
-          name=f'stride{stride}_node{column}',
-        )([node, *nodes], train)
-        nodes.append(x)
+        name = f'stride{stride}_node{column}'
+        nodes.append(self.block(stride, [node, *nodes], train, name=name))
       decoded[stride] = nodes[-1]
     return decoded
