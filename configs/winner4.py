@@ -8,9 +8,9 @@ A U-Net with a ResNet-34 encoder whose BatchNorm is frozen; 2.7 BCE + 0.9 Dice
 squares of 512 cut from 768, predictions at 768; masks under 800 px are
 dropped, which the search for post-processing rules finds by itself.
 
-What differs: the presence head here looks at the bottleneck's mean and maximum;
-AdamW with one cosine; 5 folds that keep patients apart instead of 8 that do
-not (build with --num_folds=8 for eight).
+What differs: the presence head here looks at the bottleneck's mean and maximum
+and at the mask's surest pixel; AdamW with one cosine; 5 folds that keep
+patients apart instead of 8 that do not (build with --num_folds=8 for eight).
 """
 
 from configs import default, resunet

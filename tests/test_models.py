@@ -142,7 +142,7 @@ def test_frozen_normalisation_holds_for_the_encoder_alone():
 # Parameters of a U-Net with one input channel and decoder channels 256 to 16:
 # segmentation-models-pytorch's own count for ResNet-34, SE-ResNeXt-50 and B0
 # (less EfficientNet's unused head), for the others counted here; the presence
-# head adds two per bottleneck channel and a bias.
+# head adds two per bottleneck channel, one for the mask and a bias.
 @pytest.mark.parametrize(
   'encoder, unet, bottleneck',
   [
@@ -166,19 +166,40 @@ def test_frozen_normalisation_holds_for_the_encoder_alone():
 )
 def test_parameter_counts_of_the_pretrained_families(encoder, unet, bottleneck):
   model = segmenter.create(encoder=encoder, width=16, depth=5)
-  assert count(shapes(model)['params']) == unet + 2 * bottleneck + 1
+  assert count(shapes(model)['params']) == unet + 2 * bottleneck + 2
 
 
 @pytest.mark.parametrize(
   'settings, parameters',
   [
-    ({'encoder': 'unet', 'width': 64}, 31_386_242),
-    ({'encoder': 'resunet', 'width': 32}, 8_035_650),
-    ({'encoder': 'unet', 'decoder': 'unetpp', 'width': 32}, 9_160_386),
+    ({'encoder': 'unet', 'width': 64}, 31_386_243),
+    ({'encoder': 'resunet', 'width': 32}, 8_035_651),
+    ({'encoder': 'unet', 'decoder': 'unetpp', 'width': 32}, 9_160_387),
   ],
 )
 def test_parameter_counts_of_the_plain_networks(settings, parameters):
   assert count(shapes(segmenter.create(**settings))['params']) == parameters
+
+
+def test_presence_reads_the_mask_without_changing_it():
+  model = segmenter.create(encoder='unet', width=4, depth=2)
+  image = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
+  variables = model.init(jax.random.key(1), image, train=False)
+
+  def presence(params):
+    outputs = model.apply({**variables, 'params': params}, image, train=False)
+    return outputs['presence_logit'].sum()
+
+  params = variables['params']
+  raised = jax.tree.map(lambda x: x, params)
+  raised['mask']['bias'] = raised['mask']['bias'] + 1.0
+  # The last weight of the head is the mask's: two images, one unit each.
+  assert presence(raised) - presence(params) == pytest.approx(
+    2 * float(params['presence']['kernel'][-1, 0]), rel=1e-3
+  )
+  gradient = jax.grad(presence)(params)
+  assert not any(map(jnp.any, jax.tree.leaves(gradient['mask'])))
+  assert jnp.any(gradient['presence']['kernel'][-1])
 
 
 @pytest.mark.parametrize(

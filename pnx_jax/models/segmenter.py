@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from pnx_jax.errors import UserError, check_known
@@ -60,23 +61,17 @@ class Segmenter(nn.Module):
     check_image(image.shape, depth=self.depth)
     features = self.encoder((image - self.mean) / self.deviation, train)
     decoded = self.decoder(features, train)
-    deepest = features[1 << self.depth].astype(jnp.float32)
-    pooled = jnp.concatenate(
-      [deepest.mean(axis=(1, 2)), deepest.max(axis=(1, 2))], axis=-1
-    )
-    presence = nn.Dense(
-      1, bias_init=logit(self.image_prevalence), name='presence'
-    )(pooled)
 
     def mask(stride, name):
       head = nn.Conv(
-        1, (3, 3), bias_init=logit(self.pixel_prevalence), name=name
+        1, (3, 3), bias_init=bias(self.pixel_prevalence), name=name
       )
       return head(decoded[stride].astype(jnp.float32))
 
+    mask_logits = mask(1, 'mask')
     outputs = {
-      'mask_logits': mask(1, 'mask'),
-      'presence_logit': presence[:, 0],
+      'mask_logits': mask_logits,
+      'presence_logit': self._presence(features, mask_logits),
     }
     if self.deep_supervision:
       outputs['deep_logits'] = [
@@ -86,10 +81,32 @@ class Segmenter(nn.Module):
       ]
     return outputs
 
+  def _presence(self, features, mask_logits):
+    """Judges the deepest features, and the mask by its surest pixel.
+
+    Features alone learn slowly which films have a pneumothorax; masks tell
+    early. What is learnt here does not change the mask.
+    """
+    deepest = features[1 << self.depth].astype(jnp.float32)
+    surest = jax.lax.stop_gradient(mask_logits).max(axis=(1, 2))
+    evidence = jnp.concatenate(
+      [
+        deepest.mean(axis=(1, 2)),
+        deepest.max(axis=(1, 2)),
+        surest - logit(self.pixel_prevalence),
+      ],
+      axis=-1,
+    )
+    head = nn.Dense(1, bias_init=bias(self.image_prevalence), name='presence')
+    return head(evidence)[:, 0]
+
+
+def bias(probability):
+  return nn.initializers.constant(logit(probability))
+
 
 def logit(probability):
-  value = math.log(probability / (1 - probability))
-  return nn.initializers.constant(value)
+  return math.log(probability / (1 - probability))
 
 
 def check_image(shape, *, depth):
