@@ -44,6 +44,18 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(one, other)
 
 
+def start(path, config, before=''):
+  """Training in a process of its own, which runs the lines `before` first."""
+  workdir.write(path, config, [])
+  code = f"""
+import os, signal, sys
+from pnx_jax.training import train, workdir
+{before}
+train.train(workdir.load(sys.argv[1]), sys.argv[1])
+"""
+  return subprocess.Popen([sys.executable, '-c', code, str(path)], cwd=ROOT)
+
+
 def test_run_leaves_a_workdir(finished):
   path, final, scalars, scores = finished
   assert (path / 'config.json').is_file()
@@ -67,25 +79,19 @@ def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(
   _, expected, scalars, _ = finished
   config = tiny.config(dataset_dir)
   # The signal comes before the first step and is obeyed after it.
-  stopped = subprocess.run(
-    [
-      sys.executable,
-      '-c',
-      'import os, signal, sys\n'
-      'from pnx_jax.training import steps, train, workdir\n'
-      'plain = steps.plain_dice\n'
-      'def interrupt(*arguments):\n'
-      '  os.kill(os.getpid(), signal.SIGTERM)\n'
-      '  return plain(*arguments)\n'
-      'steps.plain_dice = interrupt\n'
-      'config = workdir.load(sys.argv[1])\n'
-      'train.train(config, sys.argv[1])\n',
-      str(_with_config(tmp_path, config)),
-    ],
-    cwd=ROOT,
-    timeout=300,
+  stopped = start(
+    tmp_path,
+    config,
+    """
+from pnx_jax.training import steps
+plain = steps.plain_dice
+def interrupt(*arguments):
+  os.kill(os.getpid(), signal.SIGTERM)
+  return plain(*arguments)
+steps.plain_dice = interrupt
+""",
   )
-  assert stopped.returncode == 0
+  assert stopped.wait(timeout=300) == 0
   assert latest(config, tmp_path).step == 1
   training.train(config, tmp_path)
   assert_same(latest(config, tmp_path), expected)
@@ -97,17 +103,7 @@ def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
 ):
   _, expected, scalars, _ = finished
   config = tiny.config(dataset_dir)
-  process = subprocess.Popen(
-    [
-      sys.executable,
-      '-c',
-      'import sys\n'
-      'from pnx_jax.training import train, workdir\n'
-      'train.train(workdir.load(sys.argv[1]), sys.argv[1])\n',
-      str(_with_config(tmp_path, config)),
-    ],
-    cwd=ROOT,
-  )
+  process = start(tmp_path, config)
   done = workdir.checkpoint_dir(tmp_path, 0) / '3'
   while process.poll() is None and not done.exists():
     pass
@@ -116,11 +112,6 @@ def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
   training.train(config, tmp_path)
   assert_same(latest(config, tmp_path), expected)
   assert tiny.events(tmp_path) == scalars
-
-
-def _with_config(path, config):
-  workdir.write(path, config, [])
-  return path
 
 
 def test_a_finished_run_is_not_trained_again(finished, dataset_dir):
