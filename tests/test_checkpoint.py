@@ -67,6 +67,12 @@ def saved(tmp_path_factory):
   return directory
 
 
+def test_checkpoints_without_a_score_warn_of_nothing(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING, 'absl'):
+    save(tmp_path, {1: None})
+  assert not caplog.records
+
+
 def test_newest_and_best_are_kept(tmp_path):
   save(tmp_path, {1: 0.2, 2: 0.9, 3: None, 4: 0.4, 5: None, 6: 0.1, 7: None})
   assert steps(tmp_path) == [2, 6, 7]

@@ -215,7 +215,7 @@ def test_an_ensemble_answers_with_the_mean(films, loads, monkeypatch):
 def test_members_are_all_that_were_trained(tmp_path):
   for run in ('a', 'b'):
     for fold in (0, 1):
-      (tmp_path / run / f'fold{fold}' / 'checkpoints').mkdir(parents=True)
+      (tmp_path / run / f'fold{fold}' / 'checkpoints' / '1').mkdir(parents=True)
   runs = [str(tmp_path / run) for run in ('a', 'b')]
   found = ensembles.members(runs, folds=[1])
   assert found == [Member(run, 1, None) for run in runs]

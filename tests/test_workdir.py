@@ -90,9 +90,10 @@ def test_no_run_and_a_broken_one_are_told_apart(tmp_path):
     workdir.load(tmp_path)
 
 
-def test_trained_folds_are_found(tmp_path):
+def test_folds_with_checkpoints_are_the_trained_ones(tmp_path):
   for fold in (2, 0):
-    workdir.checkpoint_dir(tmp_path, fold).mkdir(parents=True)
-  (tmp_path / 'fold7').mkdir()
-  (tmp_path / 'fold0_old' / 'checkpoints').mkdir(parents=True)
+    (workdir.checkpoint_dir(tmp_path, fold) / '10').mkdir(parents=True)
+  # One that failed before its first checkpoint.
+  workdir.checkpoint_dir(tmp_path, 1).mkdir(parents=True)
+  (tmp_path / 'fold0_old' / 'checkpoints' / '10').mkdir(parents=True)
   assert workdir.trained_folds(tmp_path) == [0, 2]

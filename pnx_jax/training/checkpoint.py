@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import (
   AnyPreservationPolicy,
@@ -27,6 +28,10 @@ from pnx_jax.errors import UserError
 from pnx_jax.training.state import TrainState
 
 _logger = logging.getLogger(__name__)
+# Most checkpoints are not scored; orbax warns at each of them.
+absl_logging.get_absl_logger().addFilter(
+  lambda record: not record.getMessage().startswith('Requested `tracked_metric')
+)
 
 # The one before the newest is there in case the newest is damaged.
 _KEEP_LATEST = 2

@@ -136,6 +136,8 @@ def train(
         events.flush()
         checkpoints.save(first_step, state, score=scores['dice'])
 
+      if first_step < total_steps:
+        _logger.info('Compiling the training step, which can take minutes ...')
       for step in range(first_step + 1, total_steps + 1):
         if step in profiled and not tracing:
           jax.profiler.start_trace(fold_dir / 'events')

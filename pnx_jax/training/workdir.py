@@ -40,8 +40,12 @@ def checkpoint_dir(workdir: str | os.PathLike, fold: int) -> pathlib.Path:
 
 def trained_folds(workdir: str | os.PathLike) -> list[int]:
   """The folds that have checkpoints, ascending."""
-  folders = pathlib.Path(workdir).glob('fold*/checkpoints')
-  numbers = (path.parent.name.removeprefix('fold') for path in folders)
+  steps = pathlib.Path(workdir).glob('fold*/checkpoints/*')
+  numbers = {
+    step.parts[-3].removeprefix('fold')
+    for step in steps
+    if step.name.isdecimal()
+  }
   return sorted(int(number) for number in numbers if number.isdecimal())
 
 
