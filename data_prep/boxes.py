@@ -10,13 +10,12 @@ detections, which list the images without a region too.
 import csv
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import app, flags
 
-from pnx_jax.errors import UserError
+from pnx_jax.errors import UserError, one_line
 from pnx_jax.formats import rle
 from pnx_jax.formats.boxes import boxes
 
@@ -91,13 +90,11 @@ def write(
 def main(argv: Sequence[str]) -> None:
   del argv
   output, height, width = _OUTPUT.value, _HEIGHT.value, _WIDTH.value
-  try:
+  with one_line():
     if not output.endswith(('.csv', '.json')):
       raise UserError(f'--output={output}: end it in .csv or .json')
     found = read(_RLE_CSV.value, height, width)
     write(found, output, height, width)
-  except (UserError, ValueError, OSError) as error:
-    sys.exit(f'data_prep.boxes: {error}')
   regions = [len(rows) for rows in found.values()]
   print(
     f'{output}: {sum(regions)} regions in {np.count_nonzero(regions)} of '

@@ -11,7 +11,6 @@ interrupted is taken up where it stopped by the same command.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags, logging
@@ -19,7 +18,7 @@ from absl import app, flags, logging
 from data_prep import dataset, report
 from data_prep.request import Request
 from pnx_jax import pool
-from pnx_jax.errors import UserError
+from pnx_jax.errors import one_line
 from pnx_jax.formats import dicom, greyscale
 
 
@@ -32,10 +31,8 @@ def main(argv: Sequence[str]) -> None:
   }
   for name in ('accept_modality', 'accept_body_part'):
     values[name] = tuple(word.upper() for word in values[name] if word)
-  try:
+  with one_line():
     summary = dataset.build(Request(**values))
-  except UserError as error:
-    sys.exit(f'data_prep.build: {error}')
   print(report.text(summary, values['output_dir']))
 
 

@@ -11,7 +11,6 @@ import csv
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from data_prep import leakage
-from pnx_jax.errors import UserError
+from pnx_jax.errors import UserError, one_line
 from pnx_jax.formats import rle
 
 _AREA_QUARTILES = 4
@@ -85,11 +84,11 @@ def read_patient_map(path: str | os.PathLike) -> dict[str, str]:
   patients = {}
   for number, row in _rows(path):
     if len(row) < 2 or not row[0] or not row[1]:
-      raise ValueError(
+      raise UserError(
         f'{path}, line {number}: expected "image id,patient", got {row}'
       )
     if _MASK.fullmatch(row[1]):
-      raise ValueError(
+      raise UserError(
         f'{path}, line {number}: {row[1][:20]!r} is a mask, not a patient: '
         'name a csv of "image id,patient" with --patient_map'
       )
@@ -107,7 +106,7 @@ def read_folds(path: str | os.PathLike) -> dict[str, int]:
     if number == 1 and len(row) == 2 and not row[1].isdecimal():
       continue
     if len(row) != 2 or not row[1].isdecimal():
-      raise ValueError(
+      raise UserError(
         f'{path}, line {number}: expected "image_id,fold", got {row}'
       )
     folds[row[0]] = int(row[1])
@@ -142,22 +141,20 @@ def _shuffled(seed: int, image_id: str) -> bytes:
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  try:
+  with one_line():
     folds = read_folds(_AUDIT.value)
     annotations = rle.read_csv(_RLE_CSV.value)
     patients = read_patient_map(_PATIENT_MAP.value)
-  except (OSError, ValueError) as error:
-    sys.exit(f'data_prep.folds: {error}')
-  known = {
-    image_id: fold
-    for image_id, fold in folds.items()
-    if image_id in annotations and image_id in patients
-  }
-  if not known:
-    sys.exit(
-      f'data_prep.folds: no image of {_AUDIT.value} is in both '
-      f'{_RLE_CSV.value} and {_PATIENT_MAP.value}'
-    )
+    known = {
+      image_id: fold
+      for image_id, fold in folds.items()
+      if image_id in annotations and image_id in patients
+    }
+    if not known:
+      raise UserError(
+        f'no image of {_AUDIT.value} is in both {_RLE_CSV.value} and '
+        f'{_PATIENT_MAP.value}'
+      )
   result = leakage.audit(
     known, {i: int(bool(annotations[i])) for i in known}, patients
   )

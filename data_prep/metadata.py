@@ -9,7 +9,6 @@ of `Row` are ever written. Pixels are not read.
 import collections
 import csv
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from absl import app, flags
 
 from data_prep import sources
 from pnx_jax import pool
-from pnx_jax.errors import UserError
+from pnx_jax.errors import UserError, one_line
 from pnx_jax.formats import dicom
 
 _BATCH = 256
@@ -103,11 +102,9 @@ def write(table: Sequence[Row], output: str | os.PathLike) -> None:
 def main(argv: Sequence[str]) -> None:
   del argv
   folder, output = _DICOM_DIR.value, _OUTPUT.value
-  try:
+  with one_line():
     table, unread = read_folder(folder, output, _NUM_WORKERS.value)
     write(table, output)
-  except (UserError, OSError) as error:
-    sys.exit(f'data_prep.metadata: {error}')
   print(f'{output}: {len(table)} radiographs')
   reasons = collections.Counter(item.reason for item in unread)
   for reason, count in reasons.most_common():

@@ -12,7 +12,6 @@ import functools
 import itertools
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
@@ -24,7 +23,7 @@ from absl import app, flags
 from data_prep import sources
 from pnx_jax import draw, pool
 from pnx_jax.case import Case, marked
-from pnx_jax.errors import UserError
+from pnx_jax.errors import UserError, one_line
 from pnx_jax.formats import dicom, letterbox, rle, schema, tfrecord
 
 _SHEET = 24  # pictures on a contact sheet
@@ -145,13 +144,11 @@ def _loaders(values) -> list[Callable[[], Case]]:
 def main(argv: Sequence[str]) -> None:
   del argv
   values = flags.FLAGS
-  try:
+  with one_line():
     loaders = _loaders(values)[: values.num_images]
     written, failures = write(
       loaders, values.output_dir, size=values.size, columns=values.columns
     )
-  except (UserError, ValueError, OSError) as error:
-    sys.exit(f'data_prep.view: {error}')
   print(f'{values.output_dir}: {written} pictures and their contact sheets')
   for failure in failures:
     print(f'left out: {failure}')

@@ -1,7 +1,9 @@
 """The one exception whose text is meant for the user."""
 
+import contextlib
 import difflib
-from collections.abc import Collection
+import sys
+from collections.abc import Collection, Iterator
 
 
 class UserError(ValueError):
@@ -10,6 +12,22 @@ class UserError(ValueError):
   The commands print its text as one line and exit; everything else is a bug
   and keeps its traceback.
   """
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+  """Ends the program with `error: ...`, status 2, for a user's mistake."""
+  try:
+    yield
+  except UserError as error:
+    message = str(error)
+  except OSError as error:
+    message = f'{error.filename}: {error.strerror}' * bool(error.filename)
+    message = message or str(error)
+  else:
+    return
+  print(f'error: {message}', file=sys.stderr)
+  sys.exit(2)
 
 
 def nearest(name: str, known: Collection[str]) -> str:

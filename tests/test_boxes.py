@@ -118,7 +118,7 @@ def test_json_is_read_by_pycocotools(annotations, tmp_path, capsys):
 def test_mistakes_are_one_line(annotations, tmp_path, arguments, message):
   path, _ = annotations
   done = run(f'--rle_csv={path}', f'--output={tmp_path}/b.csv', *arguments)
-  assert done.returncode == 1
+  assert done.returncode == 2
   assert message in done.stderr
   assert done.stderr.count('\n') == 1
 

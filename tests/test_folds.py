@@ -127,8 +127,8 @@ def test_audit_command(tmp_path):
     f'--rle_csv={labels}',
     f'--patient_map={patients}',
   )
-  assert failed.returncode == 1
-  assert failed.stderr.startswith('data_prep.folds: ')
+  assert failed.returncode == 2
+  assert failed.stderr.startswith('error: ')
   assert len(failed.stderr.splitlines()) == 1
 
 

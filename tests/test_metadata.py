@@ -115,7 +115,7 @@ def test_processes_give_the_same_rows(folder, monkeypatch):
 )
 def test_mistakes_are_one_line(arguments, message):
   done = command(*arguments)
-  assert done.returncode == 1
+  assert done.returncode == 2
   assert message in done.stderr
   assert done.stderr.count('\n') == 1
 

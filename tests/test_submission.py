@@ -132,7 +132,9 @@ def test_other_files_are_one_line(tmp_path, capsys):
     [f'--check={good}', f'--truth={binary}'],
     [f'--check={good}', f'--truth={bad}'],
   ):
-    assert submission.main(arguments) == 2
+    with pytest.raises(SystemExit) as ended:
+      submission.main(arguments)
+    assert ended.value.code == 2
     output, message = capsys.readouterr()
     assert output == '' and message.count('\n') == 1, message
     assert str(tmp_path) in message

@@ -163,7 +163,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path):
     capture_output=True,
     text=True,
   )
-  assert done.returncode == 1
+  assert done.returncode == 2
   assert message in done.stderr
   assert done.stderr.count('\n') == 1
 

@@ -1,14 +1,12 @@
 """The command; see the package."""
 
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags
 
-from data_prep import working
 from data_prep.phantom import generate
 from pnx_jax import pool
-from pnx_jax.errors import UserError
+from pnx_jax.errors import one_line
 
 
 def main(argv: Sequence[str]) -> None:
@@ -17,10 +15,8 @@ def main(argv: Sequence[str]) -> None:
   request = generate.Request(
     *(values[name].value for name in generate.Request._fields)
   )
-  try:
+  with one_line():
     generate.write(request, values.output_dir, values.num_workers)
-  except (UserError, working.Busy, OSError) as error:
-    sys.exit(f'data_prep.phantom: {error}')
   print(
     f'{values.output_dir}: {request.num_images} labelled and '
     f'{request.num_test_images} unlabelled synthetic radiographs'

@@ -8,7 +8,6 @@ standard output. The exit status is 1 where there are faults.
 
 import argparse
 import csv
-import gzip
 import json
 import pathlib
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from pnx_jax.errors import UserError
+from pnx_jax.errors import UserError, one_line
 from pnx_jax.formats import rle
 from pnx_jax.metrics.dice import dice
 
@@ -51,15 +50,16 @@ def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
 
   Raises:
     UserError: one of the files is of another kind altogether.
+    OSError: one cannot be opened.
   """
   rows, faults = _read_rows(path)
   repeated = [image_id for image_id, rles in rows.items() if len(rles) > 1]
   faults += _listed('repeated', repeated)
   if sample:
-    expected = _read_annotations(sample)
+    expected = rle.read_csv(sample)
     faults += _listed('missing', [key for key in expected if key not in rows])
     faults += _listed('unknown', [key for key in rows if key not in expected])
-  annotations = _read_annotations(truth) if truth else {}
+  annotations = rle.read_csv(truth) if truth else {}
   centroids, areas = [], []
   for image_id, rles in rows.items():
     try:
@@ -88,12 +88,11 @@ def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
 
 def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
   """Every image id with the RLE of each of its rows, and the table's faults."""
-  opener = gzip.open if str(path).endswith('.gz') else open
   try:
-    with opener(path, 'rt', encoding='utf-8-sig', newline='') as file:
-      lines = [[cell.strip() for cell in row] for row in csv.reader(file)]
-  except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-    raise UserError(f'{path}: cannot be read as a csv: {error}') from error
+    table = csv.reader(rle.read_lines(path))
+    lines = [[cell.strip() for cell in row] for row in table]
+  except csv.Error as error:
+    raise UserError(f'{path} is no csv: {error}') from error
   header = lines[0] if lines else []
   faults = []
   if header != HEADER:
@@ -113,13 +112,6 @@ def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
     elif any(row):
       faults.append(f'line {number}: expected an image id and a mask')
   return rows, faults
-
-
-def _read_annotations(path) -> dict[str, list[str]]:
-  try:
-    return rle.read_csv(path)
-  except (OSError, EOFError, UnicodeDecodeError) as error:
-    raise UserError(f'{path}: cannot be read as a csv: {error}') from error
 
 
 def _listed(what, image_ids, most=10) -> list[str]:
@@ -188,11 +180,8 @@ def main(arguments=None) -> int:
   parser.add_argument('--sample', help='a csv with the expected ids')
   parser.add_argument('--truth', help='a csv with the annotations')
   flags = parser.parse_args(arguments)
-  try:
+  with one_line():
     faults, scores = check(flags.check, sample=flags.sample, truth=flags.truth)
-  except ValueError as error:
-    print(error, file=sys.stderr)
-    return 2
   for fault in faults:
     print(fault, file=sys.stderr)
   if scores is not None:

@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from pnx_jax.errors import UserError
+
 EMPTY = '-1'
 _NUMBERS = re.compile(r'[\d\s]*', re.ASCII)
 
 
-class PastTheEnd(ValueError):
+class PastTheEnd(UserError):
   """An encoding of a larger mask."""
 
 
@@ -27,7 +29,7 @@ def decode(rle: str, height: int, width: int) -> np.ndarray:
 
   Raises:
     PastTheEnd: The encoding is one of a larger mask.
-    ValueError: The string is no encoding of a mask at all.
+    UserError: The string is no encoding of a mask at all.
   """
   flat = np.zeros(height * width, bool)
   if not is_empty(rle):
@@ -87,7 +89,7 @@ def read_csv(path: str | os.PathLike) -> dict[str, list[str]]:
       part.strip(' "\n\r') for part in line.partition(',')
     )
     if not comma or not image_id:
-      raise ValueError(
+      raise UserError(
         f'{path}, line {number}: expected "ImageId,EncodedPixels", '
         f'got {line.strip()[:60]!r}'
       )
@@ -103,7 +105,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
   """Yields the lines of a csv; it may be gzipped and have a byte-order mark.
 
   Raises:
-    ValueError: The file holds something other than text.
+    UserError: The file holds something other than text.
   """
   opener = gzip.open if str(path).endswith('.gz') else open
   with opener(path, 'rt', encoding='utf-8-sig', newline='') as file:
@@ -115,7 +117,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[str]:
       zlib.error,
       EOFError,
     ) as error:
-      raise ValueError(f'{path} is no csv: {error}') from error
+      raise UserError(f'{path} is no csv: {error}') from error
 
 
 def _runs(rle: str, size: int) -> tuple[list[int], list[int]]:
@@ -125,11 +127,11 @@ def _runs(rle: str, size: int) -> tuple[list[int], list[int]]:
     index, word = next(
       pair for pair in enumerate(words, 1) if not _NUMBERS.fullmatch(pair[1])
     )
-    raise ValueError(
+    raise UserError(
       f'RLE number {index} is {word[:20]!r}: expected an integer >= 0'
     )
   if len(words) % 2:
-    raise ValueError(
+    raise UserError(
       f'RLE has {len(words)} numbers: expected pairs of gap and length'
     )
   edges = list(itertools.accumulate(map(int, words)))

@@ -8,7 +8,6 @@ so that image and label are read once, at the same places. Draw a sheet with
 """
 
 import dataclasses
-import sys
 
 import cv2
 import jax
@@ -18,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from pnx_jax import draw
-from pnx_jax.errors import UserError
+from pnx_jax.errors import UserError, one_line
 from pnx_jax.input import pipeline
 
 _PREVIEW_SIZE = 200
@@ -197,14 +196,12 @@ def preview(dataset, augmentation: Augmentation, *, rows=4, columns=6):
 
 def main(_):
   config = flags.FLAGS['config'].value
-  try:
+  with one_line():
     dataset = pipeline.Dataset(config.data_dir, pipeline.folds(config.data_dir))
     sheet = preview(dataset, Augmentation(**config.augmentation))
-  except UserError as error:
-    sys.exit(f'error: {error}')
-  path = flags.FLAGS['preview'].value
-  if not cv2.imwrite(path, sheet[..., ::-1]):
-    sys.exit(f'error: cannot write {path}')
+    path = flags.FLAGS['preview'].value
+    if not cv2.imwrite(path, sheet[..., ::-1]):
+      raise UserError(f'cannot write {path}')
   print(f'Wrote {path}')
 
 
