@@ -8,7 +8,7 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: demo test proofs lint clean
+.PHONY: demo test proofs beam lint clean
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,12 @@ test: .venv/installed
 # What takes minutes; PNX_REAL_DATA is the folder with the real radiographs.
 proofs: .venv/installed
 	XLA_FLAGS= $(BIN)/python -m pytest -s -m slow tests/test_real.py
+
+# Beam wants an older protobuf than TensorFlow: an environment of its own.
+beam:
+	$(PYTHON) -m venv .cache/beam
+	.cache/beam/bin/pip install --quiet --editable '.[prep,beam]' pytest
+	.cache/beam/bin/python -m pytest tests/test_beam.py
 
 lint: .venv/installed
 	$(BIN)/ruff format .
