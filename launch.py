@@ -1,4 +1,10 @@
-"""Trains and evaluates: `python launch.py --config=configs/resunet.py`."""
+"""Trains, evaluates, reads new films.
+
+python launch.py --config=configs/resunet.py
+python launch.py --config=configs/resunet.py --mode=eval
+python launch.py --mode=predict --workdir=runs/resunet \\
+    --input=STUDIES --output_dir=OUT
+"""
 
 import logging
 import os
@@ -6,12 +12,13 @@ import pathlib
 import re
 import sys
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from pnx_jax.errors import UserError, nearest
+
+# JAX is imported in functions: processes that decode films import this file.
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The recipe, for example configs/resunet.py.'
@@ -22,9 +29,27 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode',
   'train',
-  ['train', 'folds', 'eval'],
+  ['train', 'folds', 'eval', 'predict'],
   'train: one fold (--config.fold). folds: all, one after another. '
-  'eval: scores what was trained and writes the submission.',
+  'eval: scores what was trained and writes the submission. '
+  'predict: reads new films; needs no --config.',
+)
+_INPUT = flags.DEFINE_list(
+  'input', [], 'Files and folders of films to predict, with commas between.'
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+  'output_dir', None, 'Folder for the worklist of --mode=predict.'
+)
+_MODEL = flags.DEFINE_string(
+  'model', None, 'Folder of an export, for --mode=predict without --workdir.'
+)
+_DICOM_SEG = flags.DEFINE_bool(
+  'dicom_seg', False, 'Write masks of --mode=predict as DICOM SEG, too.'
+)
+_ACCEPT_MODALITY = flags.DEFINE_list(
+  'accept_modality',
+  ['CR', 'DX'],
+  'Modalities that --mode=predict assesses; empty for all.',
 )
 _COORDINATOR = flags.DEFINE_string(
   'coordinator_address', None, 'host:port of process 0, for several hosts.'
@@ -38,6 +63,9 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 
 def main(_) -> None:
+  if _MODE.value == 'predict':
+    _predict()
+    return
   config = _CONFIG.value
   workdir = _WORKDIR.value or _default_workdir()
   if config.get('deterministic'):
@@ -69,6 +97,20 @@ def main(_) -> None:
       return
 
 
+def _predict() -> None:
+  _log_to_terminal()
+  _cache_compilations()
+  from pnx_jax.inference.predict import predict
+
+  predict(
+    _INPUT.value,
+    _OUTPUT_DIR.value,
+    model=_WORKDIR.value or _MODEL.value,
+    accept_modality=_ACCEPT_MODALITY.value,
+    with_dicom_seg=_DICOM_SEG.value,
+  )
+
+
 def _default_workdir() -> str:
   """runs/resunet for configs/resunet.py, runs/resunet_b4 for ...py:b4."""
   path, _, variant = flags.FLAGS['config'].config_filename.partition(':')
@@ -78,6 +120,8 @@ def _default_workdir() -> str:
 
 def _join_cluster() -> None:
   """Joins the other processes where flags or the cluster say there are some."""
+  import jax
+
   if _COORDINATOR.value:
     jax.distributed.initialize(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
@@ -92,6 +136,8 @@ def _join_cluster() -> None:
 
 def _log_to_terminal() -> None:
   """The project's own lines, and the warnings of others."""
+  import jax
+
   absl_logging.set_verbosity(absl_logging.WARNING)
   handler = logging.StreamHandler(sys.stdout)
   handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
@@ -103,6 +149,8 @@ def _log_to_terminal() -> None:
 
 def _cache_compilations() -> None:
   """Compiled programs outlive the process: a second start takes seconds."""
+  import jax
+
   if not jax.config.jax_compilation_cache_dir:
     cache = pathlib.Path.home() / '.cache' / 'pnx_jax'
     jax.config.update('jax_compilation_cache_dir', str(cache))
@@ -115,12 +163,26 @@ def parse(argv: list[str]) -> list[str]:
     rest = flags.FLAGS(argv)
     if len(rest) > 1:
       raise UserError(f'{rest[1]!r} is no flag; flags begin with --')
+    if _MODE.value == 'predict':
+      _check_predict_flags()
+      return rest
     if _CONFIG.value is None:
       raise UserError('--config is missing, for example configs/resunet.py')
     _CONFIG.value.to_dict()  # A recipe that does not load shows only here.
   except Exception as error:  # A recipe is code and may raise anything.
     _fail(_explained(str(error), argv))
   return rest
+
+
+def _check_predict_flags() -> None:
+  if bool(_WORKDIR.value) == bool(_MODEL.value):
+    raise UserError(
+      'give one of --workdir, an evaluated run, and --model, an export of one'
+    )
+  if not _INPUT.value:
+    raise UserError('--input is missing: files and folders of films')
+  if not _OUTPUT_DIR.value:
+    raise UserError('--output_dir is missing: a folder for the worklist')
 
 
 def _explained(error: str, argv: list[str]) -> str:

@@ -11,6 +11,7 @@ class Reading:
     name: of the film's own files below the output folder; safe and unique.
     path: the file, as it was found.
     image_id: the stem of its name.
+    stamp: tells whether the file is still the same, see `studies.Source`.
     reason: why it was not assessed, empty where it was.
     detail: more about that.
     probability: of a pneumothorax, calibrated; -1 where not assessed.
@@ -33,6 +34,7 @@ class Reading:
   name: str
   path: str
   image_id: str
+  stamp: str = ''
   reason: str = ''
   detail: str = ''
   probability: float = -1.0

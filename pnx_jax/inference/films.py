@@ -1,0 +1,131 @@
+"""From files to what a network and a picture need, in worker processes.
+
+What the workers import must not import JAX: they start in a second.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from typing import NamedTuple
+
+import numpy as np
+
+from pnx_jax import draw, pool
+from pnx_jax.formats import dicom, letterbox
+from pnx_jax.inference import screening
+from pnx_jax.inference.studies import Source
+
+# Longer side of the pictures.
+PICTURE_SIZE = 640
+_FILES_PER_BATCH = 4
+_SECONDS_PER_FILE = 60
+
+
+class Looks(NamedTuple):
+  """What a model wants to see.
+
+  Attributes:
+    image_size: S, the side of the square.
+    window: see `greyscale.to_uint8`.
+    accept_modality: see `dicom.read`.
+  """
+
+  image_size: int
+  window: str
+  accept_modality: tuple[str, ...]
+
+
+class Film(NamedTuple):
+  """A film to be assessed.
+
+  Attributes:
+    source: its file.
+    header: without `patient_id`.
+    square: uint8[S, S, 1] for the network.
+    small: uint8[h, w] for the picture.
+  """
+
+  source: Source
+  header: dicom.Header
+  square: np.ndarray
+  small: np.ndarray
+
+
+class Refused(NamedTuple):
+  """A file that is not assessed, and why: see `dicom` and `screening`."""
+
+  source: Source
+  reason: str
+  detail: str
+
+
+@contextlib.contextmanager
+def read(
+  sources: Sequence[Source], looks: Looks, *, num_workers: int
+) -> Iterator[Iterator[Film | Refused]]:
+  """Yields the films, as they are done; the workers start at once.
+
+  No more are read ahead than keeps the workers busy.
+  """
+  batches = pool.run(
+    functools.partial(_read_batch, looks=looks),
+    [
+      (first, sources[first : first + _FILES_PER_BATCH])
+      for first in range(0, len(sources), _FILES_PER_BATCH)
+    ],
+    num_workers=num_workers,
+    on_crash=lambda source: Refused(
+      source, 'undecodable', 'the decoder crashed or took too long'
+    ),
+  )
+  with futures.ThreadPoolExecutor(1, initializer=_leave_interrupts) as thread:
+    ahead = thread.submit(next, batches, None)
+
+    def films():
+      nonlocal ahead
+      while (done := ahead.result()) is not None:
+        ahead = thread.submit(next, batches, None)
+        yield from done
+
+    try:
+      yield films()
+    finally:
+      thread.submit(batches.close)
+
+
+def _read_batch(
+  batch: tuple[int, Sequence[Source]], *, looks: Looks
+) -> list[Film | Refused]:
+  return [_read(source, looks) for source in batch[1]]
+
+
+def _read(source: Source, looks: Looks) -> Film | Refused:
+  # Nothing else ends a decoder that hangs: the process dies of it.
+  signal.alarm(_SECONDS_PER_FILE)
+  try:
+    film = dicom.read(
+      source.path, window=looks.window, accept_modality=looks.accept_modality
+    )
+    screening.check(film)
+  except dicom.UnusableDicom as error:
+    return Refused(source, error.reason, error.detail)
+  finally:
+    signal.alarm(0)
+  square = letterbox.letterbox(
+    film.pixels, looks.image_size, pixel_aspect=film.header.pixel_aspect
+  )
+  small = draw.picture(film.pixels, PICTURE_SIZE)[..., 0]
+  return Film(
+    source,
+    dataclasses.replace(film.header, patient_id=''),
+    square[..., None],
+    np.ascontiguousarray(small),
+  )
+
+
+def _leave_interrupts() -> None:
+  """Ctrl-C is for the process that waits; those started here inherit this."""
+  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,0 +1,122 @@
+"""readings.jsonl: what is known of every film so far, a line each.
+
+Lines are only ever added, and each is there whole or not at all: whatever ends
+a run, the next one goes on behind the last whole line.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+from pnx_jax.errors import UserError
+from pnx_jax.inference.reading import Reading
+
+NAME = 'readings.jsonl'
+
+
+class Journal:
+  """The readings of an output folder; one process at a time has it.
+
+  Args:
+    folder: where it is, made where it is missing.
+
+  Attributes:
+    known: by `name` all readings but for their masks.
+
+  Raises:
+    UserError: the folder cannot be written, is in use, or holds something else.
+  """
+
+  def __init__(self, folder: str | os.PathLike):
+    self.path = pathlib.Path(folder, NAME)
+    with writing(self.path):
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      self._file = self.path.open('a+b')
+    try:
+      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      self._file.close()
+      raise UserError(f'another run is writing to {folder}') from None
+    self._drop_torn_line()
+    self.known = {
+      reading.name: _without_mask(reading) for reading in self._lines()
+    }
+
+  def __enter__(self) -> 'Journal':
+    return self
+
+  def __exit__(self, *_) -> None:
+    with contextlib.suppress(OSError):  # Of what could not be written before.
+      self._file.close()
+
+  def check_model(self, model: str, rules: str) -> None:
+    """Raises UserError where films were assessed by another one."""
+    for reading in self.known.values():
+      if reading.assessed and (reading.model, reading.rules) != (model, rules):
+        raise UserError(
+          f'{self.path} holds readings of model {reading.model} with rules '
+          f'{reading.rules}, and this is model {model} with rules {rules}: '
+          'choose another --output_dir'
+        )
+
+  def append(self, reading: Reading) -> None:
+    """Adds a line, unless it says nothing new."""
+    if self.known.get(reading.name) == _without_mask(reading):
+      return
+    line = json.dumps(dataclasses.asdict(reading)) + '\n'
+    with writing(self.path):
+      self._file.write(line.encode('ascii'))
+      self._file.flush()
+    self.known[reading.name] = _without_mask(reading)
+
+  def readings(self) -> list[Reading]:
+    """The last reading of every film."""
+    return list({reading.name: reading for reading in self._lines()}.values())
+
+  def _lines(self) -> Iterator[Reading]:
+    self._file.seek(0)
+    for number, line in enumerate(self._file, 1):
+      try:
+        fields = json.loads(line)
+        boxes = tuple(tuple(box) for box in fields['boxes'])
+        yield Reading(**fields | {'boxes': boxes})
+      except (KeyError, TypeError, ValueError):
+        raise UserError(
+          f'{self.path}, line {number}: no reading of this program; choose '
+          'another --output_dir'
+        ) from None
+
+  def _drop_torn_line(self) -> None:
+    self._file.seek(0)
+    whole = sum(len(line) for line in self._file if line.endswith(b'\n'))
+    self._file.truncate(whole)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+  """Makes one line of what keeps a file from being written."""
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f'cannot write {path}: {error.strerror}; what was written before stays '
+      'valid, and the same command goes on from there'
+    ) from None
+
+
+def replace(path: str | os.PathLike, content: bytes) -> None:
+  """Writes a file whole or not at all."""
+  path = pathlib.Path(path)
+  partial = path.with_name(path.name + '.partial')
+  with writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _without_mask(reading: Reading) -> Reading:
+  return dataclasses.replace(reading, rle='', boxes=())

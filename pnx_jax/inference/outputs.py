@@ -1,0 +1,72 @@
+"""The files that a film gets: its picture, its mask."""
+
+import dataclasses
+import pathlib
+
+import cv2
+import numpy as np
+
+from pnx_jax import draw
+from pnx_jax.case import Case, marked
+from pnx_jax.errors import UserError
+from pnx_jax.evaluation.gallery import encoded
+from pnx_jax.formats import dicom_seg
+from pnx_jax.inference.films import PICTURE_SIZE
+from pnx_jax.inference.journal import replace, writing
+from pnx_jax.inference.reading import Reading
+from pnx_jax.inference.studies import Source
+
+RESEARCH_ONLY = 'research use only, not for diagnosis or treatment'
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+  """Where films leave their files.
+
+  Attributes:
+    folder: of all of them.
+    with_dicom_seg: masks are written as DICOM SEG, too.
+  """
+
+  folder: pathlib.Path
+  with_dicom_seg: bool
+
+  def expected(self, reading: Reading) -> list[pathlib.Path]:
+    """What there is to be of an assessed film; masks of positive ones alone."""
+    paths = [self._picture(reading.name)]
+    if reading.area:
+      paths.append(self._mask(reading.name))
+      # Where there could be none, `detail` says why.
+      if self.with_dicom_seg and not reading.detail:
+        paths.append(self._dicom_seg(reading.name))
+    return paths
+
+  def write(self, source: Source, case: Case, versions: dict[str, str]) -> str:
+    """Writes a film's files; returns why there is no DICOM SEG, if so."""
+    picture = draw.caption(marked(case, PICTURE_SIZE), [RESEARCH_ONLY])
+    replace(self._picture(source.name), encoded(picture, '.jpg'))
+    if not case.mask.any():
+      self._mask(source.name).unlink(missing_ok=True)
+      self._dicom_seg(source.name).unlink(missing_ok=True)
+      return ''
+    png = cv2.imencode('.png', case.mask.view(np.uint8) * 255)[1]
+    replace(self._mask(source.name), png.tobytes())
+    if not self.with_dicom_seg:
+      return ''
+    path = self._dicom_seg(source.name)
+    with writing(path):
+      path.parent.mkdir(exist_ok=True)
+      try:
+        dicom_seg.write(source.path, case.mask, path, **versions)
+      except UserError as error:
+        return str(error)
+    return ''
+
+  def _picture(self, name: str) -> pathlib.Path:
+    return self.folder / 'pictures' / f'{name}.jpg'
+
+  def _mask(self, name: str) -> pathlib.Path:
+    return self.folder / 'masks' / f'{name}.png'
+
+  def _dicom_seg(self, name: str) -> pathlib.Path:
+    return self.folder / 'dicom_seg' / f'{name}.dcm'

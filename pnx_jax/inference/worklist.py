@@ -1,0 +1,106 @@
+"""The tables that follow from the readings."""
+
+import collections
+import csv
+import io
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from pnx_jax.evaluation import submission
+from pnx_jax.inference import journal
+from pnx_jax.inference.reading import Reading
+from pnx_jax.inference.studies import printable
+
+COLUMNS = (
+  'rank',
+  'image_id',
+  'path',
+  'probability',
+  'operating_point',
+  'area_px',
+  'area_mm2',
+  'spacing_plane',
+  'side',
+  'boxes',
+  'view',
+  'sex',
+  'age',
+  'model',
+  'rules',
+)
+NOT_ASSESSED = ('path', 'image_id', 'reason', 'detail')
+
+# A spreadsheet takes what begins with these for a formula.
+_FORMULA = ('=', '+', '-', '@')
+
+
+def in_order(readings: Iterable[Reading]) -> list[Reading]:
+  """The most urgent first; then, in the order of their paths, not assessed."""
+  return sorted(
+    readings,
+    key=lambda reading: (
+      (not reading.assessed, -reading.probability, -reading.area, reading.path)
+    ),
+  )
+
+
+def write(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
+  """Writes worklist.csv, not_assessed.csv and masks/masks.csv.
+
+  Args:
+    folder: where to.
+    readings: in order.
+  """
+  assessed = [reading for reading in readings if reading.assessed]
+  rows = [_row(rank, reading) for rank, reading in enumerate(assessed, 1)]
+  _write(folder / 'worklist.csv', COLUMNS, rows)
+  refused = [reading for reading in readings if not reading.assessed]
+  rows = [(r.path, r.image_id, r.reason, r.detail) for r in refused]
+  _write(folder / 'not_assessed.csv', NOT_ASSESSED, rows)
+  # Where films share an id, their unique names tell them apart.
+  count = collections.Counter(reading.image_id for reading in assessed)
+  masks = (
+    (_cell(r.image_id if count[r.image_id] == 1 else r.name), r.rle)
+    for r in assessed
+  )
+  path = folder / 'masks' / 'masks.csv'
+  with journal.writing(path):
+    path.parent.mkdir(exist_ok=True)
+    submission.write(path, sorted(masks))
+
+
+def _row(rank: int, reading: Reading) -> tuple:
+  boxes = ';'.join(' '.join(map(str, box[:4])) for box in reading.boxes)
+  return (
+    rank,
+    reading.image_id,
+    reading.path,
+    f'{reading.probability:.6f}',
+    reading.operating_point,
+    reading.area,
+    f'{reading.area_mm2:.1f}' if reading.area_mm2 >= 0 else '',
+    reading.spacing_plane,
+    reading.side,
+    boxes,
+    reading.view,
+    reading.sex,
+    reading.age if reading.age >= 0 else '',
+    reading.model,
+    reading.rules,
+  )
+
+
+def _write(path, header, rows) -> None:
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(header)
+  writer.writerows(map(_cell, row) for row in rows)
+  journal.replace(path, text.getvalue().encode())
+
+
+def _cell(value):
+  """Text that is only ever text: no control characters, no formula."""
+  if not isinstance(value, str):
+    return value
+  value = printable(value)
+  return f"'{value}" if value.startswith(_FORMULA) else value
