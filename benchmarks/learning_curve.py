@@ -12,6 +12,7 @@ import json
 import pathlib
 import shutil
 import statistics
+import sys
 
 from absl import app, flags
 
@@ -73,9 +74,11 @@ def score(variant, seed):
       }
     )
     scores = train(config, workdir)
-    if not scores:  # It was stopped between its end and its scores.
+    if scores == {}:  # It was killed between its end and its scores.json.
       shutil.rmtree(workdir)
       scores = train(config, workdir)
+    if scores is None:
+      sys.exit('Stopped; the same command goes on.')
     path.write_text(json.dumps(scores))
   return json.loads(path.read_text())
 
