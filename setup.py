@@ -17,7 +17,7 @@ setuptools.setup(
   packages=setuptools.find_packages(
     include=['pnx_jax*', 'data_prep*', 'configs']
   ),
-  package_data={'pnx_jax.evaluation': ['templates/*']},
+  package_data={'pnx_jax.pages': ['templates/*']},
   install_requires=[
     'absl-py',
     'clu>=0.0.12',

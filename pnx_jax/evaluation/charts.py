@@ -1,4 +1,4 @@
-"""The geometry of charts; templates/chart.svg draws them."""
+"""The geometry of charts; pages/templates/chart.svg draws them."""
 
 import dataclasses
 import math

@@ -4,7 +4,8 @@ import base64
 
 import numpy as np
 
-from pnx_jax.evaluation import gallery, pages, search
+from pnx_jax import pages
+from pnx_jax.evaluation import gallery, search
 from pnx_jax.evaluation.charts import Axis, Chart
 from pnx_jax.evaluation.judge import Verdict
 from pnx_jax.metrics import calibration, rules

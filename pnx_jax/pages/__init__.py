@@ -13,7 +13,7 @@ def render(template: str, **content) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
   return jinja2.Environment(
-    loader=jinja2.PackageLoader('pnx_jax.evaluation'),
+    loader=jinja2.PackageLoader('pnx_jax.pages'),
     autoescape=lambda name: not name.endswith('.md'),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
