@@ -139,7 +139,9 @@ def _rule_chart(statistics, best: rules.Rule) -> Chart:
   scores = rules.group_scores(statistics, grid, everyone) / len(everyone)
   chart = Chart(
     f'Dice over rules with mask above {best.bottom:g}',
-    x=Axis.categories('top: pixels above', [f'{top:g}' for top in tops]),
+    x=Axis.categories(
+      'top: pixels above', [f'{top:g}'.removeprefix('0') for top in tops]
+    ),
     y=Axis.categories('area: more than, px', [f'{area:,}' for area in areas]),
   )
   chart.table(scores.reshape(len(areas), len(tops)))
