@@ -1,8 +1,10 @@
 """DICOM SEG: what is written, read by others, and valid to their checkers."""
 
+import functools
 import shutil
 import subprocess
 import warnings
+from concurrent import futures
 
 import dicom_files
 import numpy as np
@@ -253,3 +255,19 @@ def test_without_highdicom_it_says_how_to_get_it(tmp_path, monkeypatch):
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
   with pytest.raises(UserError, match=r"pip install -e '\.\[dicom\]'"):
     _written(tmp_path, _mask())
+
+
+def test_threads_may_write_together(tmp_path, recwarn):
+  source = dicom_files.write(
+    tmp_path / 'film.dcm',
+    dicom_files.film(31, 45),
+    **MADE,
+    PatientName='known',
+  )
+  paths = [tmp_path / f'{i}.dcm' for i in range(8)]
+  with futures.ThreadPoolExecutor(4) as threads:
+    write = functools.partial(dicom_seg.write, source, _mask(), **VERSIONS)
+    list(threads.map(write, paths))
+  for path in paths:
+    _check(path, _mask(), source)
+  assert not recwarn.list

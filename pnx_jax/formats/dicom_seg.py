@@ -5,11 +5,13 @@ in space, so the segmentation gets none, and no spacing either: viewers take it
 from the film. Codes are those of SNOMED CT.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
 import pathlib
 import re
+import threading
 import warnings
 
 import numpy as np
@@ -55,7 +57,8 @@ _PURPOSE = 'For research only, not for diagnosis'
 _SERIES_NUMBER = 1000  # Behind the series that a scanner makes.
 
 _logger = logging.getLogger(__name__)
-# Their remarks name what the header holds.
+_one_at_a_time = threading.Lock()
+# What they remark quotes the header.
 for _library in ('highdicom', 'pydicom'):
   logging.getLogger(_library).setLevel(logging.ERROR)
 
@@ -102,8 +105,7 @@ def write(
       f'does not fit a film of {film.Rows} x {film.Columns}'
     )
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
+    with _quiet():
       made = _segmentation(film, mask, model, rules)
   except Exception as error:  # Its text may name what the header holds.
     raise UserError(
@@ -116,12 +118,19 @@ def write(
   partial.replace(output)
 
 
+@contextlib.contextmanager
+def _quiet():
+  """Without warnings, which quote the header; their filters know no threads."""
+  with _one_at_a_time, warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    yield
+
+
 def _film(source) -> pydicom.Dataset:
   """What a segmentation needs of a film's header, all of it valid."""
   film = pydicom.Dataset()
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
+    with _quiet():
       given = pydicom.dcmread(
         source,
         force=True,
