@@ -21,6 +21,7 @@ setuptools.setup(
   install_requires=[
     'absl-py',
     'clu>=0.0.12',
+    'flatbuffers',  # In which jax.export writes programs down.
     'flax>=0.12',
     'grain>=0.2.15',
     'importlib_resources',

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -71,3 +72,17 @@ def uninterrupted(dataset_dir, tmp_path_factory) -> tuple[pathlib.Path, dict]:
 
   path = tmp_path_factory.mktemp('uninterrupted')
   return path, train(tiny.config(dataset_dir), path)
+
+
+@pytest.fixture(scope='session')
+def evaluated_run(uninterrupted, dataset_dir, tmp_path_factory) -> pathlib.Path:
+  """A copy of that run, evaluated."""
+  import tiny
+
+  from pnx_jax.evaluation.evaluate import evaluate
+
+  path = tmp_path_factory.mktemp('evaluated_run') / 'run'
+  shutil.copytree(uninterrupted[0], path)
+  changes = {'eval.bootstrap': 50, 'eval.num_overlays': 0}
+  evaluate(tiny.config(dataset_dir, **changes), path)
+  return path

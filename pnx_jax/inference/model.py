@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from pnx_jax.evaluation.deployment import Deployment
 from pnx_jax.evaluation.network import Network, predict
 from pnx_jax.evaluation.postprocess import Postprocess
 from pnx_jax.formats import boxes, dicom, letterbox
+from pnx_jax.inference import screening
 from pnx_jax.training import sharding
 
 _VERSION_LENGTH = 12
@@ -39,8 +40,16 @@ class Prediction(NamedTuple):
   mask: np.ndarray
   boxes: np.ndarray
 
+  def __repr__(self):
+    height, width = self.mask.shape
+    return (
+      f'Prediction(probability={self.probability:.3f}, '
+      f'operating_point={self.operating_point!r}, mask=bool[{height}, {width}] '
+      f'of {np.count_nonzero(self.mask):,} px, boxes={self.boxes.tolist()})'
+    )
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Model:
   """Networks and everything between a film and a finding.
 
@@ -58,18 +67,33 @@ class Model:
   postprocess: Postprocess
   version: str
 
+  def __repr__(self):
+    points = ', '.join(
+      f'{point.name} from {point.threshold:.3f}'
+      for point in self.postprocess.operating_points
+    )
+    return (
+      f'<Model {self.version}, rules {self.rules_version}: '
+      f'{self.image_size} x {self.image_size}, '
+      f'mask where {self.postprocess.rule}; {points or "no operating points"}>'
+    )
+
   @property
   def rules_version(self) -> str:
     """Tells the rules and thresholds apart."""
     return digest(repr(self.postprocess).encode())
 
   def predict(self, path: str | os.PathLike) -> Prediction:
-    """Reads one film of any modality and body part that a DICOM file holds.
+    """Reads one DICOM file, a frontal chest radiograph.
+
+    The decoders are C code, which a damaged file can crash together with
+    this process; `--mode=predict` keeps them in processes of their own.
 
     Raises:
-      UnusableDicom: the file holds no film.
+      UnusableDicom: the file holds no upright frontal chest radiograph.
     """
     film = dicom.read(path, window=self.window)
+    screening.check(film)
     answer = jax.device_get(self.answer(self.square(film)[None]))
     return self.finding(
       answer['probs'][0], float(answer['probability'][0]), film.header
@@ -101,11 +125,21 @@ def load(workdir: str | os.PathLike) -> Model:
   Raises:
     UserError: there is no run, or it has not been evaluated.
   """
-  mesh = sharding.mesh()
   deployment = Deployment.load(workdir)
-  networks = [
-    Network.load(member, mesh) for member in deployment.members(workdir)
-  ]
+  mesh = sharding.mesh()
+  return of(
+    workdir,
+    deployment,
+    [Network.load(member, mesh) for member in deployment.members(workdir)],
+  )
+
+
+def of(
+  workdir: str | os.PathLike,
+  deployment: Deployment,
+  networks: Sequence[Network],
+) -> Model:
+  """The model of a run whose networks are loaded; see `load`."""
   return Model(
     answer=functools.partial(
       mean_answer, networks, flip=deployment.flip, scales=deployment.scales
@@ -134,7 +168,7 @@ def mean_answer(
     flip: average with the mirrored image, too.
     scales: average over the image resized by these factors.
   """
-  answers = [
+  return mean(
     predict(
       network.variables,
       _shrunk(images, network.image_size),
@@ -143,9 +177,16 @@ def mean_answer(
       scales=scales,
     )
     for network in networks
-  ]
-  total = functools.reduce(functools.partial(jax.tree.map, jnp.add), answers)
-  return jax.tree.map(lambda x: x / len(networks), total)
+  )
+
+
+def mean(answers: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+  """The mean of some answers, of which only the sum is kept."""
+  answers = iter(answers)
+  total, count = next(answers), 1
+  for answer in answers:
+    total, count = jax.tree.map(jnp.add, total, answer), count + 1
+  return jax.tree.map(lambda x: x / count, total)
 
 
 def version(networks: Sequence[Network], deployment: Deployment) -> str:
@@ -170,5 +211,5 @@ def digest(*parts: bytes | np.ndarray) -> str:
 def _shrunk(images, size):
   if images.shape[1] == size:
     return images
-  shape = (len(images), size, size, 1)
+  shape = (images.shape[0], size, size, 1)
   return jax.image.resize(images.astype(jnp.float32), shape, 'bilinear')

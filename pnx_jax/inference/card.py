@@ -1,0 +1,73 @@
+"""The model card of an export: what it is, what it scored, what it is not for.
+
+Mitchell et al. 2019, Model Cards for Model Reporting, arXiv:1810.03993.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+from pnx_jax import pages
+from pnx_jax.errors import UserError
+from pnx_jax.evaluation import report
+from pnx_jax.evaluation.network import SIZE, Network
+from pnx_jax.metrics.rules import Rule
+from pnx_jax.training import workdir
+
+NOTICE = (
+  'For research only. This is no medical device; nothing it says may be used '
+  'to diagnose or treat anybody.'
+)
+_GROUPS = ('view', 'sex', 'age', 'size_quartile')
+
+
+def render(
+  run: str | os.PathLike, settings: dict, networks: Sequence[Network]
+) -> str:
+  """The card as Markdown.
+
+  Args:
+    run: workdir of an evaluated run.
+    settings: what model.json holds.
+    networks: of the run.
+  """
+  config = workdir.load(run)
+  metrics = _metrics(pathlib.Path(run, 'eval', 'metrics.json'))
+  return pages.render(
+    'card.md',
+    notice=NOTICE,
+    settings=settings,
+    size=SIZE,
+    rule=str(Rule(**settings['rules']['rule'])),
+    networks=networks,
+    config=config,
+    recipe=config.to_json_best_effort(indent=2),
+    trained_on={
+      fold: len(workdir.trained_on(run, fold)) for fold in settings['folds']
+    },
+    build=_build(config.data_dir),
+    metrics=metrics,
+    headline=report.HEADLINE,
+    columns=report.COLUMNS,
+    groups=[
+      name.removesuffix('/num_images')
+      for name in metrics
+      if name.startswith(_GROUPS) and name.endswith('/num_images')
+    ],
+  )
+
+
+def _metrics(path: pathlib.Path) -> dict:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(f'cannot read {path}: {error}; run --mode=eval') from None
+
+
+def _build(data_dir: str) -> dict:
+  """What is known of the data's making; empty where they are gone."""
+  try:
+    return json.loads(pathlib.Path(data_dir, 'build.json').read_text())
+  except (OSError, ValueError):
+    return {}

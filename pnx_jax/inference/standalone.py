@@ -1,0 +1,120 @@
+"""Reads chest films, letterboxed to the model's square, with this folder alone.
+
+Needs jax, numpy and, to read jax's own format, flatbuffers:
+
+  python predict.py film.npy ...            # uint8[S, S]; with Pillow, PNG too
+
+  from predict import Model                 # S is `image_size` in model.json
+  found = Model('model').predict(image)     # probability, point reached, mask
+
+For research only. Not a medical device.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+
+import jax
+import jax.export
+import numpy as np
+
+
+class Model:
+  """The networks, and the rules of model.json for what they answer."""
+
+  def __init__(self, folder):
+    folder = pathlib.Path(folder)
+    self.settings = json.loads((folder / 'model.json').read_text())
+    for name, checksum in self.settings['files'].items():
+      if hashlib.sha256((folder / name).read_bytes()).hexdigest() != checksum:
+        raise ValueError(f'{folder / name} is damaged: its checksum differs')
+    self.members = []
+    for member in self.settings['members']:
+      program = bytearray((folder / member['program']).read_bytes())
+      network = jax.jit(jax.export.deserialize(program).call)
+      with np.load(folder / member['weights'], allow_pickle=False) as weights:
+        self.members.append((network, jax.device_put(dict(weights))))
+
+  def answer(self, images):
+    """The mean over all networks for uint8[B, S, S, 1], dense tissue bright.
+
+    `probs` f32[B, 1024, 1024] of every pixel, `probability` f32[B] of a film.
+    """
+    answers = [network(weights, images) for network, weights in self.members]
+    return {
+      name: np.mean([answer[name] for answer in answers], axis=0)
+      for name in ('probs', 'probability')
+    }
+
+  def predict(self, image):
+    """What uint8[S, S] shows: `probability`, calibrated; `operating_point`, the
+    strictest one reached; `mask` bool[1024, 1024]."""
+    answer, post = self.answer(image[None, ..., None]), self.settings['rules']
+    probs, probability = answer['probs'][0], float(answer['probability'][0])
+    large = (probs > post['rule']['top']).sum() > post['rule']['area']
+    mask = probs > post['rule']['bottom']
+    mask &= large and probability > post['rule']['gate']
+    if post['fill_holes']:
+      outside = regions(~np.pad(mask, 1), diagonal=False)
+      mask = (outside != outside[0, 0])[1:-1, 1:-1]
+    if post['min_component']:
+      region = regions(mask, diagonal=True)
+      mask &= np.bincount(region.ravel())[region] >= post['min_component']
+    odds = 1 / np.clip(probability, 1e-7, 1 - 1e-7) - 1
+    calibrated = 1 / (1 + odds ** (1 / post['temperature']))
+    strictest = max(
+      (p for p in post['operating_points'] if calibrated >= p['threshold']),
+      key=lambda point: point['threshold'],
+      default={'name': ''},
+    )
+    return {
+      'probability': float(calibrated),
+      'operating_point': strictest['name'],
+      'mask': mask,
+    }
+
+
+def regions(mask, *, diagonal):
+  """The connected regions of bool[H, W], numbered: int[H, W], 0 elsewhere."""
+  place = np.arange(mask.size).reshape(mask.shape)
+  pairs = [(place[:, 1:], place[:, :-1]), (place[1:], place[:-1])]
+  if diagonal:
+    pairs += [
+      (place[1:, 1:], place[:-1, :-1]),
+      (place[1:, :-1], place[:-1, 1:]),
+    ]
+  edges = np.concatenate([np.stack(pair).reshape(2, -1) for pair in pairs], 1)
+  edges = edges[:, mask.ravel()[edges].all(axis=0)]
+  # Every tree of pixels is hung on its largest neighbour, then flattened.
+  root = place.ravel()
+  while edges.size:
+    np.maximum.at(root, edges.min(axis=0), edges.max(axis=0))
+    while (root != root[root]).any():
+      root = root[root]
+    edges = root[edges]
+    edges = edges[:, edges[0] != edges[1]]
+  return np.where(mask, 1 + root.reshape(mask.shape), 0)
+
+
+def main(paths):
+  model = Model(pathlib.Path(__file__).parent)
+  size = model.settings['image_size']
+  for path in paths:
+    if path.endswith('.npy'):
+      image = np.load(path, allow_pickle=False)
+    else:
+      from PIL import Image
+
+      image = np.asarray(Image.open(path))
+    if image.shape != (size, size) or image.dtype != np.uint8:
+      sys.exit(
+        f'{path}: {image.dtype}{list(image.shape)}, not uint8[{size}, {size}]'
+      )
+    found = model.predict(image)
+    found['mask'] = f'{found["mask"].sum()} pixels of 1024 x 1024'
+    print(json.dumps({'film': path} | found))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
