@@ -67,14 +67,14 @@ def run(**settings):
   [
     {'encoder': 'unet'},
     {'encoder': 'resunet', 'normalisation': 'group'},
-    {'encoder': 'tiny_resnet', 'attention': True, 'normalisation': 'frozen'},
-    {'encoder': 'tiny_se_resnext', 'decoder': 'unetpp'},
+    {'encoder': '_tiny_resnet', 'attention': True, 'normalisation': 'frozen'},
+    {'encoder': '_tiny_se_resnext', 'decoder': 'unetpp'},
     {
-      'encoder': 'tiny_efficientnet',
+      'encoder': '_tiny_efficientnet',
       'drop_path': 0.2,
       'deep_supervision': True,
     },
-    {'encoder': 'tiny_lite', 'dtype': 'bfloat16'},
+    {'encoder': '_tiny_lite', 'dtype': 'bfloat16'},
   ],
   ids=lambda settings: settings['encoder'],
 )
@@ -125,7 +125,7 @@ def test_recomputed_activations_change_nothing():
 
 def test_frozen_normalisation_holds_for_the_encoder_alone():
   variables, _, _, changed = run(
-    encoder='tiny_resnet', attention=True, normalisation='frozen'
+    encoder='_tiny_resnet', attention=True, normalisation='frozen'
   )
   before, after = variables['batch_stats'], changed['batch_stats']
 

@@ -227,13 +227,13 @@ def state_of(encoder):
 
 
 def test_loads_what_fits_and_leaves_the_rest(tmp_path):
-  state = state_of('tiny_resnet')
+  state = state_of('_tiny_resnet')
   state |= {'fc.weight': np.zeros((2, 2)), 'fc.bias': np.zeros(2)}
   state = {name: array.astype(np.float32) for name, array in state.items()}
   save_safetensors(tmp_path / 'a.safetensors', state)
-  before = variables_of('tiny_resnet')
+  before = variables_of('_tiny_resnet')
   after = pretrained.load(
-    tmp_path / 'a.safetensors', before, encoder='tiny_resnet'
+    tmp_path / 'a.safetensors', before, encoder='_tiny_resnet'
   )
   assert jax.tree.structure(after) == jax.tree.structure(before)
   encoder = after['params']['encoder']
@@ -254,14 +254,14 @@ def test_loads_what_fits_and_leaves_the_rest(tmp_path):
 
 
 def test_what_does_not_fit_is_listed():
-  state = state_of('tiny_resnet')
+  state = state_of('_tiny_resnet')
   del state['layer1.0.bn1.bias']
   state['layer9.weight'] = np.zeros(3)
   state['bn1.weight'] = np.zeros(3)
   with pytest.raises(UserError) as error:
-    pretrained.fit(state, variables_of('tiny_resnet'), encoder='tiny_resnet')
+    pretrained.fit(state, variables_of('_tiny_resnet'), encoder='_tiny_resnet')
   assert str(error.value) == (
-    'they do not fit tiny_resnet; missing: layer1.0.bn1.bias; '
+    'they do not fit _tiny_resnet; missing: layer1.0.bn1.bias; '
     'left over: layer9.weight; of another shape: bn1.weight (3,) for (8,)'
   )
 
@@ -270,7 +270,7 @@ def test_what_does_not_fit_is_listed():
   'encoder, settings, words',
   [
     ('unet', {}, 'no pretrained weights for unet'),
-    ('tiny_resnet', {'normalisation': 'group'}, 'normalisation'),
+    ('_tiny_resnet', {'normalisation': 'group'}, 'normalisation'),
   ],
 )
 def test_encoders_without_a_place_for_weights(encoder, settings, words):

@@ -113,10 +113,15 @@ def upsample(x):
 
 
 def max_pool(x):
-  """Largest of each 2x2 window; `[B, H, W, C]` to `[B, H/2, W/2, C]`."""
+  """Largest of each 2x2 window; `[B, H, W, C]` to `[B, H/2, W/2, C]`.
+
+  By comparing pairs: the gradient of `max` over an axis is 0 / 0 where XLA
+  computes its operand again and rounds it differently.
+  """
   batch, height, width, channels = x.shape
   x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-  return x.max(axis=(2, 4))
+  x = jnp.maximum(x[:, :, 0], x[:, :, 1])
+  return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
 
 
 def max_pool_overlapping(x):

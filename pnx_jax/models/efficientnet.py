@@ -59,8 +59,8 @@ VARIANTS = {
   'efficientnet_lite3': Variant(1.2, 1.4, lite=True),
   'efficientnet_lite4': Variant(1.4, 1.8, lite=True),
   # For tests.
-  'tiny_efficientnet': Variant(0.1, 0.3),
-  'tiny_lite': Variant(0.1, 0.3, lite=True),
+  '_tiny_efficientnet': Variant(0.1, 0.3),
+  '_tiny_lite': Variant(0.1, 0.3, lite=True),
 }
 
 

@@ -39,8 +39,8 @@ VARIANTS = {
     (3, 4, 6, 3), bottleneck=True, groups=32, group_width=4, squeeze=16
   ),
   # For tests.
-  'tiny_resnet': Variant((1, 1, 1, 1), width=8),
-  'tiny_se_resnext': Variant(
+  '_tiny_resnet': Variant((1, 1, 1, 1), width=8),
+  '_tiny_se_resnext': Variant(
     (1, 1, 1, 1), bottleneck=True, groups=4, group_width=2, squeeze=4, width=8
   ),
 }
