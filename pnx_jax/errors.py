@@ -36,9 +36,13 @@ def nearest(name: str, known: Collection[str]) -> str:
 
 
 def check_known(kind: str, name: str, known: Collection[str]) -> None:
-  """Raises UserError for an unknown name; the nearest one is suggested."""
+  """Raises UserError for an unknown name; the nearest one is suggested.
+
+  Names that begin with an underscore are for tests and are not told.
+  """
   if name not in known:
+    told = [each for each in known if each and not each.startswith('_')]
     raise UserError(
-      f'unknown {kind} {name!r}; the nearest is {nearest(name, known)!r}, '
-      f'known are {", ".join(filter(None, known))}'
+      f'unknown {kind} {name!r}; the nearest is {nearest(name, told)!r}, '
+      f'known are {", ".join(told)}'
     )

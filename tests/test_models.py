@@ -206,6 +206,7 @@ def test_presence_reads_the_mask_without_changing_it():
   'settings, words',
   [
     ({'encoder': 'resnet43'}, "'resnet34'"),
+    ({'encoder': '_tiny_net'}, '^((?!_tiny_(resnet|lite)).)*$'),
     ({'encoder': 'unet', 'decoder': 'unetplus'}, "'unetpp'"),
     ({'encoder': 'unet', 'normalisation': 'batchnorm'}, "'batch'"),
     ({'encoder': 'unet', 'drop_path': 0.1}, 'drop_path'),
