@@ -9,6 +9,7 @@ import functools
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent import futures
+from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,6 @@ from pnx_jax.inference.studies import Source
 # Longer side of the pictures.
 PICTURE_SIZE = 640
 _FILES_PER_BATCH = 4
-_SECONDS_PER_FILE = 60
 
 
 class Looks(NamedTuple):
@@ -64,14 +64,21 @@ class Refused(NamedTuple):
 
 @contextlib.contextmanager
 def read(
-  sources: Sequence[Source], looks: Looks, *, num_workers: int
+  sources: Sequence[Source],
+  looks: Looks,
+  *,
+  num_workers: int,
+  seconds_per_file: int = 60,
 ) -> Iterator[Iterator[Film | Refused]]:
   """Yields the films, as they are done; the workers start at once.
 
-  No more are read ahead than keeps the workers busy.
+  No more are read ahead than keeps the workers busy. A file that takes longer
+  than `seconds_per_file`, or crashes its decoder, is refused.
   """
   batches = pool.run(
-    functools.partial(_read_batch, looks=looks),
+    functools.partial(
+      _read_batch, looks=looks, seconds_per_file=seconds_per_file
+    ),
     [
       (first, sources[first : first + _FILES_PER_BATCH])
       for first in range(0, len(sources), _FILES_PER_BATCH)
@@ -97,14 +104,18 @@ def read(
 
 
 def _read_batch(
-  batch: tuple[int, Sequence[Source]], *, looks: Looks
+  batch: tuple[int, Sequence[Source]], *, looks: Looks, seconds_per_file: int
 ) -> list[Film | Refused]:
-  return [_read(source, looks) for source in batch[1]]
+  read = []
+  for source in batch[1]:
+    # Nothing else ends a decoder that hangs: the process dies of it.
+    signal.alarm(seconds_per_file)
+    read.append(_read(source, looks))
+  signal.alarm(0)
+  return read
 
 
 def _read(source: Source, looks: Looks) -> Film | Refused:
-  # Nothing else ends a decoder that hangs: the process dies of it.
-  signal.alarm(_SECONDS_PER_FILE)
   try:
     film = dicom.read(
       source.path, window=looks.window, accept_modality=looks.accept_modality
@@ -112,8 +123,6 @@ def _read(source: Source, looks: Looks) -> Film | Refused:
     screening.check(film)
   except dicom.UnusableDicom as error:
     return Refused(source, error.reason, error.detail)
-  finally:
-    signal.alarm(0)
   square = letterbox.letterbox(
     film.pixels, looks.image_size, pixel_aspect=film.header.pixel_aspect
   )
@@ -128,4 +137,5 @@ def _read(source: Source, looks: Looks) -> Film | Refused:
 
 def _leave_interrupts() -> None:
   """Ctrl-C is for the process that waits; those started here inherit this."""
+  resource_tracker.ensure_running()  # Its start would undo the next line.
   signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -35,23 +35,23 @@ class Journal:
     self.path = pathlib.Path(folder, NAME)
     with writing(self.path):
       self.path.parent.mkdir(parents=True, exist_ok=True)
-      self._file = self.path.open('a+b')
+      # Unbuffered: nothing is left to be written when it is closed.
+      self._file = self.path.open('ab', buffering=0)
     try:
-      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+      self._lock()
+      self._drop_torn_line()
+      self.known = {
+        reading.name: _without_mask(reading) for reading in self._lines()
+      }
+    except BaseException:
       self._file.close()
-      raise UserError(f'another run is writing to {folder}') from None
-    self._drop_torn_line()
-    self.known = {
-      reading.name: _without_mask(reading) for reading in self._lines()
-    }
+      raise
 
   def __enter__(self) -> 'Journal':
     return self
 
   def __exit__(self, *_) -> None:
-    with contextlib.suppress(OSError):  # Of what could not be written before.
-      self._file.close()
+    self._file.close()
 
   def check_model(self, model: str, rules: str) -> None:
     """Raises UserError where films were assessed by another one."""
@@ -67,10 +67,10 @@ class Journal:
     """Adds a line, unless it says nothing new."""
     if self.known.get(reading.name) == _without_mask(reading):
       return
-    line = json.dumps(dataclasses.asdict(reading)) + '\n'
+    line = json.dumps(dataclasses.asdict(reading)).encode('ascii') + b'\n'
     with writing(self.path):
-      self._file.write(line.encode('ascii'))
-      self._file.flush()
+      while line:
+        line = line[self._file.write(line) :]
     self.known[reading.name] = _without_mask(reading)
 
   def readings(self) -> list[Reading]:
@@ -78,21 +78,27 @@ class Journal:
     return list({reading.name: reading for reading in self._lines()}.values())
 
   def _lines(self) -> Iterator[Reading]:
-    self._file.seek(0)
-    for number, line in enumerate(self._file, 1):
-      try:
-        fields = json.loads(line)
-        boxes = tuple(tuple(box) for box in fields['boxes'])
-        yield Reading(**fields | {'boxes': boxes})
-      except (KeyError, TypeError, ValueError):
-        raise UserError(
-          f'{self.path}, line {number}: no reading of this program; choose '
-          'another --output_dir'
-        ) from None
+    with self.path.open('rb') as file:
+      for number, line in enumerate(file, 1):
+        try:
+          fields = json.loads(line)
+          boxes = tuple(tuple(box) for box in fields['boxes'])
+          yield Reading(**fields | {'boxes': boxes})
+        except (KeyError, TypeError, ValueError):
+          raise UserError(
+            f'{self.path}, line {number}: no reading of this program; choose '
+            'another --output_dir'
+          ) from None
+
+  def _lock(self) -> None:
+    try:
+      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f'another run is writing to {self.path.parent}') from None
 
   def _drop_torn_line(self) -> None:
-    self._file.seek(0)
-    whole = sum(len(line) for line in self._file if line.endswith(b'\n'))
+    with self.path.open('rb') as file:
+      whole = sum(len(line) for line in file if line.endswith(b'\n'))
     self._file.truncate(whole)
 
 
