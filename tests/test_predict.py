@@ -276,6 +276,7 @@ def test_an_interrupted_run_leaves_tables_and_goes_on(
     some = predict(phantoms / 'dicom-images-train')
   assert 3 <= len(some) < 60
   assert len(rows(tmp_path / 'out' / 'worklist.csv')) == len(some)
+  assert (tmp_path / 'out' / 'worklist.html').exists()
   everything = predict(phantoms / 'dicom-images-train')
   assert len(everything) == 60
   assert all(everything[name] == reading for name, reading in some.items())
@@ -306,6 +307,7 @@ def test_ctrl_c_in_the_terminal(run, phantoms, tmp_path):
   assert process.returncode == 0, errors
   assert 'Traceback' not in errors
   assert 'research use only' in output
+  assert 'are left: the same command goes on' in output
   written = lines.read_text().splitlines()
   assert len(rows(out / 'worklist.csv')) == len(written) > 0
 

@@ -62,8 +62,12 @@ class Outputs:
         return str(error)
     return ''
 
+  @property
+  def pictures(self) -> pathlib.Path:
+    return self.folder / 'pictures'
+
   def _picture(self, name: str) -> pathlib.Path:
-    return self.folder / 'pictures' / f'{name}.jpg'
+    return self.pictures / f'{name}.jpg'
 
   def _mask(self, name: str) -> pathlib.Path:
     return self.folder / 'masks' / f'{name}.png'

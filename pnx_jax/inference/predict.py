@@ -13,7 +13,7 @@ import pnx_jax
 from pnx_jax import pool
 from pnx_jax.evaluation.deployment import Deployment
 from pnx_jax.formats import dicom, dicom_seg
-from pnx_jax.inference import exported, films, studies, worklist
+from pnx_jax.inference import exported, films, page, studies, worklist
 from pnx_jax.inference.films import Looks
 from pnx_jax.inference.journal import Journal
 from pnx_jax.inference.outputs import RESEARCH_ONLY, Outputs
@@ -38,8 +38,8 @@ def predict(
 ) -> list[Reading]:
   """Reads all films among `inputs` that `output_dir` does not know yet.
 
-  Leaves there tables, masks and pictures of all films it knows then, whatever
-  run has read them. A signal ends a run early; the next one goes on.
+  Leaves there page, tables, masks and pictures of all films it knows then,
+  whatever run has read them. A signal ends a run early; the next one goes on.
 
   Args:
     inputs: files and folders.
@@ -68,11 +68,12 @@ def predict(
     _logger.info('%d films, %d of them to be read.', len(sources), len(left))
     workers = max(1, pool.num_cores() // 2)  # The rest is for what follows.
     with films.read(left, looks, num_workers=workers) as found:
+      loaded = pnx_jax.load(model)
       # Exported programs are written for one device.
       mesh = None if is_export else sharding.mesh()
-      reader = Reader(pnx_jax.load(model), outputs, mesh=mesh)
+      reader = Reader(loaded, outputs, mesh=mesh)
       journal.check_model(**reader.versions)
-      report = _reports(len(left))
+      report, done = _reports(len(left)), 0
       for done, reading in enumerate(reader.readings(found), 1):
         journal.append(reading)
         report(done)
@@ -80,7 +81,16 @@ def predict(
           break
     readings = worklist.in_order(journal.readings())
     worklist.write(outputs.folder, readings)
+    page.write(
+      outputs.folder / 'worklist.html',
+      readings,
+      outputs.pictures,
+      about=reader.versions | {'code': workdir.commit()},
+      points=loaded.postprocess.operating_points,
+    )
   _summarise(outputs.folder, readings)
+  if done < len(left):
+    print(f'{len(left) - done} films are left: the same command goes on.')
   return readings
 
 
