@@ -3,9 +3,13 @@
 import functools
 import os
 import pathlib
+import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -88,46 +92,125 @@ def test_eight_devices_take_the_same_step_as_one(first_steps):
     np.testing.assert_allclose(eight, one, atol=STEP_TOLERANCE)
 
 
+def last_state(dataset_dir, path, devices=8):
+  """The arrays of the newest checkpoint, read onto some devices."""
+  run = experiment.Experiment.build(tiny.config(dataset_dir))
+  whole = sharding.replicated(mesh_of(devices))
+  abstract = state.abstract(run.create_state, jax.random.key(0), whole)
+  with Checkpoints(workdir.checkpoint_dir(path, 0)) as checkpoints:
+    found = checkpoints.restore_latest(abstract)
+  assert len(found.step.sharding.device_set) == devices
+  return jax.tree.leaves(jax.device_get(found))
+
+
 def test_a_checkpoint_of_eight_devices_opens_on_one(uninterrupted, dataset_dir):
   path, _ = uninterrupted
-  run = experiment.Experiment.build(tiny.config(dataset_dir))
-  restored = {}
-  for number in (1, 8):
-    whole = sharding.replicated(mesh_of(number))
-    abstract = state.abstract(run.create_state, jax.random.key(0), whole)
-    with Checkpoints(workdir.checkpoint_dir(path, 0)) as checkpoints:
-      found = checkpoints.restore_latest(abstract)
-    assert len(found.step.sharding.device_set) == number
-    restored[number] = jax.tree.leaves(jax.device_get(found))
-  for one, eight in zip(restored[1], restored[8], strict=True):
-    np.testing.assert_array_equal(one, eight)
+  one, eight = (last_state(dataset_dir, path, devices=n) for n in (1, 8))
+  for ours, theirs in zip(one, eight, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
 
 
-def test_two_processes_train_like_one(dataset_dir, uninterrupted, tmp_path):
-  expected = tiny.events(uninterrupted[0])
+def two_processes(dataset_dir, path, before=''):
+  """A training by two processes; they run the lines `before` first."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
-  environment = {**os.environ, 'XLA_FLAGS': ''}
-  processes = [
+  code = f"""
+{before}
+import runpy
+runpy.run_path('launch.py', run_name='__main__')
+"""
+  return [
     subprocess.Popen(
       [
-        *(sys.executable, 'launch.py', *tiny.flags(dataset_dir)),
-        f'--workdir={tmp_path}',
+        *(sys.executable, '-c', code, *tiny.flags(dataset_dir)),
+        f'--workdir={path}',
         f'--coordinator_address=127.0.0.1:{port}',
         '--num_processes=2',
-        f'--process_id={i}',
+        f'--process_id={process}',
       ],
       cwd=ROOT,
-      env=environment,
+      env={**os.environ, 'XLA_FLAGS': ''},
+      stdout=subprocess.PIPE,
+      text=True,
     )
-    for i in range(2)
+    for process in range(2)
   ]
-  assert [process.wait(timeout=300) for process in processes] == [0, 0]
-  found = tiny.events(tmp_path)
+
+
+def printed(processes):
+  """What they print, once both have ended well."""
+  texts = [process.communicate(timeout=300)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], texts
+  return texts
+
+
+@pytest.fixture(scope='module')
+def by_two(dataset_dir, tmp_path_factory):
+  """The workdir of the whole run by two processes."""
+  path = tmp_path_factory.mktemp('by_two')
+  printed(two_processes(dataset_dir, path))
+  return path
+
+
+def test_two_processes_train_like_one(by_two, uninterrupted):
+  found, expected = tiny.events(by_two), tiny.events(uninterrupted[0])
   assert found.keys() == expected.keys()
   for name in ('train/loss', 'train/dice', 'validation/loss'):
     steps_found, values = zip(*found[name], strict=True)
     steps_expected, values_expected = zip(*expected[name], strict=True)
     assert steps_found == steps_expected
     np.testing.assert_allclose(values, values_expected, rtol=RUN_TOLERANCE)
+
+
+# JAX looks once a second whether a signal has come.
+SLOWLY = """
+import time
+from pnx_jax.input import pipeline
+plain = pipeline.training_batches
+def slow(*arguments, **fields):
+  for batch in plain(*arguments, **fields):
+    time.sleep(1)
+    yield batch
+pipeline.training_batches = slow
+"""
+
+
+@pytest.fixture(scope='module')
+def stopped(dataset_dir, tmp_path_factory):
+  """Workdir and last step of a run of which one process got SIGTERM."""
+  path = tmp_path_factory.mktemp('stopped')
+  processes = two_processes(dataset_dir, path, SLOWLY)
+  checkpoints = workdir.checkpoint_dir(path, 0)
+  while processes[1].poll() is None and not (checkpoints / '1').exists():
+    time.sleep(0.05)
+  processes[1].send_signal(signal.SIGTERM)
+  text, _ = printed(processes)
+  step = int(re.search(r'Stopped and saved at step (\d)', text)[1])
+  assert 1 <= step < 6
+  assert max(int(each.name) for each in checkpoints.iterdir()) == step
+  return path, step
+
+
+@pytest.mark.parametrize('damaged', [False, True])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(
+  damaged, stopped, by_two, dataset_dir, tmp_path
+):
+  path, step = stopped
+  shutil.copytree(path, tmp_path / 'run')
+  last = workdir.checkpoint_dir(tmp_path / 'run', 0) / str(step)
+  if damaged:
+    largest = max(last.glob('variables/d/*'), key=lambda x: x.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    largest.write_bytes(content)
+  texts = printed(two_processes(dataset_dir, tmp_path / 'run'))
+  for text in texts:
+    assert (f'Checkpoint {step} in' in text) == damaged
+  assert f'step {step - damaged} to 6' in texts[0]
+  assert tiny.events(tmp_path / 'run') == tiny.events(by_two)
+  found, expected = (
+    last_state(dataset_dir, each) for each in (tmp_path / 'run', by_two)
+  )
+  for ours, theirs in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
