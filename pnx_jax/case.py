@@ -67,17 +67,18 @@ def describe(case: Case) -> list[str]:
   if case.mask is None:
     return [*lines, 'not labelled']
   area = int(np.count_nonzero(case.mask))
-  sure = ''
+  no, yes = 'pneumothorax: no', 'pneumothorax: yes'
   if case.probability is not None:
-    sure = f', probability {case.probability:.2f}'
+    sure = f'probability of a pneumothorax {case.probability:.2f}'
+    no, yes = f'{sure}, nothing marked', f'{sure}, marked'
   if not area:
-    return [*lines, f'pneumothorax: no{sure}']
+    return [*lines, no]
   where = ' and '.join(sides(case.mask, case.view, mirrored=case.mirrored))
   size = f'{area:,} px'
   if min(case.pixel_spacing) > 0:
     size += f', {square_millimetres(area, case.pixel_spacing):,.0f} mm2'
     size += ' (detector plane)' if case.spacing_plane == 'detector' else ''
-  return [*lines, f'pneumothorax: yes{where and ", " + where}{sure}', size]
+  return [*lines, f'{yes}{where and ", " + where}', size]
 
 
 def marked(case: Case, size: int) -> np.ndarray:
@@ -85,7 +86,9 @@ def marked(case: Case, size: int) -> np.ndarray:
   result = draw.picture(case.image, size)
   letters = max(9, size // 30)
   if case.mask is not None:
-    result = draw.outline(result, case.mask)
+    predicted = case.probability is not None
+    colour = draw.PREDICTION if predicted else draw.TRUTH
+    result = draw.outline(result, case.mask, colour=colour)
     scale = result.shape[1] / case.mask.shape[1]
     regions = boxes(case.mask)
     result = draw.box(result, regions, scale=scale)
