@@ -182,15 +182,18 @@ class Checkpoints:
     """The first step that restores, and its items."""
     for step in steps:
       try:
-        return step, self._restore(step, choose)
+        items, reason = self._restore(step, choose), ''
       except Exception as error:  # Damage raises dozens of types.
-        _logger.error(
-          'Checkpoint %d in %s is damaged and passed over: %s: %s',
-          step,
-          self.directory,
-          type(error).__name__,
-          str(error).strip()[:_REASON_LENGTH],
-        )
+        text = str(error).strip()[:_REASON_LENGTH]
+        reason = f'{type(error).__name__}: {text}'
+      if not _anywhere(reason):
+        return step, items
+      _logger.error(
+        'Checkpoint %d in %s is damaged and passed over: %s',
+        step,
+        self.directory,
+        reason or 'another process cannot read it',
+      )
     if optional:
       return None, None
     raise UserError(
@@ -255,6 +258,11 @@ def checksums(tree: Any) -> dict[str, int]:
 def _mean(trees):
   """Leaf by leaf, in one program: without `jit` each shape is compiled."""
   return jax.tree.map(lambda *x: sum(x) / len(x), *trees)
+
+
+def _anywhere(reason: str) -> bool:
+  """Whether any process has a reason, so that all take the same step."""
+  return bool(multihost_utils.process_allgather(np.array(reason != '')).any())
 
 
 def _bytes(array: jax.Array) -> bytes:
