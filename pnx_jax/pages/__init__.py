@@ -1,6 +1,7 @@
 """The one place that makes pages: templates in, HTML or Markdown out."""
 
 import functools
+from collections.abc import Iterator
 
 import jinja2
 
@@ -8,6 +9,11 @@ import jinja2
 def render(template: str, **content) -> str:
   """The page; whatever is put into HTML is escaped."""
   return _environment().get_template(template).render(**content)
+
+
+def stream(template: str, **content) -> Iterator[str]:
+  """The page in pieces; iterators among the content are read meanwhile."""
+  return _environment().get_template(template).generate(**content)
 
 
 @functools.cache

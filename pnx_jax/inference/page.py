@@ -1,0 +1,75 @@
+"""worklist.html: the readings as one self-contained page."""
+
+import base64
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from pnx_jax import pages
+from pnx_jax.inference.journal import writing
+from pnx_jax.inference.reading import Reading
+from pnx_jax.inference.studies import printable
+from pnx_jax.metrics.calibration import OperatingPoint
+
+_MOST_PICTURES = 200
+
+
+class _Row(NamedTuple):
+  """A film's line: its picture as base64, empty where there is none."""
+
+  rank: int
+  reading: Reading
+  picture: str
+
+
+def write(
+  path: str | os.PathLike,
+  readings: Sequence[Reading],
+  pictures: str | os.PathLike,
+  *,
+  about: Mapping[str, str],
+  points: Sequence[OperatingPoint] = (),
+) -> None:
+  """Writes the page; one picture at a time is in memory.
+
+  Args:
+    path: where to.
+    readings: the most urgent first; those not assessed anywhere among them.
+    pictures: a folder with `<name>.jpg` of the films assessed.
+    about: what else to say at the top, such as the model's version.
+    points: the operating points that the readings name.
+
+  Raises:
+    UserError: the page cannot be written.
+  """
+  path, pictures = pathlib.Path(path), pathlib.Path(pictures)
+  partial = path.with_name(path.name + '.partial')
+  assessed = [reading for reading in readings if reading.assessed]
+  pieces = pages.stream(
+    'worklist.html',
+    about=about,
+    points=sorted(points, key=lambda point: -point.threshold),
+    num_assessed=len(assessed),
+    num_marked=sum(reading.area > 0 for reading in assessed),
+    most_pictures=_MOST_PICTURES,
+    folder=pictures.name,
+    rows=_rows(assessed, pictures),
+    refused=[reading for reading in readings if not reading.assessed],
+    printable=printable,
+  )
+  with writing(path):
+    with partial.open('w', encoding='utf-8') as file:
+      file.writelines(pieces)
+    partial.replace(path)
+
+
+def _rows(
+  readings: Sequence[Reading], pictures: pathlib.Path
+) -> Iterator[_Row]:
+  for rank, reading in enumerate(readings, 1):
+    picture = pictures / f'{reading.name}.jpg'
+    content = b''
+    if rank <= _MOST_PICTURES and picture.exists():
+      content = picture.read_bytes()
+    yield _Row(rank, reading, base64.b64encode(content).decode('ascii'))
