@@ -68,12 +68,10 @@ def ours(films: Sequence[pathlib.Path], folder: pathlib.Path) -> Run:
   return Run(first, seconds, cpu, usage.ru_maxrss / 2**10)
 
 
-def network(size: int, times: int = 6) -> float:
+def network(model: Model, times: int = 6) -> float:
   """Processor seconds of the network alone, a film."""
-  model = pnx_jax.load(_WORKDIR.value)
-  image = np.random.default_rng(0).integers(
-    0, 256, (1, size, size, 1), np.uint8
-  )
+  shape = (1, model.image_size, model.image_size, 1)
+  image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   each = []
   for _ in range(times):
     before = time.process_time()
