@@ -6,6 +6,7 @@ Both sides run in turns, some steps each, so that a noisy machine is noisy for
 both; the table holds medians over the rounds. `--torch_python` names the
 interpreter that has torch and segmentation-models-pytorch. On a CPU both
 compute in float32; on a GPU in bfloat16, PyTorch with torch.compile.
+`--vs=remat` sets the network beside itself with model.remat.
 """
 
 import os
@@ -33,7 +34,7 @@ BATCH = flags.DEFINE_integer('batch', 4, 'images per step')
 STEPS = flags.DEFINE_integer('steps', 3, 'steps per round')
 ROUNDS = flags.DEFINE_integer('rounds', 7, 'rounds of each side')
 INFERENCE = flags.DEFINE_bool('inference', False, 'time inference instead')
-VERSUS = flags.DEFINE_enum('vs', '', ['', 'torch'], 'the other side')
+VERSUS = flags.DEFINE_enum('vs', '', ['', 'torch', 'remat'], 'the other side')
 ROOFLINE = flags.DEFINE_bool('roofline', False, 'print the slowest operations')
 TORCH_PYTHON = flags.DEFINE_string(
   'torch_python', sys.executable, 'interpreter that has torch'
@@ -43,12 +44,13 @@ TORCH_PYTHON = flags.DEFINE_string(
 class Ours:
   """Runs steps of this project's network."""
 
-  def __init__(self):
+  def __init__(self, *, remat=False):
     gpu = jax.default_backend() != 'cpu'
     model = segmenter.create(
       encoder=ENCODER.value,
       width=16,
       depth=5,
+      remat=remat,
       dtype='bfloat16' if gpu else 'float32',
     )
     shape = (BATCH.value, SIZE.value, SIZE.value, 1)
@@ -100,6 +102,7 @@ class Ours:
     self.step = lowered.compile()
     self.compile_seconds = time.perf_counter() - start
     self.flops = lowered.cost_analysis()['flops']
+    self.temporary_bytes = self.step.memory_analysis().temp_size_in_bytes
 
   def seconds(self, steps):
     start = time.perf_counter()
@@ -139,8 +142,10 @@ class Torch:
 
 def main(_):
   sides = {'jax': Ours()}
-  if VERSUS.value:
+  if VERSUS.value == 'torch':
     sides['torch'] = Torch()
+  elif VERSUS.value == 'remat':
+    sides['remat'] = Ours(remat=True)
   times = {name: [] for name in sides}
   for _ in range(ROUNDS.value):
     for name, side in sides.items():
@@ -168,14 +173,18 @@ def main(_):
   print(
     f'{ours.flops / 1e9:.0f} GFLOP a step, {rate / 1e12:.2f} TFLOP/s{share}'
   )
+  for name, side in sides.items():
+    if isinstance(side, Ours):
+      print(f'{name}: {side.temporary_bytes / 2**30:.2f} GiB in a step')
   if ROOFLINE.value:
     roofline.report(ours.seconds, ours.step.as_text(), device_kind=device)
   if VERSUS.value:
-    ratios = [b / a for a, b in zip(times['jax'], times['torch'], strict=True)]
+    ratios = [b / a for a, b in zip(*times.values(), strict=True)]
     print(
-      f'speed relative to PyTorch: {statistics.median(ratios):.2f} '
+      f'speed relative to {VERSUS.value}: {statistics.median(ratios):.2f} '
       f'({min(ratios):.2f}..{max(ratios):.2f})'
     )
+  if VERSUS.value == 'torch':
     sides['torch'].close()
 
 

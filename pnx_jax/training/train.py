@@ -198,7 +198,7 @@ def _log(config, run, step, values, progress, events):
   events.scalars(step, scalars)
   _logger.info(
     'step %d/%d  epoch %.1f  loss %.4f  dice %.3f  '
-    '%.1f images/s  input wait %.0f%%  %s left',
+    '%.1f images/s  input wait %.1f%%  %s left',
     step,
     run.durations.total_steps,
     epoch,
