@@ -15,6 +15,7 @@ import time
 import cv2
 import dicom_files
 import numpy as np
+import pydicom
 import pytest
 
 from pnx_jax import case
@@ -22,7 +23,7 @@ from pnx_jax.errors import UserError
 from pnx_jax.evaluation import ensemble, evaluate, submission
 from pnx_jax.evaluation.postprocess import Postprocess
 from pnx_jax.formats import dicom, letterbox, rle
-from pnx_jax.inference import films, journal, studies, worklist
+from pnx_jax.inference import export, films, journal, studies, worklist
 from pnx_jax.inference import predict as predicting
 from pnx_jax.inference import reader as readers
 from pnx_jax.inference.reading import Reading
@@ -228,6 +229,38 @@ def test_a_second_run_reads_what_is_new_or_changed_alone(
     for name, content in before.items()
     if name.endswith(('jpg', 'png'))
   )
+
+
+def test_dicom_seg_may_be_asked_for_later(predict, some, tmp_path):
+  pytest.importorskip('highdicom')
+  first = predict(some)
+  assert predict(some, with_dicom_seg=True) == first
+  marked = {reading.name for reading in first.values() if reading.area}
+  assert marked
+  out = tmp_path / 'out'
+  assert {path.stem for path in (out / 'dicom_seg').iterdir()} == marked
+  for reading in first.values():
+    if reading.area:
+      mask = rle.decode(reading.rle, reading.height, reading.width)
+      path = out / 'dicom_seg' / f'{reading.name}.dcm'
+      saved = pydicom.dcmread(path)
+      np.testing.assert_array_equal(saved.pixel_array.squeeze() != 0, mask)
+  before = contents(out)
+  assert predict(some, with_dicom_seg=True) == first
+  assert contents(out) == before
+
+
+def test_an_export_reads_the_same(predict, run, some, tmp_path):
+  export.export(run, tmp_path / 'model')
+  originals = predict(some)
+  readings = predicting.predict(
+    [str(some)], tmp_path / 'other', model=tmp_path / 'model'
+  )
+  for reading in readings:
+    original = originals[reading.image_id]
+    assert reading.probability == pytest.approx(original.probability, abs=1e-5)
+    same = dataclasses.replace(original, probability=reading.probability)
+    assert reading == same
 
 
 def test_a_torn_line_is_dropped(predict, some, tmp_path):

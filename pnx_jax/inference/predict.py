@@ -61,7 +61,7 @@ def predict(
   sources = studies.find(inputs, leave_out=output_dir)
   is_export = pathlib.Path(model, exported.SETTINGS).exists()
   seen = _seen_by_export(model) if is_export else _seen_by_run(model)
-  looks = Looks(*seen, tuple(accept_modality))
+  looks = Looks(*seen, tuple(name.upper() for name in accept_modality))
   outputs = Outputs(pathlib.Path(output_dir), with_dicom_seg)
   with preemption.watch() as stop, Journal(output_dir) as journal:
     left = [one for one in sources if not _is_done(journal, outputs, one)]
