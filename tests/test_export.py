@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import importlib.util
 import io
 import json
 import os
@@ -200,6 +201,21 @@ def test_computing_in_bfloat16_is_a_choice(run, original):
       export.portable(network, dtype), Deployment.load(run), 32
     )
     assert ('bf16' in program.mlir_module()) == (dtype == 'bfloat16')
+
+
+def test_the_numpy_file_tells_a_wrong_film_in_one_line(folder, tmp_path):
+  spec = importlib.util.spec_from_file_location('it', folder / 'predict.py')
+  shipped = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(shipped)
+  np.save(tmp_path / 'small.npy', np.zeros((16, 16), np.uint8))
+  cv2.imwrite(str(tmp_path / 'colour.png'), np.zeros((32, 32, 3), np.uint8))
+  for name, message in {
+    'small.npy': r'uint8\[16, 16\], not uint8\[32, 32\]',
+    'colour.png': r'uint8\[32, 32, 3\], not uint8\[32, 32\]',
+    'gone.npy': r'No such file .*gone\.npy',
+  }.items():
+    with pytest.raises(SystemExit, match=f'^error: .*{message}'):
+      shipped.main([str(tmp_path / name)])
 
 
 @pytest.mark.parametrize('groups', [4, 8])

@@ -97,23 +97,28 @@ def regions(mask, *, diagonal):
   return np.where(mask, 1 + root.reshape(mask.shape), 0)
 
 
-def main(paths):
-  model = Model(pathlib.Path(__file__).parent)
-  size = model.settings['image_size']
-  for path in paths:
-    if path.endswith('.npy'):
-      image = np.load(path, allow_pickle=False)
-    else:
-      from PIL import Image
+def read(path):
+  """A picture that numpy or Pillow can open."""
+  if path.endswith('.npy'):
+    return np.load(path, allow_pickle=False)
+  from PIL import Image
 
-      image = np.asarray(Image.open(path))
-    if image.shape != (size, size) or image.dtype != np.uint8:
-      sys.exit(
-        f'{path}: {image.dtype}{list(image.shape)}, not uint8[{size}, {size}]'
-      )
-    found = model.predict(image)
-    found['mask'] = f'{found["mask"].sum()} pixels of 1024 x 1024'
-    print(json.dumps({'film': path} | found))
+  return np.asarray(Image.open(path))
+
+
+def main(paths):
+  try:
+    model = Model(pathlib.Path(__file__).parent)
+    for path in paths:
+      image, size = read(path), model.settings['image_size']
+      if image.shape != (size, size) or image.dtype != np.uint8:
+        found = f'{image.dtype}{list(image.shape)}'
+        raise ValueError(f'{path} is {found}, not uint8[{size}, {size}]')
+      found = model.predict(image)
+      found['mask'] = f'{found["mask"].sum()} pixels of 1024 x 1024'
+      print(json.dumps({'film': path} | found))
+  except (ImportError, OSError, ValueError) as error:
+    sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':
