@@ -6,6 +6,7 @@ from the film. Codes are those of SNOMED CT.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import logging
 import os
@@ -199,7 +200,8 @@ def _segmentation(film, mask, model, rules) -> pydicom.Dataset:
       family=codes.DCM.ArtificialIntelligence,
     ),
   )
-  what = [film.SOPInstanceUID, version, mask.tobytes().hex()]
+  drawn = hashlib.sha256(np.packbits(mask)).hexdigest()
+  what = [film.SOPInstanceUID, version, drawn]
   made = highdicom.seg.Segmentation(
     source_images=[film],
     pixel_array=mask[None],
