@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import pnx_jax
 from pnx_jax.inference import journal
@@ -101,6 +101,7 @@ def middle(values: Sequence[float], digits: int = 2) -> str:
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.set_verbosity(logging.WARNING)
   model = pnx_jax.load(_WORKDIR.value)
   size = model.image_size
   few, many = _NUM_IMAGES.value, 4 * _NUM_IMAGES.value

@@ -447,6 +447,32 @@ def test_what_is_not_assessed_is_listed_apart(predict, some, tmp_path):
   assert not again['lateral'].assessed
 
 
+def test_awkward_files_are_all_accounted_for(predict, some, tmp_path):
+  """pydicom's own: no chest film is among them."""
+  folder = pathlib.Path(pydicom.__file__).parent / 'data' / 'test_files'
+  readings = predict(folder, some / 'a.dcm', accept_modality=())
+  refused = rows(tmp_path / 'out' / 'not_assessed.csv')
+  found = studies.find([str(folder)], leave_out=tmp_path)
+  assert {row['path'] for row in refused} == {one.path for one in found}
+  assert [name for name, one in readings.items() if one.assessed] == ['a']
+
+
+def test_real_films_are_assessed_and_others_are_not(predict, real_data):
+  readings = predict(
+    real_data / 'siim' / 'dicom-images-test', real_data / 'dicom_matrix'
+  )
+  refused = {
+    name: one.reason for name, one in readings.items() if not one.assessed
+  }
+  assert refused == {
+    'cr_monochrome1_jpeg_lossless_modality_lut': 'unlike',  # teeth
+    'monochrome1_jpeg_baseline': 'unlike',  # bright and dark exchanged
+    'truncated_pixels_mr': 'modality',
+    'wrong_modality_ct': 'modality',
+  }
+  assert len(readings) - len(refused) == 12 + 4
+
+
 def test_a_file_that_hangs_or_kills_its_decoder_is_refused(some):
   os.mkfifo(some / 'hangs.dcm')
   sources = studies.find([str(some)], leave_out='nowhere')
