@@ -36,12 +36,7 @@ _FORMULA = ('=', '+', '-', '@')
 
 def in_order(readings: Iterable[Reading]) -> list[Reading]:
   """The most urgent first; then, in the order of their paths, not assessed."""
-  return sorted(
-    readings,
-    key=lambda reading: (
-      (not reading.assessed, -reading.probability, -reading.area, reading.path)
-    ),
-  )
+  return sorted(readings, key=_urgency)
 
 
 def write(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
@@ -67,6 +62,10 @@ def write(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
   with journal.writing(path):
     path.parent.mkdir(exist_ok=True)
     submission.write(path, sorted(masks))
+
+
+def _urgency(reading: Reading) -> tuple:
+  return not reading.assessed, -reading.probability, -reading.area, reading.path
 
 
 def _row(rank: int, reading: Reading) -> tuple:
