@@ -7,7 +7,6 @@ the largest difference after some steps: of the loss, relative to it, and of
 the weights, relative to the largest of their array.
 """
 
-import functools
 import os
 
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
@@ -18,8 +17,7 @@ from absl import app, flags
 
 from configs import default
 from pnx_jax.input import pipeline
-from pnx_jax.input.augment import Augmentation
-from pnx_jax.training import experiment, sharding, steps
+from pnx_jax.training import experiment, sharding
 
 _DATA_DIR = flags.DEFINE_string('data_dir', 'data/demo', 'Built records.')
 _STEPS = flags.DEFINE_list('steps', '6,50', 'After which to compare.')
@@ -33,24 +31,10 @@ _RECIPE = {
 
 def run(config, devices):
   """The loss and the weights after each of the steps to compare."""
-  mesh = jax.make_mesh(
-    (devices,),
-    ('data',),
-    axis_types=(jax.sharding.AxisType.Auto,),
-    devices=jax.devices()[:devices],
-  )
+  mesh = sharding.mesh(jax.devices()[:devices])
   whole = sharding.replicated(mesh)
   setup = experiment.Experiment.build(config)
-  step = functools.partial(
-    steps.train_step,
-    model=setup.model,
-    optimiser=setup.optimiser,
-    loss_weights=experiment.loss_weights(config),
-    augmentation=Augmentation(**config.augmentation),
-    ema_decay=setup.ema_decay,
-    seed=config.seed,
-  )
-  step = jax.jit(step, donate_argnums=0, out_shardings=whole)
+  step = jax.jit(setup.train_step, donate_argnums=0, out_shardings=whole)
   state = jax.jit(setup.create_state, out_shardings=whole)(jax.random.key(0))
   batches = pipeline.training_batches(
     setup.dataset,

@@ -1,6 +1,5 @@
 """One device or eight, one process or two: the same run."""
 
-import functools
 import os
 import pathlib
 import re
@@ -17,14 +16,7 @@ import pytest
 import tiny
 
 from pnx_jax.input import pipeline
-from pnx_jax.input.augment import Augmentation
-from pnx_jax.training import (
-  experiment,
-  sharding,
-  state,
-  steps,
-  workdir,
-)
+from pnx_jax.training import experiment, sharding, state, workdir
 from pnx_jax.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -33,12 +25,7 @@ STEP_TOLERANCE, RUN_TOLERANCE = 1e-5, 2e-3
 
 
 def mesh_of(number):
-  return jax.make_mesh(
-    (number,),
-    ('data',),
-    axis_types=(jax.sharding.AxisType.Auto,),
-    devices=jax.devices()[:number],
-  )
+  return sharding.mesh(jax.devices()[:number])
 
 
 @pytest.fixture(scope='module')
@@ -57,21 +44,12 @@ def first_steps(dataset_dir):
       last_step=1,
     )
   )
-  step = functools.partial(
-    steps.train_step,
-    model=run.model,
-    optimiser=run.optimiser,
-    loss_weights=experiment.loss_weights(config),
-    augmentation=Augmentation(**config.augmentation),
-    ema_decay=run.ema_decay,
-    seed=0,
-  )
   after = {}
   for number in (1, 8):
     mesh = mesh_of(number)
     whole = sharding.replicated(mesh)
     before = jax.jit(run.create_state, out_shardings=whole)(jax.random.key(0))
-    moved = jax.jit(step, out_shardings=whole)(
+    moved = jax.jit(run.train_step, out_shardings=whole)(
       before, sharding.put(batch, mesh)
     )
     after[number] = jax.device_get(moved)

@@ -1,5 +1,6 @@
 """Every family of networks, scaled down, through the parts of the trainer."""
 
+import dataclasses
 import functools
 
 import jax
@@ -47,24 +48,17 @@ def test_learns_on_eight_devices_as_on_one_and_is_restored(
     'losses.presence': 0.0,
   }
   config = tiny.config(dataset_dir, **fields, **FAMILIES[encoder])
-  weights = experiment.loss_weights(config)
-  run = experiment.Experiment.build(config)
+  run = dataclasses.replace(
+    experiment.Experiment.build(config),
+    augmentation=lambda key, image, label: (image, label),
+  )
   mesh = sharding.mesh()
   whole = sharding.replicated(mesh)
-  step = functools.partial(
-    steps.train_step,
-    model=run.model,
-    optimiser=run.optimiser,
-    loss_weights=weights,
-    augmentation=lambda key, image, label: (image, label),
-    ema_decay=run.ema_decay,
-    seed=0,
-  )
   key = jax.random.key(0, impl='rbg')
   create = jax.jit(
     run.create_state, out_shardings=whole, compiler_options=QUICK
   )
-  step = jax.jit(step, out_shardings=whole, compiler_options=QUICK)
+  step = jax.jit(run.train_step, out_shardings=whole, compiler_options=QUICK)
   batch = first_batch(run)
   now = before = create(key)
   found = []
@@ -78,7 +72,7 @@ def test_learns_on_eight_devices_as_on_one_and_is_restored(
     outputs, _ = run.model.apply(
       variables, steps.scaled(batch), train=True, mutable=['batch_stats']
     )
-    parts = losses.compute(outputs, batch['label'], weights=weights)
+    parts = losses.compute(outputs, batch['label'], weights=run.loss_weights)
     return parts['loss'].mean()
 
   loss = loss_on_one_device(jax.device_get(before.variables), batch)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,10 +12,19 @@ import optax
 
 from pnx_jax.errors import UserError, check_known
 from pnx_jax.input import pipeline
+from pnx_jax.input.augment import Augmentation
 from pnx_jax.input.sampling import Schedule
 from pnx_jax.metrics.dice import SegmentationMetrics
 from pnx_jax.models import segmenter
-from pnx_jax.training import durations, losses, optim, sharding, state, workdir
+from pnx_jax.training import (
+  durations,
+  losses,
+  optim,
+  sharding,
+  state,
+  steps,
+  workdir,
+)
 
 _LEAST = {
   'average_checkpoints': 1,
@@ -99,6 +109,9 @@ class Experiment:
   metrics: type[SegmentationMetrics]
   image_size: int
   ema_decay: float
+  loss_weights: dict[str, float]
+  augmentation: Augmentation
+  seed: int
 
   @classmethod
   def build(cls, config: ml_collections.ConfigDict) -> 'Experiment':
@@ -125,6 +138,7 @@ class Experiment:
     )
     length = durations.resolve(config, schedule)
     recipe = config.optimizer
+    weights = loss_weights(config)
     learning_rate = optim.learning_rate(
       peak=recipe.learning_rate,
       warmup_steps=length.warmup_updates,
@@ -148,10 +162,13 @@ class Experiment:
       learning_rate=learning_rate,
       optimiser=optimiser,
       metrics=SegmentationMetrics.with_losses(
-        (*losses.names(loss_weights(config)), 'gradient_norm')
+        (*losses.names(weights), 'gradient_norm')
       ),
       image_size=config.image_size,
       ema_decay=recipe.ema_decay,
+      loss_weights=weights,
+      augmentation=Augmentation(**config.augmentation),
+      seed=config.seed,
     )
 
   def create_state(self, key: jax.Array) -> state.TrainState:
@@ -163,4 +180,17 @@ class Experiment:
       metrics=self.metrics,
       image_size=self.image_size,
       ema=self.ema_decay > 0,
+    )
+
+  @property
+  def train_step(self) -> Callable:
+    """`steps.train_step` of this run: `(state, batch)` to `(state, loss)`."""
+    return functools.partial(
+      steps.train_step,
+      model=self.model,
+      optimiser=self.optimiser,
+      loss_weights=self.loss_weights,
+      augmentation=self.augmentation,
+      ema_decay=self.ema_decay,
+      seed=self.seed,
     )

@@ -3,7 +3,7 @@
 One mesh over all devices of all hosts; batches are split along `data`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -12,10 +12,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from pnx_jax.errors import UserError
 
 
-def mesh() -> Mesh:
-  """All devices in a row."""
+def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """All devices, or those given, in a row."""
+  devices = jax.devices() if devices is None else devices
   return jax.make_mesh(
-    (jax.device_count(),), ('data',), axis_types=(AxisType.Auto,)
+    (len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices
   )
 
 

@@ -10,9 +10,8 @@ import ml_collections
 import numpy as np
 
 from pnx_jax.input import pipeline
-from pnx_jax.input.augment import Augmentation
 from pnx_jax.models import pretrained
-from pnx_jax.training import durations, preemption, sharding, steps, validate
+from pnx_jax.training import durations, preemption, sharding, validate
 from pnx_jax.training import experiment as experiments
 from pnx_jax.training import state as states
 from pnx_jax.training import workdir as workdirs
@@ -51,26 +50,18 @@ def train(
   profiled = durations.profiled_steps(config.profile_steps)
   run = experiments.Experiment.build(config)
   total_steps = run.durations.total_steps
-  loss_weights = experiments.loss_weights(config)
 
   # XLA takes several times as long to compile the default generator's draws.
   key = jax.random.key(config.seed, impl='rbg')
   abstract = states.abstract(run.create_state, key, replicated)
-  train_step = functools.partial(
-    steps.train_step,
-    model=run.model,
-    optimiser=run.optimiser,
-    loss_weights=loss_weights,
-    augmentation=Augmentation(**config.augmentation),
-    ema_decay=run.ema_decay,
-    seed=config.seed,
+  train_step = jax.jit(
+    run.train_step, donate_argnums=0, out_shardings=replicated
   )
-  train_step = jax.jit(train_step, donate_argnums=0, out_shardings=replicated)
   empty_metrics = jax.jit(run.metrics.empty, out_shardings=replicated)
   validation = validate.Validation(
     run.held_out,
     model=run.model,
-    loss_weights=loss_weights,
+    loss_weights=run.loss_weights,
     image_size=config.image_size,
     reading=experiments.reading(config, config.eval.batch_size),
     mesh=mesh,
