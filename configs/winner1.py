@@ -5,8 +5,8 @@
     python launch.py --config=configs/winner1.py:1024 \\
         --config.init_from=runs/winner1_512
 
-A U-Net with a ResNet-34 encoder; BCE, Dice and focal loss as 3 : 1 : 4; the
-share of positives falls from 0.8 to 0.4; mirror images, affine, elastic, grid
+A U-Net with a ResNet-34 encoder (size and cost: configs/resunet.py); BCE, Dice
+and focal loss as 3 : 1 : 4; the share of positives falls from 0.8 to 0.4; mirror images, affine, elastic, grid
 and optical distortion, brightness, contrast and gamma; the mean of the 3 best
 checkpoints; first at 512, then from there at 1024.
 
