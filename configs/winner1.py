@@ -6,9 +6,10 @@
         --config.init_from=runs/winner1_512
 
 A U-Net with a ResNet-34 encoder (size and cost: configs/resunet.py); BCE, Dice
-and focal loss as 3 : 1 : 4; the share of positives falls from 0.8 to 0.4; mirror images, affine, elastic, grid
-and optical distortion, brightness, contrast and gamma; the mean of the 3 best
-checkpoints; first at 512, then from there at 1024.
+and focal loss as 3 : 1 : 4; the share of positives falls from 0.8 to 0.4;
+mirror images, affine, elastic, grid and optical distortion, brightness,
+contrast and gamma; the mean of the 3 best checkpoints; first at 512, then from
+there at 1024.
 
 What differs: AdamW with one cosine instead of Adam with restarts and plateaus;
 the 3 checkpoints' weights are averaged instead of their predictions (set
