@@ -282,10 +282,10 @@ def test_two_processes_write_what_one_writes(workdir, dataset_dir, tmp_path):
     assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-5)
 
 
-@pytest.mark.parametrize('scales', ['', '1;2', '1,-2'])
+@pytest.mark.parametrize('scales', ['', '1;2', '1,-2', 'nan', '1e9'])
 def test_mistyped_scales_are_one_line(workdir, dataset_dir, scales):
   config = tiny.config(dataset_dir, **{'eval.scales': scales})
-  with pytest.raises(UserError, match=r'eval\.scales=.* expected positive'):
+  with pytest.raises(UserError, match=r'eval\.scales=.* expected numbers'):
     evaluation.evaluate(config, workdir)
 
 

@@ -48,13 +48,27 @@ def test_width_agrees_with_the_standard_error():
   np.testing.assert_allclose(high - low, 2 * 1.96 * values.std() / 20, rtol=0.1)
 
 
-def test_a_mostly_undefined_figure_has_no_interval():
-  values = np.array([1.0, np.nan, np.nan, np.nan])
+def test_a_figure_of_few_patients_has_no_interval():
+  values = np.random.default_rng(0).random(40)
 
-  def largest(weights):
-    return {'x': np.where(weights[:, 0] > 1, values[0], np.nan)}
+  def mean_of_first(count):
+    def figure(weights):
+      first = weights[:, :count]
+      with np.errstate(invalid='ignore'):
+        return {'x': first @ values[:count] / first.sum(1)}
 
-  assert intervals.cluster_bootstrap(largest, np.arange(4)) == {'x': None}
+    return intervals.cluster_bootstrap(figure, np.arange(40))['x']
+
+  # Of 40 patients, so many have what the figure is about.
+  assert [mean_of_first(count) is None for count in (1, 3, 8, 40)] == [
+    True,
+    True,
+    False,
+    False,
+  ]
+  assert intervals.cluster_bootstrap(
+    functools.partial(_mean, values[:4]), np.arange(4)
+  ) == {'mean': None}
 
 
 def test_the_same_seed_gives_the_same_interval():

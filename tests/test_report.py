@@ -55,7 +55,7 @@ def _page(num_images=60, positives=20):
     statistics=statistics,
     verdict=verdict,
     findings=gallery.Findings(pictures, [], verdict.images.dice),
-    metrics=verdict.flat(),
+    metrics={'patient_safe': False, **verdict.flat()},
   )
 
 
@@ -99,6 +99,11 @@ def test_pictures_are_described_and_names_escaped(page):
   assert 'runs &amp; &lt;tests&gt;' in page and '&lt;b&gt;' in page
 
 
+def test_folds_that_may_share_patients_are_said_to(page):
+  notices = re.findall(r'<p class="notice">(.*?)</p>', page, re.DOTALL)
+  assert any('--patient_map' in notice for notice in notices)
+
+
 @pytest.mark.parametrize('positives', [0, 12])
 def test_one_class_alone_makes_a_page_too(positives):
   assert '<h1>' in _page(12, positives)
@@ -124,7 +129,7 @@ def test_chromium_shows_it_without_sideways_scrolling(page, tmp_path):
   path = tmp_path / 'report.html'
   path.write_text(page)
   with chromium.Chromium(tmp_path / 'profile') as browser:
-    for width in (1100, 500):
+    for width in (1100, 390):
       browser.open(path, width=width, height=3000)
       assert browser.run('document.documentElement.scrollWidth') <= width
       assert browser.comes_true(

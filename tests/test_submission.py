@@ -76,6 +76,7 @@ FAULTY_ROWS = {
   'a,one two': "a: RLE number 1 is 'one'",
   'a,10 5\na,14 2': 'a: the masks of its rows overlap',
   'a,-1\nb,-1\na,-1': '1 repeated ids: a',
+  'a,5 0 3 0': 'a: a mask without a pixel is not -1',
   'b,-1': '1 missing ids: a',
   'a,-1\nc,-1': '1 unknown ids: c',
   'a': 'line 2: expected an image id',
@@ -90,7 +91,9 @@ def test_faults_are_named(tmp_path, rows):
   assert any(fault.startswith(FAULTY_ROWS[rows]) for fault in faults), faults
 
 
-@pytest.mark.parametrize('header', ['', 'ImageId, encodedpixels\n'])
+@pytest.mark.parametrize(
+  'header', ['', 'ImageId, EncodedPixels\n', 'imageid,encodedpixels\n']
+)
 def test_a_wrong_header_is_a_fault_and_no_row_is_lost(tmp_path, header):
   truth = _file(tmp_path, f'{HEADER}a,-1\nb,-1\n', 'truth.csv')
   path = _file(tmp_path, f'{header}a, -1\nb, -1\n')
@@ -105,7 +108,27 @@ def test_an_unreadable_mask_scores_zero(tmp_path):
   path = _file(tmp_path, f'{HEADER}a,1 2 3\nb,1 2 3\n')
   faults, scores = submission.check(path, truth=truth)
   assert len(faults) == 2
-  assert scores['dice'] == 0
+  assert scores['dice'] == scores['sensitivity'] == scores['specificity'] == 0
+
+
+def test_repeated_and_overlapping_rows_are_faults_but_score_as_their_union(
+  tmp_path,
+):
+  truth = _file(tmp_path, f'{HEADER}a,10 9\nb,10 9\n', 'truth.csv')
+  rows = 'a,10 9\na,10 9\nb,10 5\nb,12 7\n'
+  faults, scores = submission.check(_file(tmp_path, HEADER + rows), truth=truth)
+  assert faults == [
+    '2 repeated ids: a, b',
+    'b: the masks of its rows overlap',
+  ]
+  assert scores['dice'] == 1
+
+
+def test_the_longest_mask_can_be_read(tmp_path):
+  mask = np.zeros((1024, 1024), bool)
+  mask[::2] = True
+  submission.write(tmp_path / 'long.csv', [('a', rle.encode(mask))])
+  assert submission.check(tmp_path / 'long.csv') == ([], None)
 
 
 def test_sideways_masks_are_noticed(tmp_path):

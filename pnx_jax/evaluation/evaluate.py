@@ -1,7 +1,6 @@
 """Evaluation: one pass over the held-out images, all figures, all files."""
 
 import functools
-import logging
 import os
 import pathlib
 import shutil
@@ -29,7 +28,7 @@ from pnx_jax.metrics import intervals
 from pnx_jax.training import experiment, sharding
 from pnx_jax.training import workdir as workdirs
 
-_logger = logging.getLogger(__name__)
+_LARGEST_SCALE = 4
 
 
 def evaluate(
@@ -92,7 +91,8 @@ def evaluate(
     image_size=config.image_size,
     **cleaning,
   )
-  metrics = verdict.flat()
+  origin = tfrecord.origin(config.data_dir)
+  metrics = {'patient_safe': origin.patient_safe, **verdict.flat()}
   if any(cleaning.values()):
     cleaned = {'dice_cleaned': findings.cleaned}
     metrics['dice_cleaned'] = float(findings.cleaned.mean())
@@ -116,7 +116,7 @@ def evaluate(
       checkpoints=options.checkpoints,
       flip=options.flip,
       scales=_scales(options.scales),
-      window=tfrecord.window(config.data_dir),
+      window=origin.window,
     ).save(workdir)
     if predictions is None:
       (folder / 'submission.csv').unlink(missing_ok=True)
@@ -146,9 +146,10 @@ def _scales(text: str) -> tuple[float, ...]:
     scales = tuple(map(float, _split(text)))
   except ValueError:
     scales = ()
-  if not scales or min(scales) <= 0:
+  if not scales or not all(0 < scale <= _LARGEST_SCALE for scale in scales):
     raise UserError(
-      f"eval.scales={text!r}: expected positive numbers such as '0.75,1,1.25'"
+      f"eval.scales={text!r}: expected numbers such as '0.75,1,1.25', above 0 "
+      f'and up to {_LARGEST_SCALE}'
     )
   return scales
 

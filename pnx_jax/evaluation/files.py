@@ -69,6 +69,7 @@ def summary(metrics: dict) -> str:
     'sensitivity': 'sensitivity',
     'specificity': 'specificity',
     'auc': 'AUC of the probability',
+    'optimism': 'optimism of tuning',
   }
   lines = [f'{"n":<24}{metrics["num_images"]:>8}']
   for name, title in names.items():

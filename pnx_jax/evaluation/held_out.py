@@ -44,6 +44,7 @@ class HeldOut:
           'to evaluate; build it with fewer --num_folds'
         )
     sizes = [len(dataset) for dataset in self._datasets.values()]
+    self._first = dict(zip(ensembles, np.cumsum([0, *sizes]), strict=False))
     self.fold = np.repeat(list(ensembles), sizes)
     self.records = [r for d in self._datasets.values() for r in d.records]
     labels = [record.label for record in self.records]
@@ -90,8 +91,7 @@ class HeldOut:
   def _find(self, index):
     """The dataset of an image and its place there."""
     fold = self.fold[index]
-    first = int(np.argmax(self.fold == fold))
-    return self._datasets[fold], index - first
+    return self._datasets[fold], index - int(self._first[fold])
 
 
 def check_unseen(runs: Sequence[str], held_out: HeldOut) -> None:
@@ -102,6 +102,13 @@ def check_unseen(runs: Sequence[str], held_out: HeldOut) -> None:
   for run in runs:
     for fold in np.unique(held_out.fold):
       seen = workdirs.trained_on(run, fold)
+      if not seen:
+        _logger.warning(
+          'Fold %d of %s has no trained_on.json: that it has not seen these '
+          'images cannot be checked.',
+          fold,
+          run,
+        )
       for index in np.flatnonzero(held_out.fold == fold):
         image_id = held_out.records[index].image_id
         if image_id in seen:

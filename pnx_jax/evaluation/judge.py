@@ -69,11 +69,10 @@ def judge(held_out, statistics, groups, *, replicates: int) -> Verdict:
   found = search.cross_fit(statistics, groups)
   images = scores.images_table(held_out.records, statistics, found.outcome)
   calibration = Calibration.fit(images.probability, images.label, groups)
-  tuned = search.apply(statistics, found.rule).dice
   columns = {
     'dice_at_0.5': search.apply(statistics, rules.PLAIN).dice,
-    'dice_tuned': tuned,
-    'optimism': tuned - images.dice,
+    'dice_tuned': found.tuned.dice,
+    'optimism': found.tuned.dice - images.dice,
   }
 
   def more(weights):

@@ -25,6 +25,9 @@ HEADLINE = {
   'auc': 'ROC-AUC of the probability',
   'average_precision': 'PR-AUC of the probability',
   'brier': 'Brier score of the probability',
+  'brier_calibrated': 'the same, calibrated',
+  'ece': 'calibration error (ECE) of the probability',
+  'ece_calibrated': 'the same, calibrated',
 }
 IMAGE_LEVEL = {
   'roc': 'ROC curve.',

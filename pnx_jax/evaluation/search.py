@@ -47,20 +47,15 @@ class Search:
 
   Attributes:
     rule: the best on all images; the one to use from now on.
-    tuned: its mean Dice on the images that chose it.
+    tuned: what it leaves of the images that chose it.
     group_rules: of each group, the rule that the others chose.
     outcome: of every image under its group's rule.
   """
 
   rule: Rule
-  tuned: float
+  tuned: Outcome
   group_rules: tuple[Rule, ...]
   outcome: Outcome
-
-  @property
-  def optimism(self) -> float:
-    """How much tuning and scoring on the same images flatters."""
-    return self.tuned - float(self.outcome.dice.mean())
 
 
 def cross_fit(statistics, groups, *, grid=GRID) -> Search:
@@ -85,14 +80,13 @@ def cross_fit(statistics, groups, *, grid=GRID) -> Search:
     best(total - scores[:, group]) if num_groups > 1 else rule
     for group in range(num_groups)
   )
-  outcomes = [apply(statistics, chosen) for chosen in group_rules]
-  outcome = Outcome(
-    *(
-      np.choose(groups, [getattr(each, field.name) for each in outcomes])
-      for field in dataclasses.fields(Outcome)
-    )
-  )
-  tuned = float(apply(statistics, rule).dice.mean())
+  tuned = apply(statistics, rule)
+  outcome = Outcome(*map(np.copy, dataclasses.astuple(tuned)))
+  for group, chosen in enumerate(group_rules):
+    rows = groups == group
+    own = apply({name: x[rows] for name, x in statistics.items()}, chosen)
+    for field in dataclasses.fields(Outcome):
+      getattr(outcome, field.name)[rows] = getattr(own, field.name)
   return Search(rule, tuned, group_rules, outcome)
 
 

@@ -26,6 +26,9 @@ SIZE = 1024
 # ones 86 % have their centroid in the upper half and 59 % in the left one.
 SIDEWAYS = 5
 
+# The longest mask has a run for every second pixel, of 9 characters or so.
+csv.field_size_limit(16 * SIZE * SIZE)
+
 _NOTHING = np.zeros((SIZE, SIZE), bool).T
 
 
@@ -57,16 +60,17 @@ def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
   faults += _listed('repeated', repeated)
   if sample:
     expected = rle.read_csv(sample)
+    if rows and rows.keys().isdisjoint(expected):
+      raise UserError(
+        f'{sample}: no sample of this submission: it shares no id with {path}'
+      )
     faults += _listed('missing', [key for key in expected if key not in rows])
     faults += _listed('unknown', [key for key in rows if key not in expected])
   annotations = rle.read_csv(truth) if truth else {}
   centroids, areas = [], []
   for image_id, rles in rows.items():
-    try:
-      mask = _union(rles)
-    except ValueError as error:
-      faults.append(f'{image_id}: {error}')
-      mask = None
+    mask, wrong = _mask(rles)
+    faults += [f'{image_id}: {fault}' for fault in wrong]
     if mask is not None and mask.any():
       centroids.append(_centroid(mask))
     if image_id in annotations:
@@ -89,15 +93,16 @@ def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
 def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
   """Every image id with the RLE of each of its rows, and the table's faults."""
   try:
-    table = csv.reader(rle.read_lines(path))
-    lines = [[cell.strip() for cell in row] for row in table]
+    lines = list(csv.reader(rle.read_lines(path)))
   except csv.Error as error:
     raise UserError(f'{path} is no csv: {error}') from error
   header = lines[0] if lines else []
   faults = []
   if header != HEADER:
     faults.append(f'line 1: expected the header {",".join(HEADER)}')
-    named = [cell.lower() for cell in header] == ['imageid', 'encodedpixels']
+    named = [cell.strip().lower() for cell in header] == [
+      name.lower() for name in HEADER
+    ]
     headless = len(header) == 2 and not header[1].strip('-0123456789 ')
     if not named and not headless:
       raise UserError(
@@ -106,7 +111,8 @@ def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
       )
     lines = lines if named else [HEADER, *lines]
   rows: dict[str, list[str]] = {}
-  for number, row in enumerate(lines[1:], 2):
+  for number, line in enumerate(lines[1:], 2):
+    row = [cell.strip() for cell in line]
     if len(row) == 2 and row[0]:
       rows.setdefault(row[0], []).append(row[1])
     elif any(row):
@@ -123,15 +129,22 @@ def _listed(what, image_ids, most=10) -> list[str]:
   return [f'{len(image_ids)} {what} ids: {names}{more}']
 
 
-def _union(rles) -> np.ndarray:
-  union = _NOTHING
-  for row in rles:
-    if not rle.is_empty(row):
+def _mask(rles) -> tuple[np.ndarray | None, list[str]]:
+  """The union of an image's rows, None if one is unreadable, and its faults."""
+  union, faults = _NOTHING, []
+  for row in dict.fromkeys(rles):  # Stage 1's sample repeats whole rows.
+    if rle.is_empty(row):
+      continue
+    try:
       mask = rle.decode(row, SIZE, SIZE)
-      if (union & mask).any():
-        raise ValueError('the masks of its rows overlap')
-      union = union | mask
-  return union
+    except UserError as error:
+      return None, [*faults, str(error)]
+    if not mask.any():
+      faults.append(f'a mask without a pixel is not {rle.EMPTY}')
+    if (union & mask).any():
+      faults.append('the masks of its rows overlap')
+    union = union | mask
+  return union, faults
 
 
 def _centroid(mask) -> tuple[float, float]:
@@ -141,10 +154,10 @@ def _centroid(mask) -> tuple[float, float]:
 
 
 def _areas(mask, truth) -> tuple[int, int, int]:
-  """Areas of both, of the prediction and of the truth."""
+  """Areas of both, of the prediction (-1: unreadable) and of the truth."""
   truth_area = np.count_nonzero(truth)
-  if mask is None:  # Unreadable: the image scores 0.
-    return 0, 1, truth_area
+  if mask is None:
+    return 0, -1, truth_area
   return np.count_nonzero(mask & truth), np.count_nonzero(mask), truth_area
 
 
@@ -160,6 +173,7 @@ def _sideways(centroids) -> list[str]:
 
 def _scores(intersection, predicted_area, truth_area) -> dict:
   scores = dice(intersection, predicted_area, truth_area)
+  scores = np.where(predicted_area < 0, 0.0, scores)
   positive = truth_area > 0
   return {
     'dice': _mean(scores),

@@ -7,6 +7,7 @@ import pathlib
 import struct
 import weakref
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
@@ -98,11 +99,24 @@ def split_sizes(data_dir: str | os.PathLike) -> dict[str, int]:
   }
 
 
-def window(data_dir: str | os.PathLike) -> str:
-  """How its grey levels were made, see `greyscale.to_uint8`."""
+class Origin(NamedTuple):
+  """What a build says of its records.
+
+  Attributes:
+    window: how their grey levels were made, see `greyscale.to_uint8`.
+    patient_safe: whether no true patient is in two folds.
+  """
+
+  window: str
+  patient_safe: bool
+
+
+def origin(data_dir: str | os.PathLike) -> Origin:
+  """Raises UserError where the build's report is missing or damaged."""
   path = pathlib.Path(data_dir) / 'build.json'
   try:
-    return json.loads(path.read_text(encoding='utf-8'))['options']['window']
+    report = json.loads(path.read_text(encoding='utf-8'))
+    return Origin(report['options']['window'], report['patient_safe'])
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f'{path} is damaged ({error!r}): build it again') from error
 

@@ -11,6 +11,10 @@ import numpy as np
 
 REPLICATES = 1000
 CONFIDENCE = 0.95
+# Fewer say nothing of others. A figure that k patients carry is undefined in
+# exp(-k) of the replicates, so the share tells how many there are.
+LEAST_CLUSTERS = 5
+_LEAST_DEFINED = 1 - np.exp(-LEAST_CLUSTERS)
 
 
 def cluster_weights(clusters, *, replicates=REPLICATES, seed=0) -> np.ndarray:
@@ -38,7 +42,7 @@ def cluster_bootstrap(
   replicates=REPLICATES,
   seed=0,
 ) -> dict[str, tuple[float, float] | None]:
-  """Intervals of figures; None where a figure is mostly undefined.
+  """Intervals of figures; None for one that fewer than 5 clusters carry.
 
   Args:
     figures: from weights f64[R, N] to f64[R] by name, NaN where undefined.
@@ -46,14 +50,14 @@ def cluster_bootstrap(
     replicates: how often patients are drawn with replacement.
     seed: of the draws.
   """
-  if not len(clusters):
-    return {name: None for name in figures(np.ones((1, 0)))}
+  if len(np.unique(clusters)) < LEAST_CLUSTERS:
+    return {name: None for name in figures(np.ones((1, len(clusters))))}
   weights = cluster_weights(clusters, replicates=replicates, seed=seed)
   tail = (1 - CONFIDENCE) / 2
   intervals = {}
   for name, values in figures(weights).items():
     values = values[np.isfinite(values)]
-    known = 2 * len(values) > replicates
+    known = len(values) > _LEAST_DEFINED * replicates
     bounds = np.quantile(values, [tail, 1 - tail]) if known else None
     intervals[name] = None if bounds is None else tuple(map(float, bounds))
   return intervals

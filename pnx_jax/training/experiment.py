@@ -33,6 +33,8 @@ _LEAST = {
   'eval.batch_size': 1,
   'eval.bootstrap': 1,
   'eval.checkpoints': 1,
+  'eval.min_component': 0,
+  'eval.num_overlays': 0,
   'image_size': 1,
   'log_steps': 1,
   'model.depth': 1,
