@@ -42,7 +42,10 @@ class Films:
 
   @property
   def records(self):
-    return [types.SimpleNamespace(image_id=str(i)) for i in range(len(self))]
+    side = {'height': SIZE, 'width': SIZE, 'pixel_aspect': 1.0}
+    return [
+      types.SimpleNamespace(image_id=str(i), **side) for i in range(len(self))
+    ]
 
   def __len__(self):
     return len(self.images)
@@ -185,6 +188,22 @@ def test_statistics_are_those_of_the_probabilities(films, loads):
       assert statistics['predicted_area'][row, level] == mask.sum()
       assert statistics['intersection'][row, level] == (mask & truth).sum()
   assert loads == [0]
+
+
+def test_nothing_is_found_beside_a_film(films, loads, monkeypatch):
+  wide = types.SimpleNamespace(
+    image_id='wide', height=SIZE // 2, width=SIZE, pixel_aspect=1.0
+  )
+  everywhere = _ensemble([0]).statistics(films)
+  monkeypatch.setattr(Films, 'records', [wide] * len(films))
+  inside = _ensemble([0]).statistics(films)
+  for row, (probs, _) in enumerate(_ensemble([0]).probabilities(films)):
+    film = probs[SIZE // 4 : 3 * SIZE // 4]
+    for level in (3, 14, 25):
+      area = (film > np.float32(THRESHOLDS[level])).sum()
+      assert inside['predicted_area'][row, level] == area
+  assert np.all(inside['predicted_area'] <= everywhere['predicted_area'])
+  assert np.any(inside['predicted_area'] < everywhere['predicted_area'])
 
 
 def test_statistics_do_not_depend_on_batches_and_devices(films, loads):

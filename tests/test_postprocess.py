@@ -49,6 +49,9 @@ def test_a_film_of_another_shape_gets_its_mask_where_it_lies():
   assert mask.shape == truth.shape
   overlap = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
   assert overlap > 0.98
+  # Beside the film there is nothing to find, however sure the network is.
+  beside = 1 - letterbox.letterbox(np.ones_like(truth), SIZE)
+  assert beside.any() and not Postprocess().film_mask(beside, 1.0, film).any()
   nothing = Postprocess().film_mask(0 * probs, 1.0, film)
   assert nothing.shape == truth.shape and not nothing.any()
 

@@ -156,5 +156,14 @@ def _finish(total, batch, count):
 
 def _finish_areas(total, batch, count):
   probs, probability, valid = _finish(total, batch, count)
-  areas = threshold_areas(probs, batch['truth'])
+  areas = threshold_areas(probs * _inside(batch['place']), batch['truth'])
   return {**areas, 'probability': probability, 'valid': valid}
+
+
+def _inside(place):
+  """Where films lie, bool[B, SIZE, SIZE]; `place` is i32[B, 4]."""
+  at = jnp.arange(SIZE)[None]
+  top, left, height, width = jnp.split(place, 4, axis=1)
+  rows = (at >= top) & (at < top + height)
+  columns = (at >= left) & (at < left + width)
+  return rows[:, :, None] & columns[:, None, :]

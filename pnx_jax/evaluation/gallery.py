@@ -10,7 +10,7 @@ import numpy as np
 from pnx_jax import draw
 from pnx_jax.evaluation.judge import Verdict
 from pnx_jax.evaluation.network import SIZE
-from pnx_jax.formats import boxes
+from pnx_jax.formats import boxes, letterbox
 from pnx_jax.metrics.dice import dice
 from pnx_jax.metrics.figures import Images
 
@@ -80,6 +80,9 @@ def look(
     post = verdict.postprocess(int(verdict.groups[index]), **cleaning)
     for box in boxes.boxes(post.film_mask(probs, probability, record)):
       findings.boxes.append((record.image_id, *box.tolist()))
+    probs = letterbox.blanked(
+      probs, record.height, record.width, pixel_aspect=record.pixel_aspect
+    )
     mask = post.mask(probs, probability)
     if post.cleans:
       truth = held_out.truth(index, SIZE)

@@ -38,7 +38,10 @@ class Postprocess:
     return bool(self.min_component or self.fill_holes)
 
   def mask(self, probs: np.ndarray, probability: float) -> np.ndarray:
-    """The mask bool[SIZE, SIZE] of probabilities f32[SIZE, SIZE]."""
+    """The mask bool[SIZE, SIZE] of probabilities f32[SIZE, SIZE].
+
+    They are 0 beside the film, see `letterbox.blanked`.
+    """
     mask = probs > np.float32(self.rule.bottom)
     if not self._positive(probs, probability):
       mask[:] = False
@@ -53,6 +56,8 @@ class Postprocess:
       record: of the film: `height`, `width`, `pixel_aspect`.
     """
     shape = (record.height, record.width)
+    # What the network sees beside the film is nothing.
+    probs = letterbox.blanked(probs, *shape, pixel_aspect=record.pixel_aspect)
     if not self._positive(probs, probability):
       return np.zeros(shape, bool)
     film = letterbox.unletterbox(

@@ -60,6 +60,18 @@ def letterbox(
   return square
 
 
+def blanked(
+  square: np.ndarray, height: int, width: int, *, pixel_aspect: float = 1.0
+) -> np.ndarray:
+  """Returns a square picture [S, S] that is 0 where no film is."""
+  inner = place(height, width, square.shape[0], pixel_aspect=pixel_aspect)
+  if inner[2:] == square.shape:
+    return square
+  result = np.zeros_like(square)
+  result[_window(inner)] = square[_window(inner)]
+  return result
+
+
 def unletterbox(
   square: np.ndarray, height: int, width: int, *, pixel_aspect: float = 1.0
 ) -> np.ndarray:

@@ -201,7 +201,8 @@ def evaluation_batches(
   """Every record once, in order; the last batch is padded as not valid.
 
   With `truth_size`, batches also hold `truth` bool[B, T, T], the label on
-  the square of that side.
+  the square of that side, and `place` i32[B, 4], see `letterbox.Place`, where
+  the film lies on it.
   """
 
   def example(position: int) -> dict[str, np.ndarray]:
@@ -209,7 +210,17 @@ def evaluation_batches(
     index = position if valid else 0
     example = _example(dataset, index, image_size)
     if truth_size is not None:
+      record = dataset.records[index]
       example['truth'] = dataset.label(index, truth_size)
+      example['place'] = np.array(
+        letterbox.place(
+          record.height,
+          record.width,
+          truth_size,
+          pixel_aspect=record.pixel_aspect,
+        ),
+        np.int32,
+      )
     return example | {'valid': np.bool_(valid)}
 
   num_batches = -(-len(dataset) // reading.batch_size)
