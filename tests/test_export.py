@@ -28,7 +28,7 @@ from pnx_jax.inference import export, exported, model, standalone
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.rules import Rule
 from pnx_jax.models import convolution, segmenter
-from pnx_jax.training import state
+from pnx_jax.training import state, workdir
 
 # Installed packages are not found, but jax with what it needs, and flatbuffers.
 _ALONE = """
@@ -146,8 +146,10 @@ def test_programs_are_for_all_platforms_and_any_batch(folder):
   assert str(program.in_avals[-1]) == 'uint8[batch,32,32,1]'
 
 
-def test_folders_hold_no_paths_and_are_the_same_again(folder, run):
+def test_folders_hold_no_paths_and_are_the_same_again(folder, run, monkeypatch):
   content = {path.name: path.read_bytes() for path in folder.iterdir()}
+  settings = json.loads(content['model.json'])
+  monkeypatch.setattr(workdir, 'commit', lambda: settings['commit'])
   assert content == export.files(run)
   root = str(pathlib.Path(export.__file__).parents[2]).encode()
   for name, data in content.items():
@@ -160,7 +162,12 @@ def _network(seed, *, image_size, **options):
   init = functools.partial(
     state.init_variables, model=created, image_size=image_size
   )
-  variables = jax.jit(init)(jax.random.key(seed))
+  rng = np.random.default_rng(seed)
+  variables = jax.tree.map(
+    # Kernels have both signs, variances are positive.
+    lambda x: rng.random(x.shape, np.float32) - (x.ndim > 1) / 2,
+    jax.eval_shape(init, jax.random.key(0)),
+  )
   return Network(created, variables, image_size, (1,))
 
 
@@ -186,6 +193,8 @@ def test_an_ensemble_is_the_mean_of_its_members(
     model.mean_answer([one], images, flip=False, scales=(1.0,))
     for one in networks
   ]
+  assert all(a['probs'].std() > 0.005 for a in answers)
+  assert abs(answers[0]['probs'] - answers[2]['probs']).mean() > 0.01
   mean = {name: np.mean([a[name] for a in answers], axis=0) for name in found}
   _same(found, mean)
   alone = standalone.Model(tmp_path / 'model')
