@@ -34,8 +34,9 @@ def decode(rle: str, height: int, width: int) -> np.ndarray:
   flat = np.zeros(height * width, bool)
   if not is_empty(rle):
     starts, stops = _runs(rle, flat.size)
+    pixels = memoryview(flat.view(np.uint8))  # Sliced faster than an array.
     for start, stop in zip(starts, stops, strict=True):
-      flat[start:stop] = True
+      pixels[start:stop] = b'\1' * (stop - start)
   return flat.reshape(width, height).T
 
 
