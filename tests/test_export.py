@@ -286,6 +286,11 @@ def test_the_numpy_file_applies_the_same_rules(blobs, changes):
     }
     found = alone.predict(np.zeros((4, 4), np.uint8))
     np.testing.assert_array_equal(found['mask'], post.mask(blobs, probability))
+    inside = np.zeros((SIZE, SIZE), bool)
+    inside[170:-200] = True
+    beside = alone.predict(np.zeros((4, 4), np.uint8), inside)
+    expected = post.mask(np.where(inside, blobs, 0), probability)
+    np.testing.assert_array_equal(beside['mask'], expected)
     calibrated = post.calibrated(probability)
     assert found['probability'] == pytest.approx(calibrated)
     assert found['operating_point'] == post.reached(calibrated)

@@ -170,6 +170,18 @@ def _kinds(cohort):
   return cohort.label, ~cohort.label
 
 
+def test_few_patients_have_no_interval(cohort):
+  few = Cohort(np.minimum(cohort.patient, 3), cohort.label, cohort.probability)
+  options = {'prevalence': 0.2, 'replications': 20, 'length': 500}
+  for films in (cohort, few):
+    found = triage.queue(films, _clinic(), {}, **options)
+    for figures in found.values():
+      known = {figure.interval is not None for figure in figures.values()}
+      assert known == {films is cohort}
+    (found,) = triage.alerts(films, {'half': 0.5}, prevalence=0.2).values()
+    assert (found['flagged'].interval is not None) == (films is cohort)
+
+
 def test_prevalence_changes_what_an_alert_is_worth(cohort):
   for prevalence in (0.05, 1 / 3):
     (found,) = triage.alerts(

@@ -47,11 +47,13 @@ class Model:
       for name in ('probs', 'probability')
     }
 
-  def predict(self, image):
+  def predict(self, image, inside=True):
     """What uint8[S, S] shows: `probability`, calibrated; `operating_point`, the
-    strictest one reached; `mask` bool[1024, 1024]."""
+    strictest one reached; `mask` bool[1024, 1024], within `inside`, where on
+    that square the film lies."""
     answer, post = self.answer(image[None, ..., None]), self.settings['rules']
-    probs, probability = answer['probs'][0], float(answer['probability'][0])
+    probs = answer['probs'][0] * inside
+    probability = float(answer['probability'][0])
     large = (probs > post['rule']['top']).sum() > post['rule']['area']
     mask = probs > post['rule']['bottom']
     mask &= large and probability > post['rule']['gate']

@@ -56,7 +56,7 @@ def queue(
   In each replication patients are drawn anew, and from theirs so many films, of
   which a given share shows a pneumothorax. They meet the same arrivals and
   reading times in every order. Values are means over replications, intervals
-  hold 95 % of them.
+  hold 95 % of them, None with fewer than 5 patients of a kind.
 
   Args:
     cohort: to draw from.
@@ -89,14 +89,17 @@ def queue(
     BY_PROBABILITY: probability,
     **{name: probability >= level for name, level in thresholds.items()},
   }
+  patients = (cohort.patient[kind] for kind in (cohort.label, ~cohort.label))
+  enough = min(len(set(p.tolist())) for p in patients)
+  known = enough >= intervals.LEAST_CLUSTERS
   waiting = {}
   for name, priority in priorities.items():
     wait = waits(arrival, begin, priority.astype(float))
     of_positives = mean(wait, positive)
     waiting[name] = {
-      'positives': _figure(of_positives),
-      'negatives': _figure(mean(wait, ~positive)),
-      'sooner': _figure(in_turn - of_positives),
+      'positives': _figure(of_positives, known),
+      'negatives': _figure(mean(wait, ~positive), known),
+      'sooner': _figure(in_turn - of_positives, known),
     }
   return waiting
 
@@ -143,10 +146,11 @@ def alerts(
   return table
 
 
-def _figure(replications) -> Figure:
+def _figure(replications, known: bool) -> Figure:
+  """Their mean, and what holds 95 % of them where so much is known."""
   tail = (1 - intervals.CONFIDENCE) / 2
-  low, high = np.quantile(replications, [tail, 1 - tail])
-  return Figure(float(replications.mean()), (float(low), float(high)))
+  low, high = np.quantile(replications, [tail, 1 - tail]).tolist()
+  return Figure(float(replications.mean()), (low, high) if known else None)
 
 
 def _table(header, table, spec) -> str:
