@@ -1,6 +1,7 @@
 """A film with its mask: what is said of it, and the picture that shows it."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -38,19 +39,23 @@ class Case:
   mirrored: bool = False
   probability: float | None = None
 
+  @functools.cached_property
+  def regions(self) -> np.ndarray:
+    """Boxes of the mask's regions, see `formats.boxes`."""
+    return boxes(self.mask)
 
-def sides(mask: np.ndarray, view: str, *, mirrored: bool = False) -> list[str]:
-  """The patient's sides on which a mask has regions; none if not frontal.
+  @property
+  def sides(self) -> list[str]:
+    """The patient's sides on which the mask has regions; none if not frontal.
 
-  The patient faces the reader: the film's left half is the patient's right,
-  unless the film is stored mirrored.
-  """
-  if view and not view.startswith(('AP', 'PA')):
-    return []
-  regions = boxes(mask)
-  middle = regions[:, 0] + regions[:, 2] / 2
-  right = (middle < mask.shape[1] / 2) != mirrored
-  return ['right'] * bool(right.any()) + ['left'] * bool((~right).any())
+    The patient faces the reader: the film's left half is the patient's right,
+    unless the film is stored mirrored.
+    """
+    if self.view and not self.view.startswith(('AP', 'PA')):
+      return []
+    middle = self.regions[:, 0] + self.regions[:, 2] / 2
+    right = (middle < self.mask.shape[1] / 2) != self.mirrored
+    return ['right'] * bool(right.any()) + ['left'] * bool((~right).any())
 
 
 def square_millimetres(area: int, pixel_spacing: tuple[float, float]) -> float:
@@ -73,7 +78,7 @@ def describe(case: Case) -> list[str]:
     no, yes = f'{sure}, nothing marked', f'{sure}, marked'
   if not area:
     return [*lines, no]
-  where = ' and '.join(sides(case.mask, case.view, mirrored=case.mirrored))
+  where = ' and '.join(case.sides)
   size = f'{area:,} px'
   if min(case.pixel_spacing) > 0:
     size += f', {square_millimetres(area, case.pixel_spacing):,.0f} mm2'
@@ -90,7 +95,7 @@ def marked(case: Case, size: int) -> np.ndarray:
     colour = draw.PREDICTION if predicted else draw.TRUTH
     result = draw.outline(result, case.mask, colour=colour)
     scale = result.shape[1] / case.mask.shape[1]
-    regions = boxes(case.mask)
+    regions = case.regions
     result = draw.box(result, regions, scale=scale)
     # Stray pixels get no text, and the largest region's lies on top.
     told = regions[regions[:, 4] > 0.01 * regions[:, 4].sum()]

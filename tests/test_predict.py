@@ -18,7 +18,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from pnx_jax import case
+from pnx_jax.case import Case
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation import ensemble, evaluate, submission
 from pnx_jax.evaluation.postprocess import Postprocess
@@ -34,11 +34,11 @@ from pnx_jax.training import sharding
 ROOT = pathlib.Path(__file__).parent.parent
 # Stand-ins for what no output may hold.
 SECRETS = {
-  'PatientName': 'Canary^Name',
+  'PatientName': 'Canaryone^Canarytwo',
   'PatientID': 'canary-id',
   'PatientBirthDate': '19010203',
   'InstitutionName': 'Canary Hospital',
-  'ReferringPhysicianName': 'Canary^Physician',
+  'ReferringPhysicianName': 'Canarythree^Canaryfour',
   'AccessionNumber': 'canaryaccession',
   'StudyDate': '19040506',
   'StudyInstanceUID': '1.2.3.99999.1',
@@ -513,12 +513,22 @@ def test_no_header_field_but_the_allowed_ones_is_written(
       assert part.encode() not in written + said, part
 
 
-def test_a_film_stored_mirrored_has_its_side_all_the_same(predict, tmp_path):
+def test_a_film_stored_mirrored_has_its_side_all_the_same(tmp_path):
   """The side is the patient's; the mask stays on the stored pixels."""
   mask = np.zeros((60, 60), bool)
   mask[10:20, 5:15] = True
-  assert case.sides(mask, 'PA') == ['right']
-  assert case.sides(mask, 'PA', mirrored=True) == ['left']
+  film = Case(
+    image=mask,
+    mask=mask,
+    image_id='',
+    view='PA',
+    sex='',
+    age=-1,
+    pixel_spacing=(-1.0, -1.0),
+    spacing_plane='',
+  )
+  assert film.sides == ['right']
+  assert dataclasses.replace(film, mirrored=True).sides == ['left']
   for value, mirrored in (
     (['L', 'F'], False),
     (['R', 'F'], True),

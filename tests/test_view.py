@@ -63,11 +63,11 @@ def test_square_millimetres_name_the_plane_or_are_left_out():
   [((5,), ['right']), ((70,), ['left']), ((5, 70), ['right', 'left'])],
 )
 def test_the_films_left_half_is_the_patients_right(columns, expected):
-  assert cases.sides(mask_at(*columns), 'AP') == expected
+  assert case(mask_at(*columns)).sides == expected
 
 
 def test_no_side_on_a_lateral_film():
-  assert cases.sides(mask_at(5), 'LL') == []
+  assert case(mask_at(5), view='LL').sides == []
   assert cases.describe(case(mask_at(5), view='LL'))[2] == 'pneumothorax: yes'
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from pnx_jax import pool
-from pnx_jax.case import Case, sides, square_millimetres
+from pnx_jax.case import Case, square_millimetres
 from pnx_jax.formats import rle
 from pnx_jax.inference.films import Film, Refused
 from pnx_jax.inference.model import Model
@@ -103,9 +103,7 @@ class Reader:
       area=area,
       area_mm2=square_millimetres(area, header.pixel_spacing),
       spacing_plane=header.spacing_plane,
-      side=' and '.join(
-        sides(found.mask, header.view, mirrored=header.mirrored)
-      ),
+      side=' and '.join(case.sides),
       boxes=tuple(map(tuple, found.boxes.tolist())),
       rle=rle.encode(found.mask),
       height=header.height,
