@@ -33,6 +33,7 @@ def main() -> None:
   parser.add_argument('--num_images', type=int, required=True)
   flags = parser.parse_args()
   paths = sorted(pathlib.Path(flags.input).rglob('*.dcm'))[: flags.num_images]
+  torch.set_flush_denormal(True)  # Weights that learnt nothing make many.
   net = smp.Unet('resnet34', encoder_weights=None, in_channels=1)
   net = net.to(memory_format=torch.channels_last).eval()
   began, cpu, network = time.perf_counter(), time.process_time(), 0.0
