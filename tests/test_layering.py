@@ -8,7 +8,8 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 # Each may import those before it.
 FLOORS = [
-  {'errors', 'pages', 'pool'},
+  {'errors', 'pages'},
+  {'pool'},
   {'formats'},
   {'draw'},
   {'case'},
