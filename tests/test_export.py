@@ -185,7 +185,7 @@ def test_an_ensemble_is_the_mean_of_its_members(
   monkeypatch.setattr(Deployment, 'members', lambda self, run: [0, 1, 2])
   other = shutil.copytree(run, tmp_path / 'run')
   path = other / 'eval' / 'deployment.json'
-  changes = {'flip': False, 'scales': [1.0]}
+  changes = {'flip': False, 'scales': [1.0], 'steps': [[1]] * 3}
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
   export.export(other, tmp_path / 'model')
   found = pnx_jax.load(tmp_path / 'model').answer(images)

@@ -14,10 +14,12 @@ import pnx_jax
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.deployment import Deployment
 from pnx_jax.evaluation.ensemble import Member
+from pnx_jax.evaluation.network import Network
 from pnx_jax.evaluation.postprocess import Postprocess
 from pnx_jax.formats import boxes, rle
 from pnx_jax.formats.dicom import UnusableDicom
 from pnx_jax.inference.model import Prediction
+from pnx_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -86,13 +88,27 @@ def _copy(run, path, **changes):
   return path
 
 
+def _best_two(run):
+  """The steps of a run's two best checkpoints."""
+  members = [Member(str(run), 0, place) for place in (0, 1)]
+  return [Network.load(one, sharding.mesh()).steps for one in members]
+
+
+def test_a_run_that_was_trained_on_is_to_be_evaluated_again(
+  evaluated_run, tmp_path
+):
+  path = _copy(evaluated_run, tmp_path / 'run', steps=[[10**6]])
+  with pytest.raises(UserError, match='trained on since it was evaluated'):
+    pnx_jax.load(path)
+
+
 def test_the_version_tells_models_apart(model, evaluated_run, tmp_path):
   same = _copy(evaluated_run, tmp_path / 'same')
   assert pnx_jax.load(same).version == model.version
   for name, change in {
     'flip': {'flip': False},
     'scales': {'scales': [1.5]},
-    'weights': {'checkpoints': 2},
+    'weights': {'checkpoints': 2, 'steps': _best_two(evaluated_run)},
   }.items():
     other = pnx_jax.load(_copy(evaluated_run, tmp_path / name, **change))
     assert other.version != model.version
@@ -112,6 +128,7 @@ def deployment():
     flip=True,
     scales=(0.75, 1.0),
     window='dicom',
+    steps=((3,), (4,), (5, 6), (7,)),
   )
 
 

@@ -5,8 +5,11 @@ import json
 import os
 import pathlib
 
+import jax
+
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.ensemble import Member, members
+from pnx_jax.evaluation.network import Network
 from pnx_jax.formats import greyscale
 
 
@@ -21,6 +24,7 @@ class Deployment:
     flip: average with the mirrored image, too.
     scales: average over the image at these scales.
     window: how the dataset's grey levels were made, see `greyscale.to_uint8`.
+    steps: of each member, the checkpoints whose weights were averaged.
   """
 
   runs: tuple[str, ...]
@@ -29,11 +33,29 @@ class Deployment:
   flip: bool
   scales: tuple[float, ...]
   window: str
+  steps: tuple[tuple[int, ...], ...]
 
   def members(self, workdir: str | os.PathLike) -> list[Member]:
     """Raises UserError where one of the runs or folds is gone."""
     runs = [os.path.normpath(os.path.join(workdir, run)) for run in self.runs]
     return members(runs, folds=self.folds, checkpoints=self.checkpoints)
+
+  def networks(
+    self, workdir: str | os.PathLike, mesh: jax.sharding.Mesh
+  ) -> list[Network]:
+    """All members, loaded; see `Network.load`.
+
+    Raises:
+      UserError: a run was trained on since it was evaluated.
+    """
+    networks = [Network.load(each, mesh) for each in self.members(workdir)]
+    if tuple(network.steps for network in networks) != self.steps:
+      raise UserError(
+        f'{workdir} was trained on since it was evaluated, so its rules and '
+        'thresholds belong to other weights; evaluate it again: `python '
+        f'launch.py --config=... --workdir={workdir} --mode=eval`'
+      )
+    return networks
 
   def save(self, workdir: str | os.PathLike) -> None:
     text = json.dumps(dataclasses.asdict(self), indent=2)
@@ -48,6 +70,7 @@ class Deployment:
       lists = {
         name: tuple(fields[name]) for name in ('runs', 'folds', 'scales')
       }
+      lists['steps'] = tuple(map(tuple, fields['steps']))
       loaded = cls(**fields | lists)
     except OSError:
       raise UserError(

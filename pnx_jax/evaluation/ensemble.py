@@ -82,9 +82,13 @@ class Ensemble:
     reading: batch size and threads.
     flip: average over the mirrored image, too.
     scales: average over these sizes of the image.
+
+  Attributes:
+    steps: of the members that have answered, see `Network`.
   """
 
   def __init__(self, members, *, mesh, reading, flip=True, scales=(1.0,)):
+    self.steps = {}
     self._members = tuple(members)
     self._reading = reading
     self._mesh = mesh
@@ -132,6 +136,7 @@ class Ensemble:
 
   def _run(self, member, dataset, totals, truth_size=None):
     network = self._load(member)
+    self.steps[member] = network.steps
     batches = pipeline.evaluation_batches(
       dataset,
       image_size=network.image_size,

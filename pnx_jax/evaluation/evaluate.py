@@ -1,5 +1,6 @@
 """Evaluation: one pass over the held-out images, all figures, all files."""
 
+import collections
 import functools
 import os
 import pathlib
@@ -66,9 +67,8 @@ def evaluate(
   chosen = functools.partial(members, runs, checkpoints=options.checkpoints)
 
   # One pass: each fold by the networks that were not trained on it.
-  held_out = HeldOut(
-    config.data_dir, {fold: ensemble(chosen(folds=[fold])) for fold in folds}
-  )
+  ensembles = {fold: ensemble(chosen(folds=[fold])) for fold in folds}
+  held_out = HeldOut(config.data_dir, ensembles)
   check_unseen(runs, held_out)
   statistics = held_out.statistics()
 
@@ -110,6 +110,7 @@ def evaluate(
   if jax.process_index() == 0:
     _write(folder, held_out, verdict, findings, metrics)
     post.save(folder / 'postprocess.json')
+    steps = collections.ChainMap(*(each.steps for each in ensembles.values()))
     Deployment(
       runs=tuple(os.path.relpath(run, workdir) for run in runs),
       folds=tuple(folds),
@@ -117,6 +118,7 @@ def evaluate(
       flip=options.flip,
       scales=_scales(options.scales),
       window=origin.window,
+      steps=tuple(steps[member] for member in chosen(folds=folds)),
     ).save(workdir)
     if predictions is None:
       (folder / 'submission.csv').unlink(missing_ok=True)

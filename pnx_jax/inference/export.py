@@ -68,7 +68,7 @@ def files(
   """The content of an export by file name; see `export`."""
   deployment = Deployment.load(run)
   mesh = sharding.mesh()
-  networks = [Network.load(m, mesh) for m in deployment.members(run)]
+  networks = deployment.networks(run, mesh)
   whole = model.of(run, deployment, networks)
 
   content, members, known = {}, [], {}

@@ -123,15 +123,11 @@ def load(workdir: str | os.PathLike) -> Model:
   """The networks of an evaluated run, as they were evaluated.
 
   Raises:
-    UserError: there is no run, or it has not been evaluated.
+    UserError: there is no run, or it was not evaluated as it is now.
   """
   deployment = Deployment.load(workdir)
-  mesh = sharding.mesh()
-  return of(
-    workdir,
-    deployment,
-    [Network.load(member, mesh) for member in deployment.members(workdir)],
-  )
+  networks = deployment.networks(workdir, sharding.mesh())
+  return of(workdir, deployment, networks)
 
 
 def of(
