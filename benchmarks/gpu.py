@@ -111,6 +111,7 @@ def resume():
         *(f'--config.{field}={value}' for field, value in fields.items()),
       ],
       cwd=ROOT,
+      stdout=subprocess.DEVNULL,
     )
 
   def checkpoint(name, step):
