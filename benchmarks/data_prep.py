@@ -49,11 +49,10 @@ print(json.dumps({
 """
 
 
-def make_films(batch: tuple[int, Sequence[tuple[str, str]]]) -> list[None]:
+def make_films(batch: pool.Batch) -> list[None]:
   """Writes altered copies, `(original, copy)` each."""
-  number, pairs = batch
-  random_state = np.random.default_rng(number)
-  for original, copy in pairs:
+  for number, (original, copy) in batch:
+    random_state = np.random.default_rng(number)
     film = dicom.read(original, accept_modality=()).pixels
     film = np.roll(film, random_state.integers(0, 1024, 2), (0, 1))
     if random_state.random() < 0.5:
@@ -63,7 +62,7 @@ def make_films(batch: tuple[int, Sequence[tuple[str, str]]]) -> list[None]:
     made = pydicom.dcmread(original)
     made.PixelData = encaps.encapsulate([buffer.getvalue()])
     made.save_as(copy)
-  return [None] * len(pairs)
+  return [None] * len(batch)
 
 
 def make_archive(folder: pathlib.Path, num_images: int) -> pathlib.Path:
@@ -78,11 +77,11 @@ def make_archive(folder: pathlib.Path, num_images: int) -> pathlib.Path:
       range(num_images), itertools.cycle(originals), strict=False
     )
   ]
-  batches = [
-    (start, pairs[start : start + 32]) for start in range(0, num_images, 32)
-  ]
   for _ in pool.run(
-    make_films, batches, num_workers=_NUM_WORKERS.value, on_crash=sys.exit
+    make_films,
+    pool.batches(enumerate(pairs), 32),
+    num_workers=_NUM_WORKERS.value,
+    on_crash=lambda number, pair: sys.exit(f'{pair[0]} ends the process'),
   ):
     pass
   return write_labels(folder / 'train-rle.csv', num_images)

@@ -22,50 +22,75 @@ def run(
   request: Request, files: Sequence[sources.Source], folder: pathlib.Path
 ) -> list[prepare.Outcome]:
   """Returns the outcome of every file, prepared now or by an earlier run."""
-  outcomes = {
-    outcome.path: outcome for outcome in _left_over(request, files, folder)
-  }
-  stop_at_bad_file(request, outcomes.values())
-  left = [
-    (number, file)
-    for number, file in enumerate(files)
-    if file.path not in outcomes
-  ]
-  batches = [
-    (batch[0][0], [file for _, file in batch])
-    for batch in (
-      left[start : start + _FILES_PER_BATCH]
-      for start in range(0, len(left), _FILES_PER_BATCH)
-    )
-  ]
-  run_batch = functools.partial(
-    prepare.run_batch, options=request.options, folder=folder
+  done = _left_over(request, files, folder)
+  stop_at_bad_file(request, done.values())
+  batches = pool.batches(
+    (
+      (number, file)
+      for number, file in enumerate(files)
+      if file.path not in done
+    ),
+    _FILES_PER_BATCH,
   )
-  if request.beam_runner:
-    _on_cluster(request, run_batch, batches)
-    done = prepare.finished(folder)
-    stop_at_bad_file(request, done)
-    outcomes = {outcome.path: outcome for outcome in done}
-    return [outcomes[file.path] for file in files]
-  results = pool.run(
-    functools.partial(run_batch, seconds_per_file=_SECONDS_PER_FILE),
-    batches,
-    num_workers=request.num_workers,
-    on_crash=_crashed,
+  prepare_them = _on_cluster if request.beam_runner else _in_processes
+  prepare_them(request, batches, folder)
+  outcomes = prepare.finished(folder)
+  return [outcomes[file.path] for file in files]
+
+
+def _in_processes(
+  request: Request, batches: Sequence[pool.Batch], folder: pathlib.Path
+) -> None:
+  def crashed(number: int, source: sources.Source) -> sources.Rejection:
+    outcome = sources.reject(
+      source, 'undecodable', 'the decoder crashed or took too long'
+    )
+    prepare.save([(number, source)], [outcome], folder)
+    return outcome
+
+  run_batch = functools.partial(
+    _function(request, folder), seconds_per_file=_SECONDS_PER_FILE
   )
   with tqdm.tqdm(
-    total=len(files), initial=len(outcomes), unit=' films', disable=None
+    total=sum(map(len, batches)), unit=' films', disable=None
   ) as progress:
-    for done in results:
-      outcomes.update((outcome.path, outcome) for outcome in done)
+    for done in pool.run(
+      run_batch, batches, num_workers=request.num_workers, on_crash=crashed
+    ):
       progress.update(len(done))
       stop_at_bad_file(request, done)
-  return [outcomes[file.path] for file in files]
+
+
+def _on_cluster(
+  request: Request, batches: Sequence[pool.Batch], folder: pathlib.Path
+) -> None:
+  try:
+    from data_prep import cluster
+  except ImportError as error:
+    raise UserError(
+      f"--beam_runner needs Apache Beam: pip install -e '.[beam]' ({error})"
+    ) from error
+  cluster.run(
+    _function(request, folder),
+    batches,
+    runner=request.beam_runner,
+    options=request.beam_options,
+  )
+  stop_at_bad_file(request, prepare.finished(folder).values())
+
+
+def _function(request: Request, folder: pathlib.Path):
+  return functools.partial(
+    prepare.run_batch,
+    options=request.options,
+    folder=folder,
+    salt=working.salt(folder),
+  )
 
 
 def _left_over(
   request: Request, files: Sequence[sources.Source], folder: pathlib.Path
-) -> list[prepare.Outcome]:
+) -> dict[str, prepare.Outcome]:
   """Returns what an interrupted build of the same inputs had done."""
   inputs = [
     schema.VERSION,
@@ -74,12 +99,14 @@ def _left_over(
   ]
   unfinished = working.is_begun(folder)
   if working.matches(folder, inputs):
+    for path in folder.glob(f'*{prepare.UNFINISHED}'):
+      path.unlink()
     done = prepare.finished(folder)
     print(f'Going on with an interrupted build: {len(done)} files are done.')
     return done
   if unfinished:
     print('Removed what an interrupted build of other inputs had left.')
-  return []
+  return {}
 
 
 def stop_at_bad_file(
@@ -93,27 +120,9 @@ def stop_at_bad_file(
       raise UserError(f'{outcome.path}: {outcome.reason}: {outcome.detail}')
 
 
-def _on_cluster(request: Request, run_batch, batches) -> None:
-  try:
-    from data_prep import cluster
-  except ImportError as error:
-    raise UserError(
-      f"--beam_runner needs Apache Beam: pip install -e '.[beam]' ({error})"
-    ) from error
-  cluster.run(
-    run_batch,
-    batches,
-    runner=request.beam_runner,
-    options=request.beam_options,
-  )
-
-
-def _crashed(source: sources.Source) -> sources.Rejection:
-  return sources.reject(
-    source, 'undecodable', 'the decoder crashed or took too long'
-  )
-
-
 def _stamp(path: str) -> tuple[int, int]:
-  status = os.stat(path)
+  try:
+    status = os.stat(path)
+  except OSError:  # Reading it will tell.
+    return -1, -1
   return status.st_size, status.st_mtime_ns

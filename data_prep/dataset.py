@@ -42,7 +42,8 @@ def build(request: Request) -> report.Report:
     )
   except (OSError, ValueError) as error:
     raise UserError(error) from error
-  files, duplicates = sources.without_duplicates(_find(request, annotations))
+  found = _find(request, annotations)
+  files, duplicates = sources.without_duplicates(found)
   batches.stop_at_bad_file(request, duplicates)
   try:
     with working.folder(request.output_dir) as folder:
@@ -50,6 +51,7 @@ def build(request: Request) -> report.Report:
       splits, patients, alike = _split(request, outcomes, patient_map)
       built = _write(request, splits, patients, folder)
       summary = report.summarise(
+        found=found,
         outcomes=outcomes,
         annotations=annotations,
         patients=patients,

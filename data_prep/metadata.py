@@ -2,8 +2,8 @@
 
   python -m data_prep.metadata --dicom_dir=dicom-images-train --output=meta.csv
 
-writes one row a file (`.csv` or `.parquet`), sorted by path. Only the columns
-of `Row` are ever written. Pixels are not read.
+writes one row a file (`.csv` or `.parquet`), sorted by image id. Only the
+columns of `Row` are ever written. Pixels are not read.
 """
 
 import collections
@@ -70,10 +70,7 @@ def row(path: str) -> Row | Unread:
 
 def rows(paths: Sequence[str], num_workers: int) -> Iterable[Row | Unread]:
   """Yields what `row` returns for every path, batches as they are done."""
-  batches = [
-    (first, paths[first : first + _BATCH])
-    for first in range(0, len(paths), _BATCH)
-  ]
+  batches = pool.batches(enumerate(paths), _BATCH)
   if num_workers == 1 or len(batches) < 8:
     yield from map(row, paths)
     return
@@ -135,10 +132,11 @@ def read_folder(
 
 
 def _rows(batch: pool.Batch) -> list[Row | Unread]:
-  return [row(path) for path in batch[1]]
+  return [row(path) for _, path in batch]
 
 
-def _crashed(path: str) -> Unread:
+def _crashed(number: int, path: str) -> Unread:
+  del number
   return Unread(path, 'crashed')
 
 

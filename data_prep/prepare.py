@@ -1,10 +1,13 @@
 """DICOM and annotations -> records, in batches that outlive an interruption.
 
 A batch of files becomes two files in the build's working folder: `*.records`
-with the records and `*.index` with what the build has to know of each. The
-index appears last and whole, so a batch is done exactly when it is there.
+with the records and `*.index` with what the build has to know of each. Both
+appear whole and the index last, so a batch is done exactly when it is there.
+They are named after the first and the last file of the batch: a build that
+goes on, or repeats a batch file by file, never writes over another's records.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -13,13 +16,19 @@ import os
 import pathlib
 import pickle
 import signal
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from data_prep import likeness, sources
+from pnx_jax import pool
+from pnx_jax.errors import UserError
 from pnx_jax.formats import boxes, dicom, letterbox, rle, schema
+
+UNFINISHED = '.tmp'  # ends the names of files that are being written
 
 # Of cv2's settings the fastest to write and to read (1.7 and 1.2 ms at 512^2,
 # by default 4.9 and 2.5), and smaller files.
@@ -64,7 +73,7 @@ class Prepared:
     area: Share of the film that the mask covers.
     num_annotations: As in the record.
     agreement: As in the record.
-    patient: Digest of the PatientID, empty without one.
+    patient: Keyed digest of the PatientID, empty without one.
     fingerprint: See `likeness`.
     records: The file that holds the record, relative to the working folder.
     offset: Where the record starts in it, -1 where none was written.
@@ -101,31 +110,31 @@ Outcome = Prepared | sources.Rejection
 
 
 def run_batch(
-  batch: tuple[int, Sequence[sources.Source]],
+  batch: pool.Batch,
   *,
   options: Options,
   folder: str | os.PathLike,
+  salt: bytes,
   seconds_per_file: int = 0,
 ) -> list[Outcome]:
   """Prepares a batch and leaves it in `folder`.
 
   Args:
-    batch: Number of the batch, unlike any other's, and its files.
+    batch: Files, each with its number in the build.
     options: What decides the content of the records.
     folder: The working folder.
+    salt: Keys the digests of the patients.
     seconds_per_file: Where above 0, the process dies of a file that takes
       longer: nothing else ends a decoder that hangs. For worker processes.
   """
-  number, files = batch
-  folder = pathlib.Path(folder)
-  name = f'{number:08d}.records'
+  name = f'{_name(batch)}.records'
   outcomes: list[Outcome] = []
-  with open(folder / name, 'wb') as out:
-    for source in files:
+  with _appearing(pathlib.Path(folder, name)) as out:
+    for _, source in batch:
       if seconds_per_file:
         signal.alarm(seconds_per_file)
       try:
-        record, about = _prepare(source, options)
+        record, about = _prepare(source, options, salt)
       except (dicom.UnusableDicom, UnusableAnnotation) as error:
         outcomes.append(sources.reject(source, error.reason, error.detail))
         continue
@@ -136,29 +145,61 @@ def run_batch(
       outcomes.append(about(records=name, offset=offset))
   if seconds_per_file:
     signal.alarm(0)
-  unfinished = folder / f'{name}.tmp'
-  unfinished.write_bytes(pickle.dumps(outcomes))
-  unfinished.replace(folder / f'{number:08d}.index')
+  save(batch, outcomes, folder)
   return outcomes
 
 
-def finished(folder: str | os.PathLike) -> list[Outcome]:
-  """Returns the outcomes of all batches that a folder holds."""
-  return [
-    outcome
+def save(
+  batch: pool.Batch, outcomes: Sequence[Outcome], folder: str | os.PathLike
+) -> None:
+  """Leaves the outcomes of a batch in `folder`, which makes it done."""
+  with _appearing(pathlib.Path(folder, f'{_name(batch)}.index')) as out:
+    pickle.dump(list(outcomes), out)
+
+
+def finished(folder: str | os.PathLike) -> dict[str, Outcome]:
+  """Returns the outcomes of all batches that a folder holds, by path."""
+  return {
+    outcome.path: outcome
     for index in sorted(pathlib.Path(folder).glob('*.index'))
     for outcome in pickle.loads(index.read_bytes())
-  ]
+  }
 
 
 def read_record(folder: str | os.PathLike, prepared: Prepared) -> schema.Record:
-  """Returns a record that `run_batch` left."""
+  """Returns a record that `run_batch` left.
+
+  Raises:
+    UserError: Another film's record lies there.
+  """
   with open(pathlib.Path(folder, prepared.records), 'rb') as file:
     file.seek(prepared.offset)
-    return pickle.load(file)
+    record = pickle.load(file)
+  if record.image_id != prepared.image_id:
+    raise UserError(
+      f'{file.name} holds {record.image_id} where {prepared.image_id} should '
+      f'be: remove {folder} and build again'
+    )
+  return record
 
 
-def _prepare(source: sources.Source, options: Options):
+def _name(batch: pool.Batch) -> str:
+  return f'{batch[0][0]:08d}-{batch[-1][0]:08d}'
+
+
+@contextlib.contextmanager
+def _appearing(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Yields a file that gets its name when it is complete.
+
+  Nobody else writes it meanwhile, though a cluster may run a batch twice.
+  """
+  unfinished = path.with_name(f'{path.name}.{uuid.uuid4().hex}{UNFINISHED}')
+  with open(unfinished, 'wb') as file:
+    yield file
+  unfinished.replace(path)
+
+
+def _prepare(source: sources.Source, options: Options, salt: bytes):
   """Returns a file's record and `Prepared` without the record's place.
 
   The record's patient is not known yet.
@@ -207,7 +248,7 @@ def _prepare(source: sources.Source, options: Options):
     area=covered / mask.size,
     num_annotations=record.num_annotations,
     agreement=record.agreement,
-    patient=_digest(header.patient_id),
+    patient=_digest(header.patient_id, salt),
     fingerprint=likeness.fingerprint(image),
   )
   return record, about
@@ -237,7 +278,8 @@ def _png(image: np.ndarray, settings: Sequence[int]) -> bytes:
   return cv2.imencode('.png', image, settings)[1].tobytes()
 
 
-def _digest(patient_id: str) -> str:
+def _digest(patient_id: str, salt: bytes) -> str:
   if not patient_id:
     return ''
-  return hashlib.blake2b(patient_id.encode(), digest_size=16).hexdigest()
+  digest = hashlib.blake2b(patient_id.encode(), digest_size=16, key=salt)
+  return digest.hexdigest()

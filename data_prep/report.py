@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep import grouping, prepare, sources
-from pnx_jax.formats import schema
+from pnx_jax.formats import schema, tfrecord
 
 Report = dict[str, Any]
 _MOST_LISTED = 20
@@ -18,6 +18,7 @@ _MOST_LISTED = 20
 
 def summarise(
   *,
+  found: Sequence[sources.Source],
   outcomes: Sequence[prepare.Outcome],
   annotations: Mapping[str, Sequence[str]],
   patients: grouping.Patients,
@@ -33,20 +34,18 @@ def summarise(
   train = [o for o in prepared if o.part == sources.TRAIN]
   labelled = [o for o in train if o.label != schema.UNLABELLED]
   unlabelled = [o for o in train if o.label == schema.UNLABELLED]
-  test = splits.get(schema.TEST_SPLIT, ())
-  parts = collections.Counter(o.part for o in outcomes)
+  written = _written(built, splits)
+  parts = collections.Counter(source.part for source in found)
   refused = collections.Counter(o.part for o in rejected)
-  ids = {o.image_id for o in outcomes}
+  ids = {source.image_id for source in found}
   summary = {
     'found': parts[sources.TRAIN],
-    'written': sum(
-      len(images) for name, images in splits.items() if images is not test
-    ),
+    'written': written[sources.TRAIN],
     'positive': sum(o.label == schema.POSITIVE for o in labelled),
     'unlabelled': len(unlabelled),
     'rejected': refused[sources.TRAIN],
     'test_found': parts[sources.TEST],
-    'test_written': len(test),
+    'test_written': written[sources.TEST],
     'test_rejected': refused[sources.TEST],
     'rejected_by_reason': dict(
       sorted(collections.Counter(o.reason for o in rejected).items())
@@ -149,6 +148,20 @@ def text(summary: Report, output_dir: str) -> str:
       'patients with --patient_map.'
     )
   return '\n'.join(lines)
+
+
+def _written(
+  built: pathlib.Path, splits: Mapping[str, Sequence[prepare.Prepared]]
+) -> collections.Counter:
+  """Returns how many different ids the files hold, for training and testing."""
+  ids = {sources.TRAIN: set(), sources.TEST: set()}
+  for name in splits:
+    part = sources.TEST if name == schema.TEST_SPLIT else sources.TRAIN
+    records = tfrecord.split_source(built, [name])
+    ids[part].update(
+      tfrecord.parse(records[n]).image_id for n in range(len(records))
+    )
+  return collections.Counter({part: len(found) for part, found in ids.items()})
 
 
 def _check_counts(summary: Report) -> None:

@@ -14,6 +14,7 @@ from pnx_jax.errors import UserError
 
 _LOCK = 'lock'
 _INPUTS = 'inputs.json'
+_SALT = 'salt'
 _WRITTEN = ('build.json', 'dataset_info.json')
 
 
@@ -79,6 +80,14 @@ def matches(path: pathlib.Path, inputs: Any) -> bool:
     empty(path)
     (path / _INPUTS).write_text(digest.hexdigest())
   return same
+
+
+def salt(path: pathlib.Path) -> bytes:
+  """Returns random bytes that live as long as what is in the folder."""
+  file = path / _SALT
+  if not file.exists():
+    file.write_bytes(os.urandom(32))
+  return file.read_bytes()
 
 
 def empty(path: pathlib.Path) -> None:

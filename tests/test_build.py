@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_prep import dataset
+from data_prep import dataset, siim
 from data_prep.request import Request
 from pnx_jax.errors import UserError
 from pnx_jax.formats import rle, schema
@@ -77,6 +77,21 @@ def test_counts_add_up(built):
   rejected = (output_dir / 'rejected.csv').read_text().splitlines()
   assert len(rejected) == 2
   assert '._1.2.0,not_dicom' in rejected[1]
+
+
+@pytest.mark.parametrize('fault', ['lost', 'twice'])
+def test_counts_that_do_not_add_up_are_noticed(
+  archive, tmp_path, monkeypatch, fault
+):
+  real = siim._shards
+  monkeypatch.setattr(
+    siim,
+    '_shards',
+    lambda records: real(records[:-1] + records[:1] * (fault == 'twice')),
+  )
+  with pytest.raises(AssertionError, match='12 files found but 10 accounted'):
+    dataset.build(request(archive, tmp_path / 'siim'))
+  assert not (tmp_path / 'siim').exists()
 
 
 def test_tensorflow_datasets_reads_the_records(archive, built):

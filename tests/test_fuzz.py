@@ -62,19 +62,20 @@ def test_damaged_files(tmp_path, request):
     damaged_files.append(
       sources.Source(str(path), str(number), sources.TRAIN, ())
     )
-  batches = [
-    (start, damaged_files[start : start + 10]) for start in range(0, TIMES, 10)
-  ]
   run_batch = functools.partial(
     prepare.run_batch,
     options=prepare.Options(16, 'auto', (), ()),
     folder=tmp_path,
+    salt=b'',
     seconds_per_file=SECONDS,
   )
   outcomes = [
     outcome
     for done in pool.run(
-      run_batch, batches, num_workers=2, on_crash=lambda source: source.path
+      run_batch,
+      pool.batches(enumerate(damaged_files), 10),
+      num_workers=2,
+      on_crash=lambda _, source: source.path,
     )
     for outcome in done
   ]

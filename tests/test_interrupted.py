@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import functools
 import os
 import pathlib
 import signal
@@ -12,9 +13,10 @@ import time
 import dicom_files
 import pytest
 
-from data_prep import dataset, report
+from data_prep import batches, dataset, report
 from data_prep.request import Request
 from pnx_jax.errors import UserError
+from pnx_jax.formats import tfrecord
 
 FILMS = 80
 
@@ -79,6 +81,54 @@ def test_killed_build_goes_on(archive, checksum, tmp_path, capsys):
   assert 'Going on with an interrupted build' in capsys.readouterr().out
   assert summary['checksum'] == checksum
   assert [path.name for path in tmp_path.iterdir()] == ['siim']
+
+
+class Killed(BaseException):
+  """As sudden as a signal."""
+
+
+def crash_at(batch, *, name, real, **keywords):
+  """Prepares a batch, in a worker that dies of the file of that name."""
+  if any(pathlib.Path(source.path).stem == name for _, source in batch):
+    os.abort()
+  return real(batch, **keywords)
+
+
+def test_a_build_goes_on_after_a_crash(archive, tmp_path, capsys, monkeypatch):
+  """Batches that span gaps, or single files, replace no finished records."""
+  output_dir = tmp_path / 'siim'
+  real = batches._function
+
+  def build(name):
+    monkeypatch.setattr(
+      batches,
+      '_function',
+      lambda *arguments: functools.partial(
+        crash_at, name=name, real=real(*arguments)
+      ),
+    )
+    return dataset.build(request(archive, output_dir))
+
+  def kill(request, outcomes):
+    left.difference_update(outcome.path for outcome in outcomes)
+    if len(left) < FILMS - 30:
+      raise Killed
+
+  monkeypatch.setattr(batches, '_FILES_PER_BATCH', 8)
+  left = {str(path) for path in (archive / 'train').iterdir()}
+  with monkeypatch.context() as patch:
+    patch.setattr(batches, 'stop_at_bad_file', kill)
+    with pytest.raises(Killed):
+      build('17')
+  # Another file crashes now; the first one would pass, were it tried again.
+  summary = build('63')
+  assert 'Going on with an interrupted build: ' in capsys.readouterr().out
+  assert summary['found'] == FILMS
+  assert summary['rejected_by_reason'] == {'undecodable': 2}
+  splits = [f'fold{k}' for k in range(5)]
+  records = tfrecord.split_source(output_dir, splits)
+  ids = [tfrecord.parse(records[n]).image_id for n in range(len(records))]
+  assert sorted(ids) == sorted({str(n) for n in range(FILMS)} - {'17', '63'})
 
 
 def test_full_disk(archive, checksum, tmp_path, capsys, monkeypatch):

@@ -1,5 +1,7 @@
 """What becomes of one file and its annotations."""
 
+import dataclasses
+
 import cv2
 import dicom_files
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from data_prep import dataset, prepare, sources
 from data_prep.request import Request
+from pnx_jax.errors import UserError
 from pnx_jax.formats import letterbox, rle, schema
 
 OPTIONS = prepare.Options(16, 'auto', ('CR', 'DX'), ('CHEST',))
@@ -16,8 +19,10 @@ def run(folder, pixels, rles, *, part=sources.TRAIN, **attributes):
   """Returns the outcome of one file, and its record if there is one."""
   path = dicom_files.write(folder / 'a.dcm', pixels, **attributes)
   source = sources.Source(str(path), 'a', part, rles)
-  (outcome,) = prepare.run_batch((0, [source]), options=OPTIONS, folder=folder)
-  assert prepare.finished(folder) == [outcome]
+  (outcome,) = prepare.run_batch(
+    [(0, source)], options=OPTIONS, folder=folder, salt=b'salt'
+  )
+  assert prepare.finished(folder) == {source.path: outcome}
   if isinstance(outcome, sources.Rejection) or not outcome.is_written:
     return outcome, None
   return outcome, prepare.read_record(folder, outcome)
@@ -111,6 +116,23 @@ def test_no_name_or_number_of_a_person_is_kept(tmp_path):
     if path.suffix != '.dcm':
       assert b'Miller' not in path.read_bytes()
       assert b'Ann' not in path.read_bytes()
+
+
+def test_a_patient_is_not_found_by_trying_all_ids(tmp_path):
+  path = dicom_files.write(tmp_path / 'a.dcm', dicom_files.film())
+  batch = [(0, sources.Source(str(path), 'a', sources.TRAIN, ()))]
+  one, same, other = (
+    prepare.run_batch(batch, options=OPTIONS, folder=tmp_path, salt=salt)[0]
+    for salt in (b'1', b'1', b'2')
+  )
+  assert one.patient == same.patient != other.patient
+
+
+def test_another_films_record_is_not_taken(tmp_path):
+  outcome, _ = run(tmp_path, dicom_files.film(), ())
+  source = dataclasses.replace(outcome.source, image_id='b')
+  with pytest.raises(UserError, match='holds a where b should be'):
+    prepare.read_record(tmp_path, dataclasses.replace(outcome, source=source))
 
 
 def test_a_copy_under_another_name_stays_in_the_same_fold(tmp_path):

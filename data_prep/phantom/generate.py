@@ -97,12 +97,11 @@ def write(
     working.empty(folder)
     made = folder / 'made'
     made.mkdir()
-    batches = [(n, jobs[n : n + _BATCH]) for n in range(0, len(jobs), _BATCH)]
     labels = {}
     with tqdm.tqdm(total=len(jobs), unit='image', disable=None) as progress:
       for batch in pool.run(
         functools.partial(_write_batch, request, made),
-        batches,
+        pool.batches(enumerate(jobs), _BATCH),
         num_workers=num_workers,
         on_crash=_crashed,
       ):
@@ -127,8 +126,10 @@ def draw(job: Job, request: Request):
   return image, lost.rows if lost else [], patient, pose
 
 
-def _write_batch(request: Request, folder: pathlib.Path, batch) -> list:
-  return [_write_image(job, request, folder) for job in batch[1]]
+def _write_batch(
+  request: Request, folder: pathlib.Path, batch: pool.Batch
+) -> list:
+  return [_write_image(job, request, folder) for _, job in batch]
 
 
 def _write_image(job: Job, request: Request, folder: pathlib.Path):
@@ -162,5 +163,5 @@ def _ours(folder: str | os.PathLike) -> bool:
   return not os.listdir(folder) or (pathlib.Path(folder) / _ABOUT).exists()
 
 
-def _crashed(job: Job):
-  raise RuntimeError(f'the worker that drew {job} died')
+def _crashed(number: int, job: Job):
+  raise RuntimeError(f'the worker that drew {job}, number {number}, died')

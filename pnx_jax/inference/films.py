@@ -79,12 +79,9 @@ def read(
     functools.partial(
       _read_batch, looks=looks, seconds_per_file=seconds_per_file
     ),
-    [
-      (first, sources[first : first + _FILES_PER_BATCH])
-      for first in range(0, len(sources), _FILES_PER_BATCH)
-    ],
+    pool.batches(enumerate(sources), _FILES_PER_BATCH),
     num_workers=num_workers,
-    on_crash=lambda source: Refused(
+    on_crash=lambda _, source: Refused(
       source, 'undecodable', 'the decoder crashed or took too long'
     ),
   )
@@ -104,10 +101,10 @@ def read(
 
 
 def _read_batch(
-  batch: tuple[int, Sequence[Source]], *, looks: Looks, seconds_per_file: int
+  batch: pool.Batch, *, looks: Looks, seconds_per_file: int
 ) -> list[Film | Refused]:
   read = []
-  for source in batch[1]:
+  for _, source in batch:
     # Nothing else ends a decoder that hangs: the process dies of it.
     signal.alarm(seconds_per_file)
     read.append(_read(source, looks))
