@@ -196,6 +196,76 @@ def test_a_tensor_cannot_reach_outside_its_data(tmp_path, torch):
     weights.read(tmp_path / 'b.pth')
 
 
+def test_tensors_that_share_data_read_it_once(tmp_path, torch, monkeypatch):
+  array = np.ones(1 << 10, np.float32)
+  state = {f'x{i}': Tensor(torch, '0', array) for i in range(9)}
+  with zipfile.ZipFile(tmp_path / 'a.pth', 'w') as archive:
+    archive.writestr('a/data.pkl', pickled(tmp_path / 'p', state))
+    archive.writestr('a/data/0', array.tobytes())
+  read, plain = [], zipfile.ZipFile.read
+  monkeypatch.setattr(
+    zipfile.ZipFile,
+    'read',
+    lambda archive, name: (read.append(name), plain(archive, name))[1],
+  )
+  assert len(weights.read(tmp_path / 'a.pth')) == 9
+  assert read.count('a/data/0') == 1
+
+
+def test_a_small_file_cannot_claim_a_huge_tensor(tmp_path, torch):
+  array = np.zeros(1, np.float32)
+  huge = np.lib.stride_tricks.as_strided(
+    array, (1 << 17, 3, 999, 999), (0,) * 4
+  )
+  tensor = Tensor(torch, '0', array)
+  tensor.array = huge
+  with zipfile.ZipFile(tmp_path / 'b.pth', 'w') as archive:
+    archive.writestr(
+      'b/data.pkl', pickled(tmp_path / 'p', {'conv1.weight': tensor})
+    )
+    archive.writestr('b/data/0', array.tobytes())
+  with pytest.raises(UserError, match=r'conv1\.weight repeats its data'):
+    weights.read(tmp_path / 'b.pth')
+  state = state_of('_tiny_resnet') | {'conv1.weight': huge}
+  with pytest.raises(UserError, match='of another shape: conv1'):
+    pretrained.fit(state, variables_of('_tiny_resnet'), encoder='_tiny_resnet')
+
+
+@pytest.mark.parametrize('offsets', [[(0, 8), (4, 12)], [(-8, 0), (0, 8)]])
+def test_safetensors_do_not_overlap(tmp_path, offsets):
+  text = json.dumps(
+    {
+      f'x{i}': {'dtype': 'U8', 'shape': [8], 'data_offsets': place}
+      for i, place in enumerate(offsets)
+    }
+  ).encode()
+  path = tmp_path / 'a.safetensors'
+  path.write_bytes(struct.pack('<Q', len(text)) + text + bytes(64))
+  with pytest.raises(UserError, match='lies where another'):
+    weights.read(path)
+
+
+def test_a_file_changes_nothing_of_the_reader(tmp_path):
+  """BUILD sets attributes of what is on the stack, here of the reader's own."""
+  path = tmp_path / 'a.pth'
+  magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+  defaults = b'N}X\x0c\x00\x00\x00__defaults__K\x01\x85s\x86b.'
+  name = b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\n'
+  path.write_bytes(magic + name + defaults)
+  with pytest.raises(UserError, match="no attribute '__defaults__'"):
+    weights.read(path)
+
+
+def test_nested_keys_take_no_time(tmp_path):
+  key = ()
+  for _ in range(200):
+    key = (key, key)
+  state = pickle.dumps(key, 2)[:-1].replace(b'\x80\x02', b'\x80\x02}', 1)
+  (tmp_path / 'a.pth').write_bytes(state + b'K\x01s.')
+  with pytest.raises(UserError, match='tuples within tuples'):
+    weights.read(tmp_path / 'a.pth')
+
+
 def variables_of(encoder, **settings):
   model = segmenter.create(
     encoder=encoder, **{'width': 4, 'depth': 3, **settings}

@@ -62,10 +62,13 @@ def fit(state, variables, *, encoder):
     if name not in state:
       missing.append(name)
       continue
-    new = as_kernel(state.pop(name), inputs=old.shape[-2:-1])
-    if new.shape != old.shape:
-      misshapen.append(f'{name} {new.shape} for {old.shape}')
-    flat[path] = jnp.asarray(new, old.dtype)
+    new = state.pop(name)
+    # Before any work: a file of few bytes can claim any shape.
+    found = kernel_shape(new.shape, inputs=old.shape[-2:-1])
+    if found != old.shape:
+      misshapen.append(f'{name} {found} for {old.shape}')
+      continue
+    flat[path] = jnp.asarray(as_kernel(new, inputs=old.shape[-2:-1]), old.dtype)
   left_over = [name for name in state if not _HEADS.match(name)]
   problems = [
     f'{what}: {listed(which)}'
@@ -131,6 +134,15 @@ def as_kernel(array, *, inputs):
   if inputs == (1,) and array.shape[2] == 3:
     array = array.sum(axis=2, keepdims=True)
   return array
+
+
+def kernel_shape(shape, *, inputs):
+  """The shape of `as_kernel` of an array of this shape."""
+  if len(shape) != 4:
+    return shape
+  features, channels, height, width = shape
+  grey = inputs == (1,) and channels == 3
+  return height, width, 1 if grey else channels, features
 
 
 def listed(names):

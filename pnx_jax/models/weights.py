@@ -6,6 +6,7 @@ before anything is built.
 """
 
 import collections
+import functools
 import io
 import json
 import math
@@ -22,6 +23,11 @@ from pnx_jax.errors import UserError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LARGEST_MEMO = 1 << 20
+# Bytes of names and shapes; a large network's take half a million.
+_LARGEST_PICKLE = 1 << 24
+# Tuples of the same tuple again take 2^n steps to hash; no tensor needs any.
+_MOST_TUPLES_AGAIN = 16
+_SHOWN = 80
 _OPCODES = (
   'PROTO FRAME STOP MARK GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID NONE '
   'NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE '
@@ -88,7 +94,7 @@ def read(path):
     raise UserError(f'weight file {path}: {error}') from None
   except Exception as error:
     raise UserError(
-      f'weight file {path}: damaged or not a file of weights ({error})'
+      f'weight file {path}: damaged or not a file of weights ({_cut(error)})'
     ) from error
 
 
@@ -97,20 +103,27 @@ def _read_safetensors(file):
   start = 8 + int.from_bytes(data[:8], 'little')
   if len(data) < 8 or start > len(data):
     raise UserError('the file ends inside its header')
-  tensors = {}
-  for name, entry in json.loads(data[8:start]).items():
-    if name == '__metadata__':
-      continue
+  tensors, taken = {}, start
+  header = json.loads(data[8:start])
+  header.pop('__metadata__', None)
+  for name, entry in sorted(
+    header.items(), key=lambda item: item[1]['data_offsets']
+  ):
     if entry['dtype'] not in _SAFETENSORS:
-      raise UserError(f'unknown type {entry["dtype"]!r} of {name}')
+      raise UserError(f'unknown type {_cut(entry["dtype"])} of {_cut(name)}')
     dtype = np.dtype(_SAFETENSORS[entry['dtype']])
     begin, end = (start + offset for offset in entry['data_offsets'])
     if end > len(data):
       raise UserError(f'the file ends inside {name}')
-    tensors[name] = np.frombuffer(data[begin:end], dtype).reshape(
+    if begin < taken or end < begin:
+      raise UserError(f'{name} lies where another tensor does')
+    if min(entry['shape'], default=0) < 0:
+      raise UserError(f'negative sizes in {name}')
+    taken = end
+    tensors[name] = np.frombuffer(memoryview(data)[begin:end], dtype).reshape(
       entry['shape']
     )
-  return tensors
+  return {name: tensors[name] for name in header}
 
 
 def _read_zip(file):
@@ -152,15 +165,21 @@ def _read_legacy(file):
 
 
 def _tensors(state, read_storage):
+  read_once = functools.cache(read_storage)
   tensors = {}
   for name, tensor in _flatten(state):
-    data = np.frombuffer(read_storage(tensor.storage), tensor.storage.dtype)
+    data = np.frombuffer(read_once(tensor.storage), tensor.storage.dtype)
     last = tensor.offset + sum(
       (length - 1) * stride
       for length, stride in zip(tensor.shape, tensor.strides, strict=True)
     )
     if min(tensor.offset, *tensor.shape, *tensor.strides, 0) < 0:
       raise UserError(f'negative sizes in {name}')
+    if any(
+      length > 1 and not stride
+      for length, stride in zip(tensor.shape, tensor.strides, strict=True)
+    ):
+      raise UserError(f'{name} repeats its data; save a contiguous tensor')
     if math.prod(tensor.shape) and last >= len(data):
       raise UserError(f'the file ends inside {name}')
     tensors[name] = np.lib.stride_tricks.as_strided(
@@ -180,7 +199,9 @@ def _flatten(state):
     raise UserError('not a dictionary of tensors')
   for name, tensor in state.items():
     if not isinstance(name, str) or not isinstance(tensor, _Tensor):
-      raise UserError(f'{name!r} is not a tensor')
+      raise UserError(
+        f'{_cut(name if isinstance(name, str) else type(name))} is not a tensor'
+      )
     yield name, tensor
 
 
@@ -188,13 +209,64 @@ def _unpickle(file):
   """The next pickle of `file`, after a look at every opcode."""
   start = file.tell()
   allowed = _OPCODES.split()
-  for opcode, argument, _ in pickletools.genops(file):
+  tuples, memoised, again, is_tuple = set(), 0, 0, False
+  for opcode, argument, position in pickletools.genops(file):
+    if position - start > _LARGEST_PICKLE:
+      raise UserError('refused: names and shapes without end')
     if opcode.name not in allowed:
       raise UserError(f'refused: the opcode {opcode.name} is not data')
     if opcode.name == 'LONG_BINPUT' and argument > _LARGEST_MEMO:
       raise UserError('refused: an object number without end')
+    if 'PUT' in opcode.name or opcode.name == 'MEMOIZE':
+      place = memoised if argument is None else argument
+      memoised += 1
+      if is_tuple:
+        tuples.add(place)
+    elif opcode.name != 'FRAME':
+      is_tuple = 'TUPLE' in opcode.name or (
+        'GET' in opcode.name and argument in tuples
+      )
+      again += is_tuple and 'GET' in opcode.name
+    if again > _MOST_TUPLES_AGAIN:
+      raise UserError('refused: tuples within tuples')
   file.seek(start)
   return _Unpickler(file).load()
+
+
+class _Known:
+  """What a pickle may call; it has nothing that a pickle could set."""
+
+  __slots__ = ()
+
+
+class _OrderedDict(_Known):
+  __slots__ = ()
+
+  def __call__(self, *items):
+    return collections.OrderedDict(*items)
+
+
+class _RebuildTensor(_Known):
+  __slots__ = ()
+
+  def __call__(self, storage, offset, shape, strides, *_):
+    if not isinstance(storage, _Storage):
+      raise UserError('a tensor without data')
+    return _Tensor(storage, int(offset), _integers(shape), _integers(strides))
+
+
+class _RebuildParameter(_Known):
+  __slots__ = ()
+
+  def __call__(self, tensor, *_):
+    return tensor
+
+
+_CALLED = {
+  ('collections', 'OrderedDict'): _OrderedDict(),
+  ('torch._utils', '_rebuild_tensor_v2'): _RebuildTensor(),
+  ('torch._utils', '_rebuild_parameter'): _RebuildParameter(),
+}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -203,27 +275,27 @@ class _Unpickler(pickle.Unpickler):
   def find_class(self, module, name):
     if module == 'torch' and name in _STORAGES:
       return np.dtype(_STORAGES[name])
-    known = {
-      ('collections', 'OrderedDict'): collections.OrderedDict,
-      ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor,
-      ('torch._utils', '_rebuild_parameter'): _rebuild_parameter,
-    }
-    if (module, name) not in known:
-      raise UserError(f'refused: it wants to call {module}.{name}')
-    return known[module, name]
+    if (module, name) not in _CALLED:
+      raise UserError(f'refused: it wants to call {_cut(f"{module}.{name}")}')
+    return _CALLED[module, name]
 
   def persistent_load(self, pid):
     kind, dtype, key, _, length, *view = pid
-    if kind != 'storage' or not isinstance(dtype, np.dtype) or any(view):
+    if (
+      kind != 'storage'
+      or not isinstance(dtype, np.dtype)
+      or not isinstance(key, str | int)
+      or not isinstance(length, int)
+      or any(view)
+    ):
       raise UserError('refused: an object that is not a tensor')
     return _Storage(str(key), dtype, length)
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_):
-  if not isinstance(storage, _Storage):
-    raise UserError('a tensor without data')
-  return _Tensor(storage, int(offset), tuple(shape), tuple(strides))
+def _integers(values):
+  return tuple(int(value) for value in values)
 
 
-def _rebuild_parameter(tensor, *_):
-  return tensor
+def _cut(text):
+  """One short line for an error, whatever a file holds."""
+  return ' '.join(str(text)[:_SHOWN].split())
