@@ -33,6 +33,7 @@ def build(request: Request) -> report.Report:
     UserError: The request cannot be met.
   """
   try:
+    working.settle(request.output_dir)
     working.check_output(
       request.output_dir, request.inputs, overwrite=request.overwrite
     )
@@ -63,11 +64,10 @@ def build(request: Request) -> report.Report:
       )
       report.write(built, summary, outcomes, splits)
       working.publish(built, request.output_dir)
-      shutil.rmtree(folder)
   except OSError as error:
-    raise UserError(
-      f'{error}; the same command goes on from where it stopped'
-    ) from error
+    hint = '; the same command goes on from where it stopped'
+    passing = error.errno in (errno.ENOSPC, errno.EIO)
+    raise UserError(f'{error}{hint * passing}') from error
   return summary
 
 
@@ -178,6 +178,8 @@ def _write(
       builder.download_and_prepare(download_config=download)
   except Exception as error:
     if os.strerror(errno.ENOSPC) in str(error):  # one of TensorFlow's own
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), root) from error
+      raise OSError(
+        errno.ENOSPC, os.strerror(errno.ENOSPC), str(root)
+      ) from error
     raise
   return pathlib.Path(builder.data_path)

@@ -15,6 +15,7 @@ from pnx_jax.errors import UserError
 _LOCK = 'lock'
 _INPUTS = 'inputs.json'
 _SALT = 'salt'
+_READY = 'ready'
 _WRITTEN = ('build.json', 'dataset_info.json')
 
 
@@ -53,8 +54,7 @@ def folder(output_dir: str | os.PathLike) -> Iterator[pathlib.Path]:
 
   What an interrupted build left in it is still there.
   """
-  output_dir = pathlib.Path(output_dir).resolve()
-  path = output_dir.with_name(f'.{output_dir.name}.building')
+  path = _hidden(output_dir, 'building')
   path.mkdir(parents=True, exist_ok=True)
   with open(path / _LOCK, 'w') as lock:
     try:
@@ -100,11 +100,43 @@ def empty(path: pathlib.Path) -> None:
 
 
 def publish(built: pathlib.Path, output_dir: str | os.PathLike) -> None:
-  """Moves a finished dataset to its place; an older one makes room."""
+  """Moves a finished dataset to its place and removes its working folder.
+
+  An older dataset makes room. `settle` ends this where it was cut short.
+  """
+  path = _hidden(output_dir, 'building')
+  built.rename(path / _READY)
+  _move(path, output_dir)
+
+
+def settle(output_dir: str | os.PathLike) -> None:
+  """Moves a dataset to its place that was ready when its build was killed."""
+  path, older = (_hidden(output_dir, word) for word in ('building', 'replaced'))
+  moved = (path / _READY).exists() or older.exists()
+  kept = (path / _INPUTS).exists() or not os.path.exists(output_dir)
+  if moved or (path.exists() and not kept):
+    with folder(output_dir):
+      _move(path, output_dir)
+    print(f'Put {output_dir} in order, which a killed build had left halfway.')
+
+
+def _move(path: pathlib.Path, output_dir: str | os.PathLike) -> None:
   output_dir = pathlib.Path(output_dir).resolve()
-  older = output_dir.with_name(f'.{output_dir.name}.replaced')
+  older = _hidden(output_dir, 'replaced')
+  ready = path / _READY
+  if ready.exists():
+    if output_dir.exists():
+      shutil.rmtree(older, ignore_errors=True)
+      output_dir.rename(older)
+    # Without these a next build begins anew, not with half of what is left.
+    (path / _INPUTS).unlink(missing_ok=True)
+    ready.rename(output_dir)
+  elif older.exists() and not output_dir.exists():
+    older.rename(output_dir)
+  shutil.rmtree(path)
   shutil.rmtree(older, ignore_errors=True)
-  if output_dir.exists():
-    output_dir.rename(older)
-  built.rename(output_dir)
-  shutil.rmtree(older, ignore_errors=True)
+
+
+def _hidden(output_dir: str | os.PathLike, word: str) -> pathlib.Path:
+  output_dir = pathlib.Path(output_dir).resolve()
+  return output_dir.with_name(f'.{output_dir.name}.{word}')

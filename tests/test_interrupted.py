@@ -1,10 +1,12 @@
 """Builds that are cut short leave nothing that can be read by mistake."""
 
+import contextlib
 import errno
 import fcntl
 import functools
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import time
 import dicom_files
 import pytest
 
-from data_prep import batches, dataset, report
+from data_prep import batches, dataset, report, working
 from data_prep.request import Request
 from pnx_jax.errors import UserError
 from pnx_jax.formats import tfrecord
@@ -183,3 +185,50 @@ def test_overwriting_keeps_the_old_dataset_until_the_new_one_is_there(
   dataset.build(wanted)
   assert not (output_dir / 'old').exists()
   assert (output_dir / 'dataset_info.json').exists()
+
+
+@pytest.mark.parametrize('older', [False, True])
+@pytest.mark.parametrize('last', range(7))
+def test_a_kill_while_publishing_loses_no_dataset(
+  tmp_path, monkeypatch, last, older
+):
+  """Whichever step is the last one, the next command finds one dataset."""
+  output_dir = tmp_path / 'siim'
+  if older:
+    output_dir.mkdir()
+    (output_dir / 'old').touch()
+  steps = iter(range(last))
+
+  def counted(step):
+    def call(*arguments, **keywords):
+      if next(steps, None) is None:
+        raise Killed
+      return step(*arguments, **keywords)
+
+    return call
+
+  with working.folder(output_dir) as folder:
+    (folder / 'inputs.json').touch()
+    built = folder / 'built'
+    built.mkdir()
+    (built / 'new').touch()
+    with monkeypatch.context() as patch:
+      patch.setattr(pathlib.Path, 'rename', counted(pathlib.Path.rename))
+      patch.setattr(shutil, 'rmtree', counted(shutil.rmtree))
+      with contextlib.suppress(Killed):
+        working.publish(built, output_dir)
+  working.settle(output_dir)
+  begun = folder.exists() and (folder / 'inputs.json').exists()
+  if last == 0:  # Nothing was moved: the build goes on.
+    assert begun and output_dir.exists() == older
+    return
+  assert [path.name for path in output_dir.iterdir()] == ['new']
+  assert [path.name for path in tmp_path.iterdir()] == ['siim']
+
+
+def test_a_dataset_out_of_the_way_comes_back(tmp_path, capsys):
+  (tmp_path / '.siim.replaced').mkdir()
+  (tmp_path / '.siim.replaced' / 'old').touch()
+  working.settle(tmp_path / 'siim')
+  assert 'in order' in capsys.readouterr().out
+  assert [path.name for path in tmp_path.rglob('*')] == ['siim', 'old']

@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -88,6 +87,7 @@ def write(
 ) -> None:
   """Makes the images in a hidden folder, then moves them to `output_dir`."""
   jobs = plan(request)
+  working.settle(output_dir)
   if os.path.exists(output_dir) and not _ours(output_dir):
     raise UserError(
       f'{output_dir} exists and was not made by data_prep.phantom: '
@@ -111,7 +111,6 @@ def write(
     about = json.dumps(request._asdict(), indent=2)
     (made / _ABOUT).write_text(about + '\n')
     working.publish(made, output_dir)
-    shutil.rmtree(folder)
 
 
 def draw(job: Job, request: Request):
