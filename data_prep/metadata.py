@@ -19,6 +19,7 @@ from data_prep import sources
 from pnx_jax import pool
 from pnx_jax.errors import UserError, one_line
 from pnx_jax.formats import dicom
+from pnx_jax.formats.names import printable
 
 _BATCH = 256
 
@@ -106,7 +107,7 @@ def main(argv: Sequence[str]) -> None:
   reasons = collections.Counter(item.reason for item in unread)
   for reason, count in reasons.most_common():
     example = next(item.path for item in unread if item.reason == reason)
-    print(f'left out, {reason}: {count}, for example {example}')
+    print(f'left out, {reason}: {count}, for example {printable(example)}')
 
 
 def read_folder(

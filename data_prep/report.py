@@ -11,6 +11,7 @@ from typing import Any
 
 from data_prep import grouping, prepare, sources
 from pnx_jax.formats import schema, tfrecord
+from pnx_jax.formats.names import printable
 
 Report = dict[str, Any]
 _MOST_LISTED = 20
@@ -193,4 +194,4 @@ def _write_csv(path: pathlib.Path, header, rows) -> None:
   with open(path, 'w', encoding='utf-8', newline='') as file:
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([printable(cell) for cell in row] for row in rows)

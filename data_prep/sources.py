@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 
 from pnx_jax.formats import dicom
@@ -70,10 +71,20 @@ def without_duplicates(
     by_id.setdefault(source.image_id, []).append(source)
   kept, rejected = [], []
   for same_id in by_id.values():
+    digests = {}
+    if len(same_id) > 1:
+      digests = {source: _digest(source.path) for source in same_id}
+      rejected += [
+        reject(s, 'unreadable', f'one of {len(same_id)} files with this id')
+        for s in same_id
+        if not digests[s]
+      ]
+      same_id = [source for source in same_id if digests[source]]
+    if len(same_id) < 2:
+      kept += same_id
+      continue
     first, *others = same_id
-    if not others:
-      kept.append(first)
-    elif len({_digest(source.path) for source in same_id}) == 1:
+    if len({digests[source] for source in same_id}) == 1:
       kept.append(first)
       rejected += [
         reject(s, 'duplicate', f'copy of {first.path}') for s in others
@@ -87,4 +98,10 @@ def without_duplicates(
 
 
 def _digest(path: str) -> bytes:
-  return hashlib.sha256(pathlib.Path(path).read_bytes()).digest()
+  """Returns what tells a file's content, empty where it cannot be read."""
+  try:
+    if stat.S_ISREG(os.stat(path).st_mode):
+      return hashlib.sha256(pathlib.Path(path).read_bytes()).digest()
+  except OSError:
+    pass
+  return b''

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data_prep import dataset, siim
+from data_prep import dataset, metadata, siim
 from data_prep.request import Request
 from pnx_jax.errors import UserError
 from pnx_jax.formats import rle, schema
@@ -139,6 +140,29 @@ def test_the_number_of_workers_does_not_change_a_byte(archive, built, tmp_path):
   assert again == summary
   for path in output_dir.iterdir():
     assert (tmp_path / 'again' / path.name).read_bytes() == path.read_bytes()
+
+
+def test_names_that_are_no_text(copied, tmp_path):
+  """Latin-1 names of a film and of a file that is none."""
+  folder = os.fsencode(copied / 'train')
+  film = next((copied / 'train').rglob('1.2.10.dcm'))
+  os.rename(film, folder + b'/M\xfcller.dcm')
+  os.rename(folder + b'/._1.2.0.dcm', folder + b'/J\xfcrgen.dcm')
+  summary = dataset.build(
+    request(
+      copied,
+      tmp_path / 'siim',
+      test_dicom_dir=None,
+      dicom_dir=os.fsdecode(folder),
+    )
+  )
+  assert summary['unlabelled_images'] == ['M\\udcfcller']
+  rejected = (tmp_path / 'siim' / 'rejected.csv').read_text()
+  assert 'J\\udcfcrgen,not_dicom' in rejected
+  table, unread = metadata.read_folder(os.fsdecode(folder), 'a.csv', 1)
+  metadata.write(table, tmp_path / 'a.csv')
+  assert 'M\\udcfcller' in (tmp_path / 'a.csv').read_text()
+  assert len(unread) == 1
 
 
 def test_an_existing_dataset_is_kept(archive, built):

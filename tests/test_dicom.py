@@ -228,7 +228,17 @@ def test_header(tmp_path):
 
 @pytest.mark.parametrize(
   ('age', 'years'),
-  [('069Y', 69), ('69', 69), ('018M', 1), ('030W', 0), ('', -1), ('old', -1)],
+  [
+    ('069Y', 69),
+    ('69', 69),
+    ('018M', 1),
+    ('030W', 0),
+    ('', -1),
+    ('old', -1),
+    ('9' * 20 + 'Y', -1),
+    ('9' * 5000, -1),
+    ('1000', -1),
+  ],
 )
 def test_age(tmp_path, age, years):
   path = dicom_files.write(

@@ -1,6 +1,7 @@
 """Which files a build finds, and which of them are copies."""
 
 import io
+import os
 
 import cv2
 import dicom_files
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import likeness, sources
+from data_prep import batches, likeness, sources
 from pnx_jax.formats import dicom
 
 
@@ -26,6 +27,38 @@ def test_files_are_found_by_name_or_by_mark(tmp_path):
     'UPPER': (),
     '._1.2.3': None,
   }
+
+
+def test_odd_entries_neither_stop_nor_hide_anything(tmp_path):
+  film = dicom_files.film()
+  folder = tmp_path / 'films'
+  dicom_files.write(folder / 'a.dcm', film)
+  dicom_files.write(tmp_path / 'elsewhere' / 'b.dcm', film)
+  (folder / 'linked').symlink_to(tmp_path / 'elsewhere')
+  (folder / 'loop').symlink_to(folder)
+  os.mkfifo(folder / 'pipe')
+  os.mkfifo(folder / 'pipe.dcm')
+  (folder / 'gone.dcm').symlink_to(tmp_path / 'nowhere')
+  (folder / 'deep').mkdir()
+  (folder / 'deep' / 'a.dcm').symlink_to(tmp_path / 'nowhere')
+  found = sources.find(folder, sources.TRAIN, {})
+  names = sorted(os.path.relpath(source.path, folder) for source in found)
+  assert names == [
+    'a.dcm',
+    'deep/a.dcm',
+    'gone.dcm',
+    'linked/b.dcm',
+    'pipe.dcm',
+  ]
+  kept, rejected = sources.without_duplicates(found)
+  assert [(r.path, r.reason) for r in rejected] == [
+    (str(folder / 'deep' / 'a.dcm'), 'unreadable')
+  ]
+  assert len(kept) == 4
+  for name in ('pipe.dcm', 'gone.dcm'):
+    assert batches._stamp(str(folder / name)) is not None
+    with pytest.raises(dicom.UnusableDicom, match='unreadable'):
+      dicom.read(folder / name)
 
 
 def test_kaggle_sample(real_data):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 import warnings
 from collections.abc import Collection, Iterator
 from typing import BinaryIO, NamedTuple
@@ -13,6 +14,7 @@ from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom_header, dicom_pixels, greyscale
 from pnx_jax.formats.dicom_header import Header
 from pnx_jax.formats.dicom_pixels import UnusableDicom
+from pnx_jax.formats.names import printable
 
 CHEST = ('CHEST', 'THORAX', 'LUNG')
 RADIOGRAPHY = ('CR', 'DX')
@@ -82,6 +84,8 @@ def read_header(path: str | os.PathLike) -> Header:
 def is_dicom(path: str | os.PathLike) -> bool:
   """Whether a file carries DICOM's mark at byte 128."""
   try:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+      return False
     with open(path, 'rb') as file:
       return file.read(132)[128:] == _MARK
   except OSError:
@@ -91,10 +95,22 @@ def is_dicom(path: str | os.PathLike) -> bool:
 def find(folder: str | os.PathLike) -> Iterator[str]:
   """Yields every file below named `*.dcm`, or carrying DICOM's mark.
 
+  Links are followed, but into no folder twice.
+
   Raises:
     UserError: A folder cannot be listed; leaving it out would go unnoticed.
   """
-  for parent, _, names in os.walk(folder, onerror=_raise):
+  seen = set()
+  for parent, folders, names in os.walk(
+    folder, onerror=_raise, followlinks=True
+  ):
+    here = os.stat(parent)
+    if (here.st_dev, here.st_ino) in seen:
+      folders.clear()
+      continue
+    seen.add((here.st_dev, here.st_ino))
+    # The same path to a folder of several, wherever the files are.
+    folders.sort()
     for name in names:
       path = os.path.join(parent, name)
       if name.lower().endswith('.dcm') or is_dicom(path):
@@ -102,8 +118,8 @@ def find(folder: str | os.PathLike) -> Iterator[str]:
 
 
 def image_id_of(path: str) -> str:
-  """Returns a file's name without `.dcm`; other dots belong to the id."""
-  name = os.path.basename(path)
+  """Returns a file's name as text without `.dcm`; other dots belong to it."""
+  name = printable(os.path.basename(path))
   return name[:-4] if name.lower().endswith('.dcm') else name
 
 
@@ -113,6 +129,8 @@ def _raise(error: OSError) -> None:
 
 def _open(path: str | os.PathLike, *, pixels: bool = True) -> pydicom.Dataset:
   try:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+      raise UnusableDicom('unreadable', 'neither a file nor a folder')
     with open(path, 'rb') as file:
       dataset = _parse(file, pixels)
       # pydicom drops what it had read when compressed pixels end too soon.

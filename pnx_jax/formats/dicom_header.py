@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pydicom
 from pydicom import uid
+
+from pnx_jax.formats.names import printable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -11,8 +14,8 @@ class Header:
   """What a file says about its film; empty or -1 where it says nothing.
 
   `orientation` is which way rows and columns run on the patient, a letter
-  each: `LF` (left, foot) is usual. `patient_id` is for grouping in memory: it
-  is never written anywhere.
+  each: `LF` (left, foot) is usual. `patient_id` is for grouping: a digest of
+  it, keyed at random, is all that is kept, and only while a build runs.
   """
 
   height: int
@@ -86,7 +89,8 @@ def _aspect(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> float:
   """Returns a pixel's height over its width, 1 where that is no sane number."""
   pair = spacing if min(spacing) > 0 else _pair(dataset, 'PixelAspectRatio')
   aspect = pair[0] / pair[1] if pair else 1.0
-  return aspect if 0.2 <= aspect <= 5 else 1.0
+  # As precise as a record, so that the way back is the way there.
+  return float(np.float32(aspect)) if 0.2 <= aspect <= 5 else 1.0
 
 
 def _pair(dataset: pydicom.Dataset, keyword: str) -> tuple[float, float] | None:
@@ -109,9 +113,10 @@ def orientation(dataset: pydicom.Dataset) -> str:
 def _years(age: str) -> int:
   """Returns `069Y`, `018M`, `030W`, `005D` or a bare `69` as years."""
   digits, unit = age.rstrip('YMWDymwd'), age[-1:].upper()
-  if not digits.isdecimal():
+  if not digits.isdecimal() or len(digits) > 9:
     return -1
-  return int(int(digits) / {'M': 12, 'W': 52.18, 'D': 365.25}.get(unit, 1))
+  years = int(int(digits) / {'M': 12, 'W': 52.18, 'D': 365.25}.get(unit, 1))
+  return years if years < 1000 else -1
 
 
 def text(dataset: pydicom.Dataset, keyword: str) -> str:
@@ -119,7 +124,7 @@ def text(dataset: pydicom.Dataset, keyword: str) -> str:
     value = dataset.get(keyword)
   except Exception:
     return ''
-  return '' if value is None else str(value).strip(' \0')
+  return '' if value is None else printable(str(value).strip(' \0'))
 
 
 def integer(value, default: int = 0) -> int:

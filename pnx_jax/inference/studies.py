@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom
+from pnx_jax.formats.names import printable
 
 _LONGEST_STEM = 64
 
@@ -73,20 +74,10 @@ def name_of(path: str) -> str:
   return f'{stem[-_LONGEST_STEM:].lstrip(".")}_{digest}'
 
 
-def printable(text: str) -> str:
-  """Text with everything that is no character to be seen written as \\x1b."""
-  return ''.join(
-    letter
-    if letter.isprintable()
-    else letter.encode('unicode_escape', 'surrogatepass').decode('ascii')
-    for letter in text
-  )
-
-
 def _source(path: str, real: str) -> Source:
   try:
     status = os.stat(real)
     stamp = f'{status.st_size}-{status.st_mtime_ns}'
   except OSError:  # Reading it will tell.
     stamp = ''
-  return Source(path, name_of(path), printable(dicom.image_id_of(path)), stamp)
+  return Source(path, name_of(path), dicom.image_id_of(path), stamp)
