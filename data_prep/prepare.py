@@ -237,6 +237,7 @@ def _prepare(source: sources.Source, options: Options, salt: bytes):
     age=header.age,
     pixel_spacing=header.pixel_spacing,
     spacing_plane=header.spacing_plane,
+    mirrored=int(header.mirrored),
     num_annotations=len(masks),
     agreement=_agreement(masks),
     boxes=boxes.boxes(mask),

@@ -8,12 +8,13 @@ writes a PNG per image and contact sheets. The second form shows what a build
 holds.
 """
 
+import collections
 import functools
 import itertools
 import os
 import pathlib
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 
 import cv2
 import numpy as np
@@ -27,6 +28,8 @@ from pnx_jax.errors import UserError, one_line
 from pnx_jax.formats import dicom, letterbox, rle, schema, tfrecord
 
 _SHEET = 24  # pictures on a contact sheet
+_FILMS_PER_BATCH = 4
+_SECONDS_PER_FILM = 60
 
 
 def from_dicom(source: sources.Source) -> Case:
@@ -39,7 +42,6 @@ def from_dicom(source: sources.Source) -> Case:
     image=film.pixels,
     mask=mask,
     image_id=source.image_id,
-    mirrored=film.header.mirrored,
     **_known(film.header),
   )
 
@@ -62,92 +64,159 @@ def from_record(record: schema.Record) -> Case:
 
 
 def write(
-  loaders: Sequence[Callable[[], Case]],
+  films: Sequence[tuple[str, Callable[[], Case]]],
   output_dir: str | os.PathLike,
   *,
   size: int,
   columns: int,
 ) -> tuple[int, list[str]]:
-  """Writes all pictures; returns how many and what could not be shown."""
+  """Writes pictures of `(image id, loader)`; each gets a name of its own.
+
+  Returns:
+    How many there are, and what could not be shown.
+  """
   folder = pathlib.Path(output_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  failures = []
-  pictures = _pictures(loaders, folder, size, failures)
+  pictures = _pictures(films, folder, size)
+  failures, written = [], 0
+  shown = _without_failures(pictures, failures)
   for page in itertools.count(1):
-    sheet = list(itertools.islice(pictures, _SHEET))
+    sheet = list(itertools.islice(shown, _SHEET))
     if not sheet:
       break
+    written += len(sheet)
     _save(
       folder / f'contact_sheet_{page}.png',
       draw.contact_sheet(sheet, columns=columns),
     )
-  return len(loaders) - len(failures), failures
+  return written, failures
 
 
-def _pictures(loaders, folder, size, failures) -> Iterator[np.ndarray]:
-  """Yields the pictures in order, each written to its file before."""
+def _pictures(films, folder, size) -> Iterator[np.ndarray | str]:
+  """Yields pictures, each written to its file before, or failures, in order."""
+  names = collections.Counter()
+  jobs = []
+  for image_id, load in films:
+    names[image_id] += 1
+    copy = f'_{names[image_id]}' if names[image_id] > 1 else ''
+    jobs.append((folder / f'{image_id}{copy}.png', load))
+  batches = pool.batches(enumerate(jobs), _FILMS_PER_BATCH)
+  results = pool.run(
+    functools.partial(_draw, size=size),
+    batches,
+    num_workers=min(pool.num_cores(), max(len(batches), 1)),
+    on_crash=lambda number, _: (
+      number,
+      f'{films[number][0]}: the decoder crashed or took too long',
+    ),
+  )
+  waiting, following = {}, 0
+  with tqdm.tqdm(total=len(films), unit='image', disable=None) as progress:
+    for done in results:
+      progress.update(len(done))
+      waiting.update(done)
+      while following in waiting:
+        yield waiting.pop(following)
+        following += 1
 
-  def one(load: Callable[[], Case]) -> np.ndarray | str:
+
+def _draw(
+  batch: pool.Batch, *, size: int
+) -> list[tuple[int, np.ndarray | str]]:
+  """Draws films in a worker, which a damaged one may end."""
+  drawn = []
+  for number, (path, load) in batch:
+    signal.alarm(_SECONDS_PER_FILM)
     try:
       case = load()
     except (dicom.UnusableDicom, ValueError) as error:
-      return str(error)
-    result = marked(case, size)
-    _save(folder / f'{case.image_id}.png', result)
-    return result
+      drawn.append((number, str(error)))
+      continue
+    picture = marked(case, size)
+    _save(path, picture)
+    drawn.append((number, picture))
+  signal.alarm(0)
+  return drawn
 
-  with futures.ThreadPoolExecutor(pool.num_cores()) as executor:
-    results = executor.map(one, loaders)
-    for result in tqdm.tqdm(
-      results, total=len(loaders), unit='image', disable=None
-    ):
-      if isinstance(result, str):
-        failures.append(result)
-      else:
-        yield result
+
+def _without_failures(pictures, failures: list[str]) -> Iterator[np.ndarray]:
+  for picture in pictures:
+    if isinstance(picture, str):
+      failures.append(picture)
+    else:
+      yield picture
 
 
 def _save(path: pathlib.Path, picture: np.ndarray) -> None:
-  cv2.imwrite(
+  if not cv2.imwrite(
     str(path),
     cv2.cvtColor(picture, cv2.COLOR_RGB2BGR),
     [cv2.IMWRITE_PNG_COMPRESSION, 3],
-  )
+  ):
+    raise UserError(f'{path} cannot be written: see to space and permissions')
 
 
 def _known(header: dicom.Header | schema.Record) -> dict:
   names = ('view', 'sex', 'age', 'pixel_spacing', 'spacing_plane')
-  return {name: getattr(header, name) for name in names}
+  known = {name: getattr(header, name) for name in names}
+  return {**known, 'mirrored': bool(header.mirrored)}
 
 
-def _loaders(values) -> list[Callable[[], Case]]:
+def _films(values) -> list[tuple[str, Callable[[], Case]]]:
+  """Returns the ids and loaders of what the flags ask for."""
+  films = _wanted(_all(values), values.image_ids)
+  return list(itertools.islice(films, values.num_images))
+
+
+def _wanted(films, image_ids: Sequence[str]) -> Iterator:
+  missing = set(image_ids)
+  for film in films:
+    if film[0] in image_ids or not image_ids:
+      missing.discard(film[0])
+      yield film
+  if missing:
+    raise UserError(
+      f'--image_ids: no film is named {", ".join(sorted(missing))}'
+    )
+
+
+def _all(values) -> Iterator[tuple[str, Callable[[], Case]]]:
   if bool(values.dicom_dir) == bool(values.data_dir):
     raise UserError('give either --dicom_dir (and --rle_csv) or --data_dir')
   if values.data_dir:
-    splits = sorted(tfrecord.split_sizes(values.data_dir))
-    records = tfrecord.split_source(values.data_dir, splits)
-    return [
-      lambda n=n: from_record(tfrecord.parse(records[n]))
-      for n in range(len(records))
-    ]
+    records = _records(values.data_dir)
+    for n in range(len(records)):
+      load = functools.partial(_from_dataset, values.data_dir, n)
+      yield tfrecord.parse(records[n]).image_id, load
+    return
   if not os.path.isdir(values.dicom_dir):
     raise UserError(f'--dicom_dir={values.dicom_dir} is no folder')
   annotations = rle.read_csv(values.rle_csv) if values.rle_csv else {}
   found = sources.find(values.dicom_dir, sources.TRAIN, annotations)
   if not found:
     raise UserError(f'no DICOM file below --dicom_dir={values.dicom_dir}')
-  if values.image_ids:
-    found = [item for item in found if item.image_id in values.image_ids]
-  return [functools.partial(from_dicom, source) for source in found]
+  for source in found:
+    yield source.image_id, functools.partial(from_dicom, source)
+
+
+@functools.cache
+def _records(data_dir: str) -> tfrecord.TFRecordSource:
+  return tfrecord.split_source(data_dir, sorted(tfrecord.split_sizes(data_dir)))
+
+
+def _from_dataset(data_dir: str, number: int) -> Case:
+  return from_record(tfrecord.parse(_records(data_dir)[number]))
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
   values = flags.FLAGS
   with one_line():
-    loaders = _loaders(values)[: values.num_images]
     written, failures = write(
-      loaders, values.output_dir, size=values.size, columns=values.columns
+      _films(values),
+      values.output_dir,
+      size=values.size,
+      columns=values.columns,
     )
   print(f'{values.output_dir}: {written} pictures and their contact sheets')
   for failure in failures:
@@ -161,7 +230,9 @@ def _define_flags() -> None:
   flags.DEFINE_string('output_dir', None, 'Folder for the pictures.')
   flags.DEFINE_integer('size', 512, 'Longer side in pixels.', lower_bound=64)
   flags.DEFINE_integer('columns', 4, 'Of a contact sheet.', lower_bound=1)
-  flags.DEFINE_integer('num_images', None, 'Only the first ones.')
+  flags.DEFINE_integer(
+    'num_images', None, 'Only the first ones.', lower_bound=1
+  )
   flags.DEFINE_list('image_ids', [], 'Only these.')
   flags.mark_flag_as_required('output_dir')
 

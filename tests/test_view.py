@@ -1,16 +1,19 @@
 """Label text, sides and pictures of films whose answers are known."""
 
+import os
 import subprocess
 import sys
+import types
 
 import cv2
 import dicom_files
 import numpy as np
 import pytest
 
-from data_prep import sources, view
+from data_prep import prepare, sources, view
 from pnx_jax import case as cases
 from pnx_jax import draw
+from pnx_jax.errors import UserError
 from pnx_jax.formats import rle, schema, tfrecord
 
 
@@ -189,6 +192,7 @@ def test_built_records_show_the_films_own_pixels(films, tmp_path):
     age=69,
     pixel_spacing=(0.2, 0.2),
     spacing_plane='patient',
+    mirrored=0,
     num_annotations=1,
     agreement=-1.0,
     boxes=np.zeros((0, 5), np.int32),
@@ -198,10 +202,66 @@ def test_built_records_show_the_films_own_pixels(films, tmp_path):
   assert np.array_equal(shown.mask, mask)
 
 
-def test_every_record_of_a_dataset_is_shown(dataset_dir, tmp_path):
+def films_of(**values):
+  names = ('dicom_dir', 'rle_csv', 'data_dir', 'num_images', 'image_ids')
+  return view._films(types.SimpleNamespace(**dict.fromkeys(names) | values))
+
+
+def test_records_of_a_dataset_are_shown(dataset_dir, tmp_path):
   splits = tfrecord.split_sizes(dataset_dir)
-  flags = type('Flags', (), {'dicom_dir': None, 'data_dir': dataset_dir})
-  loaders = view._loaders(flags)
-  assert len(loaders) == sum(splits.values())
-  written, failures = view.write(loaders[:5], tmp_path, size=64, columns=2)
+  films = films_of(data_dir=dataset_dir, image_ids=[])
+  assert len(films) == sum(splits.values())
+  written, failures = view.write(films[:5], tmp_path, size=64, columns=2)
   assert (written, failures) == (5, [])
+  chosen = [films[3][0]]
+  ((image_id, _),) = films_of(data_dir=dataset_dir, image_ids=chosen)
+  assert image_id == chosen[0]
+  first = films_of(data_dir=dataset_dir, image_ids=[], num_images=2)
+  assert [film[0] for film in first] == [film[0] for film in films[:2]]
+  with pytest.raises(UserError, match='no film is named typo'):
+    films_of(data_dir=dataset_dir, image_ids=[*chosen, 'typo'])
+
+
+def crash():
+  os.abort()
+
+
+def plain():
+  return case()
+
+
+def test_a_film_that_ends_its_decoder_and_one_id_twice(tmp_path):
+  films = [('a', plain), ('b', crash), ('a', plain)]
+  written, failures = view.write(films, tmp_path, size=64, columns=2)
+  assert (written, failures) == (
+    2,
+    ['b: the decoder crashed or took too long'],
+  )
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {'a.png', 'a_2.png', 'contact_sheet_1.png'}
+
+
+def test_a_picture_that_cannot_be_written(tmp_path):
+  (tmp_path / 'a.png').mkdir()
+  with pytest.raises(UserError, match=r'a\.png cannot be written'):
+    view.write([('a', plain)], tmp_path, size=64, columns=2)
+
+
+def test_side_of_a_mirrored_film_from_its_record(films, tmp_path):
+  folder, table, _ = films
+  path = dicom_files.write(
+    folder / 'a.dcm',
+    dicom_files.film(48, 64),
+    PatientOrientation=['R', 'F'],
+  )
+  source = sources.find(folder, sources.TRAIN, rle.read_csv(table))[0]
+  assert source.path == str(path)
+  assert view.from_dicom(source).sides == ['right']  # columns 40 to 50 of 64
+  (outcome,) = prepare.run_batch(
+    [(0, source)],
+    options=prepare.Options(16, 'auto', (), ()),
+    folder=tmp_path,
+    salt=b'',
+  )
+  record = prepare.read_record(tmp_path, outcome)
+  assert view.from_record(record).sides == ['right']

@@ -44,6 +44,7 @@ class Record:
       where unknown.
     spacing_plane: `patient` (PixelSpacing), `detector` (ImagerPixelSpacing,
       larger than the body by the magnification), empty where unknown.
+    mirrored: 1 where the film's left half is the patient's left, else 0.
     num_annotations: How many annotations `rle` unites.
     agreement: Mean Dice over the pairs of annotations, -1 for fewer than two.
     boxes: i32[N, 5], x, y, width, height and area of every connected region
@@ -64,6 +65,7 @@ class Record:
   age: int
   pixel_spacing: tuple[float, float]
   spacing_plane: str
+  mirrored: int
   num_annotations: int
   agreement: float
   boxes: np.ndarray
