@@ -88,11 +88,14 @@ class Segmenter(nn.Module):
     early. What is learnt here does not change the mask.
     """
     deepest = features[1 << self.depth].astype(jnp.float32)
+    places = deepest.reshape(deepest.shape[0], -1, deepest.shape[-1])
+    # The gradient of `max` can be 0 / 0 where XLA rounds its operand twice.
+    largest = places.argmax(axis=1, keepdims=True)
     surest = jax.lax.stop_gradient(mask_logits).max(axis=(1, 2))
     evidence = jnp.concatenate(
       [
-        deepest.mean(axis=(1, 2)),
-        deepest.max(axis=(1, 2)),
+        places.mean(axis=1),
+        jnp.take_along_axis(places, largest, axis=1)[:, 0],
         surest - logit(self.pixel_prevalence),
       ],
       axis=-1,
