@@ -2,6 +2,11 @@
 
 Every path has to mean the same on all machines. The pipelines leave the same
 files as `pool` does, so all that follows is the same.
+
+A film that ends its decoder, or keeps it for ever, takes the worker with it.
+The runner tries the batch again and gives up in the end; what was done stays.
+The same command without --beam_runner goes on from there on one machine and
+rejects the film.
 """
 
 from collections.abc import Callable, Iterable

@@ -95,7 +95,12 @@ def read_patient_map(path: str | os.PathLike) -> dict[str, str]:
     if number == 1 and row[0].lower().endswith('id'):
       continue
     nih = _NIH_FILE.fullmatch(row[1])
-    patients[row[0]] = nih[1] if nih else row[1]
+    patient = nih[1] if nih else row[1]
+    if patients.setdefault(row[0], patient) != patient:
+      raise UserError(
+        f'{path}, line {number}: {row[0]} has two patients, '
+        f'{patients[row[0]]} and {patient}: leave one'
+      )
   return patients
 
 

@@ -3,7 +3,12 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+
 from data_prep import prepare, sources
+from pnx_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,9 @@ def patients(
 
   Only training images count for whether that is safe: a test image that
   nothing is known of is a group of its own.
+
+  Raises:
+    UserError: All films claim to be of one patient.
   """
   name = 'PatientID' if patient_map is None else 'the patient map'
   numbers: dict[object, int] = {}
@@ -41,6 +49,11 @@ def patients(
     if image.part == sources.TRAIN:
       train.add(image_id)
       unknown += not key
+  if patient_map is None and not unknown and len(train) > 1 == len(numbers):
+    raise UserError(
+      f'all {len(train)} films have the same PatientID, so no patients can be '
+      'told apart: name them with --patient_map'
+    )
   different = len({number[image_id] for image_id in train}) == len(train)
   if unknown:
     source = f'{name}, which {unknown} of {len(train)} images lack'
@@ -55,13 +68,15 @@ def merged(
   number: Mapping[str, int], alike: Sequence[Sequence[str]]
 ) -> dict[str, int]:
   """Returns the groups after joining those that hold images which are alike."""
-  joined = dict(number)
-  for image_ids in alike:
-    groups = {joined[image_id] for image_id in image_ids}
-    if len(groups) > 1:
-      first = min(groups)
-      joined = {
-        image_id: first if group in groups else group
-        for image_id, group in joined.items()
-      }
-  return joined
+  row = {image_id: index for index, image_id in enumerate(number)}
+  groups = np.fromiter(number.values(), int, len(number))
+  pairs = [
+    (groups[row[image_ids[0]]], groups[row[other]])
+    for image_ids in alike
+    for other in image_ids
+  ]
+  one, other = np.array(pairs, int).reshape(-1, 2).T
+  size = groups.max(initial=-1) + 1
+  joined = sparse.coo_array((np.ones(len(one)), (one, other)), (size, size))
+  _, component = csgraph.connected_components(joined, directed=False)
+  return dict(zip(number, component[groups].tolist(), strict=True))

@@ -3,7 +3,7 @@
 import dicom_files
 import pytest
 
-from data_prep import dataset
+from data_prep import batches, dataset
 from data_prep.request import Request
 
 
@@ -19,7 +19,7 @@ def request(folder, name, **changes):
 
 
 @pytest.mark.filterwarnings('ignore')  # Beam's own
-def test_the_same_records(tmp_path):
+def test_the_same_records(tmp_path, monkeypatch):
   pytest.importorskip('apache_beam')
   rows = ['ImageId,EncodedPixels']
   for number in range(6):
@@ -31,6 +31,7 @@ def test_the_same_records(tmp_path):
     rows.append(f'{number},{"3 4" if number % 2 else "-1"}')
   (tmp_path / 'train' / 'broken.dcm').write_bytes(b'')
   (tmp_path / 'train-rle.csv').write_text('\n'.join(rows))
+  monkeypatch.setattr(batches, '_FILES_PER_BATCH', 3)
   pool = dataset.build(request(tmp_path, 'pool'))
   beam = dataset.build(request(tmp_path, 'beam', beam_runner='FnApiRunner'))
   assert beam == pool

@@ -165,6 +165,45 @@ def test_names_that_are_no_text(copied, tmp_path):
   assert len(unread) == 1
 
 
+def test_several_batches_by_several_workers_in_any_order(tmp_path):
+  rows = ['ImageId,EncodedPixels']
+  for number in range(100):
+    dicom_files.write(
+      tmp_path / 'train' / f'{number}.dcm',
+      dicom_files.film(16, 16, seed=number),
+      PatientID=f'{number}',
+    )
+    rows.append(f'{number},{"3 4" if number % 3 else "-1"}')
+  (tmp_path / 'rle.csv').write_text('\n'.join(rows))
+  one, three = (
+    dataset.build(
+      request(
+        tmp_path,
+        tmp_path / f'{num_workers}',
+        test_dicom_dir=None,
+        rle_csv=str(tmp_path / 'rle.csv'),
+        num_workers=num_workers,
+      )
+    )
+    for num_workers in (1, 3)
+  )
+  assert one == three
+  assert one['written'] == 100
+
+
+def test_one_patient_id_for_all_asks_for_a_map(tmp_path):
+  for number in range(3):
+    dicom_files.write(
+      tmp_path / 'train' / f'{number}.dcm',
+      dicom_files.film(16, 16, seed=number),
+      PatientID='ANONYMOUS',
+    )
+  (tmp_path / 'train-rle.csv').write_text('0,-1\n1,-1\n2,-1')
+  wanted = request(tmp_path, tmp_path / 'siim', test_dicom_dir=None)
+  with pytest.raises(UserError, match=r'all 3 films .* --patient_map'):
+    dataset.build(wanted)
+
+
 def test_an_existing_dataset_is_kept(archive, built):
   with pytest.raises(UserError, match='--overwrite'):
     dataset.build(request(archive, built[0]))

@@ -2,12 +2,13 @@ import pathlib
 import random
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from sklearn import metrics
 
-from data_prep import folds, leakage
+from data_prep import folds, grouping, leakage
 from pnx_jax.formats import rle
 
 
@@ -54,6 +55,24 @@ def test_too_few_patients():
     folds.assign(images, 5)
 
 
+def test_groups_are_joined_where_images_are_alike():
+  number = {'a': 0, 'b': 0, 'c': 1, 'd': 2, 'e': 3, 'f': 4}
+  joined = grouping.merged(number, [['c', 'd'], ['b', 'd'], ['e']])
+  groups = {}
+  for image_id, group in joined.items():
+    groups.setdefault(group, []).append(image_id)
+  assert sorted(groups.values()) == [['a', 'b', 'c', 'd'], ['e'], ['f']]
+  assert grouping.merged({}, []) == {}
+
+
+def test_joining_groups_does_not_take_the_square_of_their_number():
+  number = {str(n): n for n in range(40_000)}
+  pairs = [[str(n), str(n + 1)] for n in range(0, 40_000, 2)]
+  began = time.monotonic()
+  assert len(set(grouping.merged(number, pairs).values())) == 20_000
+  assert time.monotonic() - began < 10
+
+
 def test_audit_counts_shared_patients():
   fold = {'a': 0, 'b': 1, 'c': 0, 'd': 1, 'e': 1}
   label = {'a': 1, 'b': 1, 'c': 0, 'd': 0, 'e': 1}
@@ -82,6 +101,9 @@ def test_patient_map(tmp_path):
     'b': '00002563',
     'c': 'Miller_1',
   }
+  path.write_text('a,1\nb,2\na,1\nb,3\n')
+  with pytest.raises(ValueError, match='line 4: b has two patients, 2 and 3'):
+    folds.read_patient_map(path)
   path.write_text('a,1\nb\n')
   with pytest.raises(ValueError, match='line 2'):
     folds.read_patient_map(path)
