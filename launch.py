@@ -11,12 +11,13 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from pnx_jax.errors import UserError, nearest
+from pnx_jax.errors import UserError, nearest, one_line
 
 # JAX is imported in functions: processes that decode films import this file.
 
@@ -120,18 +121,47 @@ def _default_workdir() -> str:
 
 def _join_cluster() -> None:
   """Joins the other processes where flags or the cluster say there are some."""
-  import jax
+  import jax  # Notes in the environment whether there are TPUs.
 
-  if _COORDINATOR.value:
-    jax.distributed.initialize(
-      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+  told = (
+    _COORDINATOR.value or os.environ.get('JAX_COORDINATOR_ADDRESS'),
+    _NUM_PROCESSES.value,
+    _PROCESS_ID.value,
+  )
+  tasks = int(os.environ.get('SLURM_NTASKS', 1))
+  if None in told and tasks > 1 and 'SLURM_STEP_NODELIST' not in os.environ:
+    raise UserError(
+      f'SLURM gives {tasks} tasks but srun did not start this one: put srun '
+      'before the command'
     )
-  elif (
-    int(os.environ.get('SLURM_NTASKS', 1)) > 1
-    or ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '')
-    or 'JAX_COORDINATOR_ADDRESS' in os.environ
-  ):
-    jax.distributed.initialize()
+  if None in told and tasks == 1 and not _on_tpu_pod():
+    if told != (None, None, None):
+      raise UserError(
+        'several processes need all of --coordinator_address=HOST:PORT, '
+        '--num_processes and --process_id'
+      )
+    return
+  try:
+    jax.distributed.initialize(
+      *told, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=60
+    )
+  except Exception as error:  # Each cluster fails in its own way.
+    raise UserError(
+      f'cannot join the other processes: {" ".join(str(error).split())}'
+    ) from error
+
+
+def _on_tpu_pod() -> bool:
+  """Whether this host is one of several that hold the TPUs."""
+  names = ('TPU_PROCESS_ADDRESSES', 'TPU_WORKER_HOSTNAMES')
+  hosts = next((os.environ[name] for name in names if name in os.environ), None)
+  if hosts is not None:
+    slices = int(os.environ.get('MEGASCALE_NUM_SLICES') or 1)
+    return ',' in hosts or slices > 1
+  # Over ssh no variable tells; JAX asks the metadata server.
+  return (
+    'TPU_ML_PLATFORM' in os.environ and 'TPU_SKIP_MDS_QUERY' not in os.environ
+  )
 
 
 def _log_to_terminal() -> None:
@@ -159,18 +189,19 @@ def _cache_compilations() -> None:
 
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake in them ends in one line."""
-  try:
-    rest = flags.FLAGS(argv)
-    if len(rest) > 1:
-      raise UserError(f'{rest[1]!r} is no flag; flags begin with --')
-    if _MODE.value == 'predict':
-      _check_predict_flags()
-      return rest
-    if _CONFIG.value is None:
-      raise UserError('--config is missing, for example configs/resunet.py')
-    _CONFIG.value.to_dict()  # A recipe that does not load shows only here.
-  except Exception as error:  # A recipe is code and may raise anything.
-    _fail(_explained(str(error), argv))
+  with one_line():
+    try:
+      rest = flags.FLAGS(argv)
+      if len(rest) > 1:
+        raise UserError(f'{rest[1]!r} is no flag; flags begin with --')
+      if _MODE.value == 'predict':
+        _check_predict_flags()
+        return rest
+      if _CONFIG.value is None:
+        raise UserError('--config is missing, for example configs/resunet.py')
+      _CONFIG.value.to_dict()  # A recipe that does not load shows only here.
+    except Exception as error:  # A recipe is code and may raise anything.
+      raise UserError(_explained(str(error), argv)) from None
   return rest
 
 
@@ -204,16 +235,28 @@ def _explained(error: str, argv: list[str]) -> str:
   return re.sub(r'^[\w.]+Error: ', '', last)
 
 
-def _fail(message: str) -> None:
-  print(f'error: {message}', file=sys.stderr)
-  sys.exit(2)
-
-
 def run(argv: list[str]) -> None:
   try:
-    main(argv)
-  except (UserError, FloatingPointError) as error:
-    _fail(str(error))
+    with one_line():
+      try:
+        main(argv)
+      except FloatingPointError as error:
+        raise UserError(str(error)) from None
+  except BaseException as error:
+    if _alone():
+      raise
+    # An orderly end would wait for the other processes, which wait for this.
+    if not isinstance(error, SystemExit):
+      traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
+
+
+def _alone() -> bool:
+  import jax
+
+  return not jax.distributed.is_initialized()
 
 
 if __name__ == '__main__':

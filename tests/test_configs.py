@@ -1,4 +1,5 @@
 import importlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -32,10 +33,11 @@ def test_every_recipe_makes_a_network(recipe, variant):
   assert f'configs/{recipe}.py' in module.__doc__ or recipe == 'demo'
 
 
-def launch(*flags, cwd=ROOT):
+def launch(*flags, **environment):
   return subprocess.run(
     [sys.executable, 'launch.py', *flags],
-    cwd=cwd,
+    cwd=ROOT,
+    env=os.environ | environment,
     capture_output=True,
     text=True,
   )
@@ -80,3 +82,20 @@ def test_a_users_mistake_is_one_line(flags, words):
   assert len(result.stderr.strip().splitlines()) == 1
   for word in words:
     assert word in result.stderr
+
+
+@pytest.mark.parametrize(
+  ('flags', 'environment', 'words'),
+  [
+    (['--num_processes=2'], {}, '--coordinator_address=HOST:PORT'),
+    (['--coordinator_address=h:1'], {}, '--process_id'),
+    ([], {'JAX_COORDINATOR_ADDRESS': 'h:1'}, '--process_id'),
+    ([], {'SLURM_NTASKS': '2'}, 'srun'),
+  ],
+)
+def test_half_a_cluster_is_one_line(flags, environment, words):
+  result = launch('--config=configs/unet.py', *flags, **environment)
+  assert result.returncode == 2
+  assert result.stderr.startswith('error: ')
+  assert len(result.stderr.strip().splitlines()) == 1
+  assert words in result.stderr

@@ -88,7 +88,7 @@ def test_a_checkpoint_of_eight_devices_opens_on_one(uninterrupted, dataset_dir):
     np.testing.assert_array_equal(ours, theirs)
 
 
-def two_processes(dataset_dir, path, before=''):
+def two_processes(dataset_dir, path, before='', stderr=None):
   """A training by two processes; they run the lines `before` first."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
@@ -110,6 +110,7 @@ runpy.run_path('launch.py', run_name='__main__')
       cwd=ROOT,
       env={**os.environ, 'XLA_FLAGS': ''},
       stdout=subprocess.PIPE,
+      stderr=stderr,
       text=True,
     )
     for process in range(2)
@@ -156,13 +157,13 @@ pipeline.training_batches = slow
 
 @pytest.fixture(scope='module')
 def stopped(dataset_dir, tmp_path_factory):
-  """Workdir and last step of a run of which one process got SIGTERM."""
+  """Workdir and last step of a run of which one process got Ctrl-C."""
   path = tmp_path_factory.mktemp('stopped')
   processes = two_processes(dataset_dir, path, SLOWLY)
   checkpoints = workdir.checkpoint_dir(path, 0)
   while processes[1].poll() is None and not (checkpoints / '1').exists():
     time.sleep(0.05)
-  processes[1].send_signal(signal.SIGTERM)
+  processes[1].send_signal(signal.SIGINT)
   text, _ = printed(processes)
   step = int(re.search(r'Stopped and saved at step (\d)', text)[1])
   assert 1 <= step < 6
@@ -192,3 +193,21 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
   )
   for ours, theirs in zip(found, expected, strict=True):
     np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_error_in_one_process_ends_both_soon(dataset_dir, tmp_path):
+  fail = """
+import sys
+from pnx_jax.errors import UserError
+from pnx_jax.input import pipeline
+if '--process_id=1' in sys.argv:
+  def damaged(*arguments, **fields):
+    raise UserError('the image of x does not decode')
+    yield
+  pipeline.training_batches = damaged
+"""
+  processes = two_processes(dataset_dir, tmp_path, fail, stderr=subprocess.PIPE)
+  # Below the 300 s that an orderly end would wait.
+  texts = [process.communicate(timeout=120) for process in processes]
+  assert all(process.returncode for process in processes)
+  assert 'error: the image of x does not decode' in texts[1][1]

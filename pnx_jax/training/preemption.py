@@ -9,7 +9,6 @@ import jax
 from jax.experimental import multihost_utils
 
 _logger = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
@@ -17,30 +16,33 @@ def watch() -> Iterator[Callable[[int], bool]]:
   """Yields `stop(step)`: whether to save and leave after this step.
 
   The first signal only sets a flag, the second one kills. With several
-  processes JAX's coordination service makes all stop at the same step.
+  processes JAX's coordination service makes all stop at the same step; it
+  listens to SIGTERM alone, so SIGINT is passed on to it.
   """
-  asked = []
+  several = jax.process_count() > 1
+  signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+  asked, told = [], []
 
   def handler(number, frame):
     del frame
     asked.append(number)
-    _logger.warning(
-      '%s: saving after this step (again to stop at once).',
-      signal.Signals(number).name,
-    )
-    for each in _SIGNALS:
+    for each in signals:
       signal.signal(each, signal.SIG_DFL)
+    if several:
+      signal.raise_signal(signal.SIGTERM)
 
   def stop(step: int) -> bool:
-    if jax.process_count() > 1:
+    # Logged here: a handler may interrupt another line of the log.
+    if asked and not told:
+      _logger.warning(
+        '%s: saving (again to stop at once).', signal.Signals(asked[0]).name
+      )
+      told.append(asked[0])
+    if several:
       return multihost_utils.reached_preemption_sync_point(step)
     return bool(asked)
 
-  if jax.process_count() > 1:
-    # The coordination service installs its own handler for SIGTERM.
-    yield stop
-    return
-  before = {each: signal.signal(each, handler) for each in _SIGNALS}
+  before = {each: signal.signal(each, handler) for each in signals}
   try:
     yield stop
   finally:
