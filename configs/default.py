@@ -91,7 +91,8 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.accumulate_steps = 1
   # The encoder's learning rate as a multiple of the decoder's.
   optimizer.encoder_factor = 1.0
-  # The encoder does not move before this epoch.
+  # The encoder's parameters do not move before this epoch; its batch
+  # statistics do (model.normalisation='frozen' holds them, too).
   optimizer.freeze_encoder_epochs = 0.0
   # Decay per step of the averaged weights; 0 = no average.
   optimizer.ema_decay = 0.999

@@ -58,6 +58,9 @@ def create(
   ]
   if clip_norm:
     parts.insert(0, optax.clip_by_global_norm(clip_norm))
+  if freeze_encoder_steps:
+    # Before clipping: what does not move takes no share of the norm.
+    parts.insert(0, _hold_encoder(1.0, freeze_encoder_steps))
   if encoder_factor != 1.0 or freeze_encoder_steps:
     parts.append(_hold_encoder(encoder_factor, freeze_encoder_steps))
   optimiser = optax.chain(*parts)
