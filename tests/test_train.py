@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from tensorboard.backend.event_processing import event_accumulator
 
 from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
@@ -135,6 +136,100 @@ def test_a_loss_or_update_that_is_not_finite_stops_the_run(
 def test_a_batch_that_does_not_divide_is_refused(dataset_dir, tmp_path):
   with pytest.raises(UserError, match='multiple of 8'):
     training.train(tiny.config(dataset_dir, batch_size=12), tmp_path)
+
+
+def test_another_runs_weights_and_a_longer_schedule(
+  finished, dataset_dir, tmp_path
+):
+  """The first of two runs is profiled, too."""
+  source, before, _, _ = finished
+  changes = {'log_steps': 1, 'eval_epochs': 100.0, 'init_from': str(source)}
+  config = tiny.config(
+    dataset_dir, **changes, total_steps=2, profile_steps='1:2'
+  )
+  training.train(config, tmp_path)
+  # The first step moves weights by the learning rate at most: 0 in warm-up.
+  started = latest(config, tmp_path)
+  near, far = (
+    max(
+      np.abs(np.subtract(a, b)).max()
+      for a, b in zip(
+        jax.tree.leaves(started.variables['params']),
+        jax.tree.leaves(other),
+        strict=True,
+      )
+    )
+    for other in (before.best_variables['params'], fresh(config))
+  )
+  assert near < 0.01 < far
+  assert list((tmp_path / 'fold0' / 'events').rglob('*.xplane.pb'))
+  assert workdir.trained_on(tmp_path, 0) == workdir.trained_on(source, 0)
+
+  longer = tiny.config(dataset_dir, **changes, total_steps=4)
+  training.train(longer, tmp_path)
+  rates = dict(tiny.events(tmp_path)['train/learning_rate'])
+  schedule = experiment.Experiment.build(longer).learning_rate
+  for step in (3, 4):
+    np.testing.assert_allclose(rates[step], schedule(step - 1), rtol=1e-6)
+
+
+def fresh(config):
+  run = experiment.Experiment.build(config)
+  key = jax.random.key(config.seed, impl='rbg')
+  return jax.device_get(run.create_state(key).variables['params'])
+
+
+def test_weights_of_a_run_that_saw_the_held_out_images_are_refused(
+  finished, dataset_dir, tmp_path
+):
+  other = tmp_path / 'other'
+  held = pipeline.Dataset(dataset_dir, ['fold0']).records
+  workdir.write(
+    other, tiny.config(dataset_dir), [record.image_id for record in held]
+  )
+  config = tiny.config(dataset_dir, init_from=str(other))
+  with pytest.raises(UserError, match='that are held out here'):
+    training.train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'config.json').exists()
+
+
+def test_event_files_hold_what_tensorboard_shows(finished):
+  path, *_ = finished
+  accumulator = event_accumulator.EventAccumulator(
+    str(path / 'fold0' / 'events')
+  )
+  accumulator.Reload()
+  tags = accumulator.Tags()
+  assert len(tags['images']) == 6
+  assert 'presence' in ' '.join(tags['tensors'])
+  assert 'config' in ' '.join(tags['tensors'])
+  assert accumulator.SummaryMetadata('_hparams_/experiment')
+
+
+@pytest.mark.parametrize(
+  ('fields', 'words'),
+  [
+    ({'total_steps': -5}, 'total_steps=-5'),
+    ({'optimizer.learning_rate': -1.0}, 'learning_rate=-1.0'),
+    ({'optimizer.ema_decay': 1.5}, 'ema_decay=1.5'),
+    ({'losses.bce': -3.0}, 'losses.bce=-3.0'),
+    ({'augmentation.flip': 7.0}, 'flip=7.0'),
+    ({'augmentation.crop_size': -3}, 'crop_size=-3'),
+    ({'augmentation.crop_size': 30}, 'not divisible by 4'),
+    ({'losses.deep': 1.0, 'losses.bce': 0.0, 'losses.dice': 0.0}, 'repeats'),
+    ({'losses.deep': 1.0, 'model.depth': 1}, 'no deep heads'),
+    ({'model.normalisation': 'frozen'}, 'pretrained'),
+  ],
+)
+def test_a_config_that_cannot_work_leaves_no_workdir(
+  dataset_dir, tmp_path, fields, words
+):
+  config = tiny.config(
+    dataset_dir, **{'model.deep_supervision': True, **fields}
+  )
+  with pytest.raises(UserError, match=words):
+    training.train(config, tmp_path)
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_trained_network_beats_the_all_empty_one(

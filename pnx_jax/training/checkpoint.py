@@ -99,6 +99,7 @@ class Checkpoints:
     if step in self._manager.all_steps():
       if score is None or step in self.scored_steps():
         return
+      # Killed now, the run goes on from the one before and saves this again.
       self._manager.delete(step)
     items = _items(state)
     sums = {name: checksums(item) for name, item in items.items()}

@@ -27,6 +27,18 @@ from pnx_jax.training import (
 )
 
 _LEAST = {
+  'augmentation.affine': 0,
+  'augmentation.crop_size': 0,
+  'augmentation.displacement': 0,
+  'augmentation.distortion': 0,
+  'augmentation.flip': 0,
+  'augmentation.intensity': 0,
+  'augmentation.noise': 0,
+  'augmentation.noise_probability': 0,
+  'augmentation.rotate': 0,
+  'augmentation.scale': 0,
+  'augmentation.shift': 0,
+  'augmentation.strength': 0,
   'average_checkpoints': 1,
   'batch_size': 1,
   'checkpoint_steps': 1,
@@ -37,11 +49,29 @@ _LEAST = {
   'eval.num_overlays': 0,
   'image_size': 1,
   'log_steps': 1,
+  **{f'losses.{name}': 0 for name in (*losses.MASK_LOSSES, 'presence', 'deep')},
   'model.depth': 1,
+  'model.drop_path': 0,
   'model.width': 1,
   'optimizer.accumulate_steps': 1,
+  'optimizer.clip_norm': 0,
+  'optimizer.ema_decay': 0,
+  'optimizer.encoder_factor': 0,
+  'optimizer.freeze_encoder_epochs': 0,
+  'optimizer.learning_rate': 0,
+  'optimizer.warmup_epochs': 0,
+  'optimizer.weight_decay': 0,
   'read_threads': 1,
   'seed': 0,
+}
+_MOST = {
+  'augmentation.affine': 1,
+  'augmentation.distortion': 1,
+  'augmentation.flip': 1,
+  'augmentation.intensity': 1,
+  'augmentation.noise_probability': 1,
+  'model.drop_path': 1,
+  'optimizer.ema_decay': 1,
 }
 
 
@@ -51,11 +81,34 @@ def check_numbers(config: ml_collections.ConfigDict) -> None:
   for name, least in _LEAST.items():
     if values[name] < least:
       raise UserError(f'{name}={values[name]} must be at least {least}')
+  for name, most in _MOST.items():
+    if values[name] > most:
+      raise UserError(f'{name}={values[name]} must be at most {most}')
+  if values['total_steps'] is not None and values['total_steps'] < 1:
+    raise UserError(f'total_steps={values["total_steps"]} must be at least 1')
   for name in ('model.pixel_prevalence', 'model.image_prevalence'):
     if not 0 < values[name] < 1:
       raise UserError(f'{name}={values[name]} must lie between 0 and 1')
   if not loss_weights(config):
     raise UserError('every weight in config.losses is 0: nothing to learn')
+  if config.losses.deep:
+    if not any(config.losses[name] for name in losses.MASK_LOSSES):
+      raise UserError(
+        'losses.deep repeats the mask losses at coarser strides: give one of '
+        f'{", ".join(losses.MASK_LOSSES)} a weight, too'
+      )
+    if not config.model.deep_supervision or config.model.depth < 2:
+      raise UserError(
+        'losses.deep has a weight but the network has no deep heads; set '
+        '--config.model.deep_supervision=true and a model.depth of 2 or more'
+      )
+  if config.model.normalisation == 'frozen' and not (
+    config.pretrained or config.init_from
+  ):
+    raise UserError(
+      "model.normalisation='frozen' keeps loaded statistics: set "
+      '--config.pretrained or --config.init_from'
+    )
   check_known(
     'compute_dtype', config.compute_dtype, ('auto', 'float32', 'bfloat16')
   )
@@ -124,11 +177,8 @@ class Experiment:
         f'augmentation.crop_size={crop} does not fit into '
         f'image_size={config.image_size}; lower the one or raise the other'
       )
-    if config.losses.deep and not config.model.deep_supervision:
-      raise UserError(
-        'losses.deep has a weight but the network has no deep heads; set '
-        '--config.model.deep_supervision=true'
-      )
+    side = crop or config.image_size
+    segmenter.check_image((side, side, 1), depth=config.model.depth)
     train_splits, valid_splits = pipeline.split_names(
       config.data_dir, config.fold
     )

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from clu import parameter_overview
 
+from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
 from pnx_jax.models import pretrained
 from pnx_jax.training import durations, preemption, sharding, validate
@@ -69,6 +71,8 @@ def train(
 
   workdirs.check_same_run(workdir, config)
   seen = [record.image_id for record in run.dataset.records]
+  if config.init_from:
+    seen = _seen_before(config, workdir, seen, run.held_out)
   workdirs.check_same_images(workdir, config.fold, seen)
   fold_dir = workdirs.fold_dir(workdir, config.fold)
   with (
@@ -91,6 +95,12 @@ def train(
     if first_step >= total_steps and not owed:
       _logger.info('Fold %d is trained: %d steps.', config.fold, first_step)
       return {}
+    _logger.info(
+      'Parameters:\n%s',
+      parameter_overview.get_parameter_overview(
+        abstract.variables['params'], include_stats=False
+      ),
+    )
     _logger.info(
       'Fold %d: training on %d images (%d positive), validating on %d, '
       'step %d to %d.',
@@ -126,6 +136,8 @@ def train(
         scores = validation.log(state, first_step, events)
         events.flush()
         checkpoints.save(first_step, state, score=scores['dice'])
+        if first_step >= total_steps:
+          events.hyperparameters(workdirs.flat(config), scores)
 
       if first_step < total_steps:
         _logger.info('Compiling the training step, which can take minutes ...')
@@ -150,7 +162,14 @@ def train(
         eval_due = step in run.durations.eval_steps and not stopping
         save_due = step % config.checkpoint_steps == 0 or stopping or eval_due
         if log_due or save_due:
-          _check_finite(recent_losses, step, batches_from, run, fold_dir)
+          _check_finite(
+            recent_losses,
+            step,
+            batches_from,
+            run,
+            fold_dir,
+            accumulate_steps=config.optimizer.accumulate_steps,
+          )
           recent_losses.clear()
         if log_due:
           values = jax.device_get(state.metrics).compute()
@@ -163,7 +182,7 @@ def train(
             events.flush()
             score = scores['dice'] if eval_due else None
             checkpoints.save(step, state, score=score)
-        if finished:
+        if finished and eval_due:
           events.hyperparameters(workdirs.flat(config), scores)
         if stopping:
           checkpoints.wait()
@@ -224,7 +243,23 @@ def _started(config, state, abstract):
   return state.replace(variables=variables, ema=ema)
 
 
-def _check_finite(recent_losses, step, batches_from, run, fold_dir):
+def _seen_before(config, workdir, seen, held_out):
+  """`seen` and what the run that this one starts from was trained on."""
+  before = workdirs.trained_on(
+    config.init_from, config.fold
+  ) or workdirs.trained_on(workdir, config.fold)
+  leaked = before & {record.image_id for record in held_out.records}
+  if leaked:
+    raise UserError(
+      f'init_from={config.init_from} was trained on {len(leaked)} of the '
+      'images that are held out here: use the same build and fold for both'
+    )
+  return sorted(before | set(seen))
+
+
+def _check_finite(
+  recent_losses, step, batches_from, run, fold_dir, *, accumulate_steps
+):
   """Raises on the first loss that is not finite, and saves its batch."""
   for place, loss in enumerate(jax.device_get(recent_losses)):
     if np.isfinite(loss):
@@ -233,11 +268,17 @@ def _check_finite(recent_losses, step, batches_from, run, fold_dir):
     path = fold_dir / f'bad_batch_{bad}_{jax.process_index()}.npz'
     batch = next(batches_from(first_step=bad - 1, last_step=bad))
     np.savez_compressed(path, **batch)
+    update = (bad - 1) // accumulate_steps
+    better = (
+      f'; --config.init_from={fold_dir.parent} starts from the best weights'
+      if any((fold_dir / 'checkpoints').glob('[0-9]*'))
+      else ''
+    )
     raise FloatingPointError(
       f'the loss of step {bad} is {loss} (learning rate '
-      f'{run.learning_rate(bad):.2g}); its batch is in {path}. Train in '
-      'another --workdir with a lower --config.optimizer.learning_rate; '
-      f'--config.init_from={fold_dir.parent} starts from the best weights'
+      f'{run.learning_rate(update):.2g}); its batch is in {path}. Train in '
+      'another --workdir with a lower --config.optimizer.learning_rate'
+      f'{better}'
     )
 
 

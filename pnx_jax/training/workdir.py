@@ -62,15 +62,15 @@ def check_same_run(
     return
   new, old = flat(config), flat(load(workdir))
   different = [
-    f'  {name}: {old.get(name)!r} there, {new.get(name)!r} here'
+    f'{name}: {old.get(name)!r} there, {new.get(name)!r} here'
     for name in sorted(old.keys() | new.keys())
     if old.get(name) != new.get(name) and not _matches(name, _FREE)
   ]
   if different:
     raise UserError(
-      f'{workdir} holds a run with another config:\n'
-      + '\n'.join(different)
-      + '\nChoose another --workdir, or delete that folder'
+      f'{workdir} holds a run with another config: '
+      + '; '.join(different)
+      + '. Choose another --workdir, or delete that folder'
     )
 
 
