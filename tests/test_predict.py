@@ -229,6 +229,16 @@ def test_a_second_run_reads_what_is_new_or_changed_alone(
     for name, content in before.items()
     if name.endswith(('jpg', 'png'))
   )
+  # What a file held before leaves nothing behind.
+  (some / 'b.dcm').write_bytes(b'no film')
+  (out / 'dicom_seg').mkdir()
+  for name in {path.stem for path in (out / 'pictures').iterdir()}:
+    (out / 'dicom_seg' / f'{name}.dcm').write_bytes(b'of an older film')
+  os.utime(some / 'c.dcm', ns=(1, 1))
+  assert not predict(some)['b'].assessed
+  left = [path.name for path in out.rglob('*') if path.is_file()]
+  assert not [name for name in left if name.startswith('b_')]
+  assert [n[0] for n in sorted(left) if n.endswith('.dcm')] == ['a', 'd', 'e']
 
 
 def test_dicom_seg_may_be_asked_for_later(predict, some, tmp_path):
@@ -473,13 +483,13 @@ def test_real_films_are_assessed_and_others_are_not(predict, real_data):
   assert len(readings) - len(refused) == 12 + 4
 
 
-def test_a_file_that_hangs_or_kills_its_decoder_is_refused(some):
-  os.mkfifo(some / 'hangs.dcm')
+def test_what_is_no_file_is_refused_and_the_others_are_read(some):
+  os.mkfifo(some / 'pipe.dcm')
   sources = studies.find([str(some)], leave_out='nowhere')
   looks = films.Looks(32, 'auto', dicom.RADIOGRAPHY)
-  with films.read(sources, looks, num_workers=2, seconds_per_file=2) as found:
+  with films.read(sources, looks, num_workers=2) as found:
     found = {film.source.image_id: film for film in found}
-  assert found.pop('hangs').reason == 'undecodable'
+  assert found.pop('pipe').reason == 'unreadable'
   assert set(found) == set('abcde')
   for name, film in found.items():
     pixels = dicom.read(some / f'{name}.dcm').pixels
@@ -500,15 +510,26 @@ def test_no_header_field_but_the_allowed_ones_is_written(
     ('colour', {'PhotometricInterpretation': 'RGB'}),
     ('cut', {'Rows': 4000}),
     ('bits', {'BitsAllocated': 12}),
+    ('frames', {'NumberOfFrames': 1}),
   ):
     dicom_files.write(folder / f'{name}.dcm', pixels, **SECRETS | attributes)
+  # A value that its type does not allow, as exceptions quote it.
+  bad = (
+    (folder / 'frames.dcm')
+    .read_bytes()
+    .replace(
+      b'\x28\x00\x08\x00IS\x02\x001 ', b'\x28\x00\x08\x00IS\x06\x00Quoted'
+    )
+  )
+  assert b'Quoted' in bad
+  (folder / 'frames.dcm').write_bytes(bad)
   with caplog.at_level('DEBUG', 'pnx_jax'):
     readings = predict(folder)
   assert [r.image_id for r in readings.values() if r.assessed] == ['good']
   captured = capfd.readouterr()
   written = b'\n'.join(contents(tmp_path / 'out').values())
   said = (caplog.text + captured.out + captured.err).encode()
-  for secret in SECRETS.values():
+  for secret in (*SECRETS.values(), 'Quoted'):
     for part in secret.split('^'):
       assert part.encode() not in written + said, part
 

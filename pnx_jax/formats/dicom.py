@@ -63,7 +63,7 @@ def read(
     except UnusableDicom:
       raise
     except Exception as error:
-      raise UnusableDicom('undecodable', _one_line(error)) from error
+      raise UnusableDicom('undecodable', _told(error)) from error
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -78,7 +78,7 @@ def read_header(path: str | os.PathLike) -> Header:
     try:
       return dicom_header.parse(dataset)
     except Exception as error:
-      raise UnusableDicom('undecodable', _one_line(error)) from error
+      raise UnusableDicom('undecodable', _told(error)) from error
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
@@ -137,7 +137,7 @@ def _open(path: str | os.PathLike, *, pixels: bool = True) -> pydicom.Dataset:
       if pixels and (not dataset or 'Rows' in dataset):
         _check_for_cut_pixels(dataset, file)
   except OSError as error:
-    raise UnusableDicom('unreadable', _one_line(error)) from error
+    raise UnusableDicom('unreadable', _told(error)) from error
   # With `force` pydicom finds "elements" in noise, too.
   if dataset.preamble is None and 'SOPClassUID' not in dataset:
     raise UnusableDicom('not_dicom', 'no DICM mark at byte 128')
@@ -148,11 +148,11 @@ def _parse(file: BinaryIO, pixels: bool) -> pydicom.Dataset:
   try:
     return pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
   except EOFError as error:
-    raise UnusableDicom('truncated', _one_line(error)) from error
+    raise UnusableDicom('truncated', _told(error)) from error
   except Exception as error:
     file.seek(128)
     reason = 'undecodable' if file.read(4) == _MARK else 'not_dicom'
-    raise UnusableDicom(reason, _one_line(error)) from error
+    raise UnusableDicom(reason, _told(error)) from error
 
 
 def _check_for_cut_pixels(dataset: pydicom.Dataset, file: BinaryIO) -> None:
@@ -201,6 +201,8 @@ def _check(
     raise UnusableDicom('undecodable', f'{header.bits_stored} bits stored')
 
 
-def _one_line(error: Exception) -> str:
-  words = ' '.join(str(error).split())
-  return f'{type(error).__name__}: {words[:200]}' if words else repr(error)
+def _told(error: Exception) -> str:
+  """What went wrong, but not its text, which may quote a header."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  return type(error).__name__

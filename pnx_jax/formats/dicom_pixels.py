@@ -68,14 +68,15 @@ def _decompress(dataset: pydicom.Dataset, syntax: uid.UID) -> np.ndarray:
   ]
   if not plugins:
     raise UnusableDicom('undecodable', f'no decoder for {syntax.name}')
-  errors = []
+  errors, truncated = [], False
   for plugin in plugins:
     try:
       return decoder.as_array(dataset, raw=True, decoding_plugin=plugin)[0]
     except Exception as error:
-      # The last line of pydicom's text is the plugin's own.
-      errors.append(' '.join(str(error).splitlines()[-1:]).strip())
-  reason = 'truncated' if 'truncated' in errors[0] else 'undecodable'
+      # Its text may quote a header.
+      errors.append(f'{plugin}: {type(error).__name__}')
+      truncated |= plugin == plugins[0] and 'truncated' in str(error)
+  reason = 'truncated' if truncated else 'undecodable'
   raise UnusableDicom(reason, '; '.join(errors))
 
 

@@ -43,11 +43,10 @@ class Outputs:
 
   def write(self, source: Source, case: Case, versions: dict[str, str]) -> str:
     """Writes a film's files; returns why there is no DICOM SEG, if so."""
+    self.remove(source.name)
     picture = draw.caption(marked(case, PICTURE_SIZE), [RESEARCH_ONLY])
     replace(self._picture(source.name), encoded(picture, '.jpg'))
     if not case.mask.any():
-      self._mask(source.name).unlink(missing_ok=True)
-      self._dicom_seg(source.name).unlink(missing_ok=True)
       return ''
     png = cv2.imencode('.png', case.mask.view(np.uint8) * 255)[1]
     replace(self._mask(source.name), png.tobytes())
@@ -61,6 +60,12 @@ class Outputs:
       except UserError as error:
         return str(error)
     return ''
+
+  def remove(self, name: str) -> None:
+    """Removes a film's files: what its file held before is gone."""
+    for path in (self._picture(name), self._mask(name), self._dicom_seg(name)):
+      with writing(path):
+        path.unlink(missing_ok=True)
 
   @property
   def pictures(self) -> pathlib.Path:

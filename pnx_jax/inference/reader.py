@@ -115,6 +115,7 @@ class Reader:
     )
 
   def _refused(self, film: Refused) -> Reading:
+    self._outputs.remove(film.source.name)
     return Reading(
       **film.source._asdict(),
       reason=film.reason,

@@ -26,6 +26,12 @@ class Model:
   def __init__(self, folder):
     folder = pathlib.Path(folder)
     self.settings = json.loads((folder / 'model.json').read_text())
+    checksum = self.settings.pop('checksum')
+    text = json.dumps(self.settings, sort_keys=True).encode()
+    if not hashlib.sha256(text).hexdigest().startswith(checksum):
+      raise ValueError(
+        f'{folder} is damaged: the checksum of model.json differs'
+      )
     for name, checksum in self.settings['files'].items():
       if hashlib.sha256((folder / name).read_bytes()).hexdigest() != checksum:
         raise ValueError(f'{folder / name} is damaged: its checksum differs')
