@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
-from pnx_jax.training import experiment, sharding, state, workdir
+from pnx_jax.training import experiment, preemption, sharding, state, workdir
 from pnx_jax.training import train as training
 from pnx_jax.training.checkpoint import Checkpoints
 
@@ -97,6 +97,29 @@ steps.plain_dice = interrupt
   training.train(config, tmp_path)
   assert_same(latest(config, tmp_path), expected)
   assert tiny.events(tmp_path) == scalars
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_asks_and_the_second_kills(number):
+  before = signal.getsignal(number)
+  with preemption.watch() as stop:
+    assert not stop(1)
+    signal.raise_signal(number)
+    assert stop(2)
+    assert signal.getsignal(number) is signal.SIG_DFL
+  assert signal.getsignal(number) is before
+
+
+def test_all_folds_are_trained_one_after_another(dataset_dir, tmp_path):
+  command = [sys.executable, 'launch.py', '--mode=folds']
+  command += [f'--workdir={tmp_path}', *tiny.flags(dataset_dir)]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert workdir.trained_folds(tmp_path) == [0, 1, 2]
+  trained_on = [workdir.trained_on(tmp_path, fold) for fold in range(3)]
+  assert not set.intersection(*trained_on)
+  for fold in range(3):
+    assert (workdir.checkpoint_dir(tmp_path, fold) / '6').exists()
 
 
 def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
