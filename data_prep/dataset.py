@@ -84,6 +84,8 @@ def _find(
     files = sources.find(folder, part, annotations)
     if not files:
       raise UserError(f'no DICOM file in {folder}')
+    if part == sources.TRAIN:
+      sources.check_annotated(files, request.rle_csv)
     found += files
   return found
 

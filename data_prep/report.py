@@ -138,8 +138,9 @@ def text(summary: Report, output_dir: str) -> str:
   if summary['lowest_agreement']:
     worst = summary['lowest_agreement'][0]
     lines.append(
-      f'Annotations that agree least: {worst["image_id"]}, Dice '
-      f'{worst["agreement"]:.3f} (more in build.json)'
+      f'Annotations of one image that overlap least: {worst["image_id"]}, '
+      f'Dice {worst["agreement"]:.3f} (0 where they lie apart; more in '
+      'build.json)'
     )
   lines.append(f'Patients are told apart by {summary["patients_from"]}.')
   if not summary['patient_safe']:

@@ -7,6 +7,7 @@ import pathlib
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 
+from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom
 
 TRAIN, TEST = 'train', 'test'
@@ -60,6 +61,17 @@ def find(
       Source(path, image_id, part, None if rles is None else tuple(rles))
     )
   return found
+
+
+def check_annotated(
+  found: Sequence[Source], rle_csv: str | os.PathLike
+) -> None:
+  """Refuses a csv that speaks of other films than those found."""
+  if all(source.rles is None for source in found):
+    raise UserError(
+      f'no row of {rle_csv} names a film: the ids of the files look like '
+      f'{found[0].image_id}'
+    )
 
 
 def without_duplicates(

@@ -195,6 +195,8 @@ def _all(values) -> Iterator[tuple[str, Callable[[], Case]]]:
   found = sources.find(values.dicom_dir, sources.TRAIN, annotations)
   if not found:
     raise UserError(f'no DICOM file below --dicom_dir={values.dicom_dir}')
+  if values.rle_csv:
+    sources.check_annotated(found, values.rle_csv)
   for source in found:
     yield source.image_id, functools.partial(from_dicom, source)
 
@@ -218,6 +220,10 @@ def main(argv: Sequence[str]) -> None:
       size=values.size,
       columns=values.columns,
     )
+    if failures and not written:
+      raise UserError(
+        f'none of {len(failures)} images can be shown, the first: {failures[0]}'
+      )
   print(f'{values.output_dir}: {written} pictures and their contact sheets')
   for failure in failures:
     print(f'left out: {failure}')

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from data_prep import batches, likeness, sources
+from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom
 
 
@@ -27,6 +28,13 @@ def test_files_are_found_by_name_or_by_mark(tmp_path):
     'UPPER': (),
     '._1.2.3': None,
   }
+
+
+def test_a_csv_of_other_films_is_refused_before_any_work(tmp_path):
+  dicom_files.write(tmp_path / '1.2.3.dcm', dicom_files.film())
+  found = sources.find(tmp_path, sources.TRAIN, {'0004d4463b50': ['1 2']})
+  with pytest.raises(UserError, match=r'no row of other.csv.*like 1\.2\.3'):
+    sources.check_annotated(found, 'other.csv')
 
 
 def test_odd_entries_neither_stop_nor_hide_anything(tmp_path):
