@@ -296,7 +296,8 @@ def test_a_bad_csv_is_one_line(tmp_path, rows, header, message):
     (['--spread=11'], '--spread=11 must lie between 0 and 10'),
     (['--prevalence=0'], 'must lie between 0.005 and 0.995'),
     (['--seed=-1'], '--seed=-1 must be at least 0'),
-    (['--per_image=gone/per_image.csv'], 'no gone/postprocess.json'),
+    (['--per_image=gone/per_image.csv'], 'no --per_image=gone/per_image.csv'),
+    ([f'--per_image={__file__}'], 'no .*postprocess.json; .* --mode=eval'),
   ],
 )
 def test_a_wrong_flag_is_one_line(tmp_path, capsys, flags, message):

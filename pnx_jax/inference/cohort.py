@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class Cohort:
   probability: np.ndarray
 
   @classmethod
-  def load(cls, path: str, post: Postprocess) -> 'Cohort':
+  def load(cls, path: str | os.PathLike, post: Postprocess) -> 'Cohort':
     """Raises UserError where the csv is not what an evaluation writes."""
     try:
       with open(path, newline='', encoding='utf-8') as file:

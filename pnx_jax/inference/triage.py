@@ -199,10 +199,14 @@ def _run(flags) -> None:
     spread=flags.spread,
     readers=flags.readers,
   )
-  post = Postprocess.load(
-    pathlib.Path(flags.per_image).with_name('postprocess.json')
-  )
-  cohort = Cohort.load(flags.per_image, post)
+  table = pathlib.Path(flags.per_image)
+  if not table.is_file():
+    raise UserError(
+      f'no --per_image={table}; `python launch.py --config=... --mode=eval` '
+      'writes it'
+    )
+  post = Postprocess.load(table.with_name('postprocess.json'))
+  cohort = Cohort.load(table, post)
   options = {'prevalence': flags.prevalence, 'seed': flags.seed}
   thresholds = {point.name: point.threshold for point in post.operating_points}
   waiting = queue(cohort, clinic, thresholds, **options)
