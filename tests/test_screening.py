@@ -4,9 +4,11 @@ import pathlib
 
 import dicom_files
 import numpy as np
+import pydicom
 import pytest
+from pydicom.sr.codedict import codes
 
-from pnx_jax.formats import dicom
+from pnx_jax.formats import dicom, dicom_header
 from pnx_jax.formats.dicom import UnusableDicom
 from pnx_jax.inference import screening
 
@@ -94,6 +96,59 @@ def test_side_views_are_told_by_their_header(tmp_path, attributes, expected):
   with pytest.raises(UnusableDicom) as error:
     screening.check_header(header)
   assert error.value.reason == expected
+
+
+def _of_view(code, **attributes):
+  """What a header says of the view, and why a film so coded is refused."""
+  item = pydicom.Dataset()
+  item.CodeValue = code
+  item.CodeMeaning = 'secret'
+  film = dicom_files.dataset(
+    dicom_files.film(),
+    **{'ViewPosition': None, 'ViewCodeSequence': [item]} | attributes,
+  )
+  header = dicom_header.parse(film)
+  try:
+    screening.check_header(header)
+  except UnusableDicom as error:
+    assert 'secret' not in error.detail
+    return header.view, error.reason
+  return header.view, ''
+
+
+def test_coded_views_are_the_standards():
+  """All codes of context group 4010, as pydicom names them."""
+  expected = {'postero-anterior': ('PA', ''), 'antero-posterior': ('AP', '')}
+  for meaning, view in (
+    ('left lateral', 'LL'),
+    ('right lateral', 'RL'),
+    ('lateral', 'LATERAL'),
+    ('medial-lateral', 'LATERAL'),
+    ('lateral-medial', 'LATERAL'),
+    ('Sagittal', 'LATERAL'),
+  ):
+    expected[meaning] = view, 'lateral'
+  for kind in (
+    '{}',
+    *('frontal {}', 'antero-posterior {}', 'postero-anterior {}'),
+    *('left {}', 'left anterior {}', 'left posterior {}'),
+    *('right {}', 'right anterior {}', 'right posterior {}', 'lateral {}'),
+  ):
+    expected[kind.format('oblique')] = 'OBLIQUE', 'oblique'
+  group = codes.cid4010
+  concepts = [getattr(group, name) for name in group.dir()]
+  assert expected.keys() < {concept.meaning for concept in concepts}
+  for concept in concepts:
+    found = _of_view(concept.value)
+    assert found == expected.get(concept.meaning, ('', '')), concept
+
+
+def test_older_and_odd_view_codes():
+  assert _of_view('R-10206') == ('AP', '')
+  assert _of_view('R-40888') == _of_view('R-10214') == ('PA', '')
+  assert _of_view('R-10236') == ('LL', 'lateral')
+  assert _of_view('399067008', ViewPosition='PA') == ('PA', '')
+  assert _of_view('', ViewCodeSequence=[]) == ('', '')
 
 
 def test_real_films_pass_and_turned_ones_do_not(real_data):

@@ -8,6 +8,26 @@ from pydicom import uid
 
 from pnx_jax.formats.names import printable
 
+# ViewCodeSequence in the terms of ViewPosition: of DICOM's context group 4010
+# the codes in SNOMED CT and, as older files have them, in SNOMED RT.
+_VIEW_CODES = {
+  'PA': '272479007 R-40888 R-10214',
+  'AP': '399348003 R-10206',
+  'LL': '399173006 R-10236',
+  'RL': '399198007 R-10232',
+  'LATERAL': (
+    '399067008 R-102CD 399260004 R-10224 399352003 R-10228 30730003 G-A145'
+  ),
+  'OBLIQUE': (
+    '399182000 R-102C1 399160007 R-10204 399312000 R-10208 399059000 R-10216 '
+    '399038007 R-10210 399006002 R-10212 399356000 R-40985 399135007 R-10220 '
+    '399236003 R-10234 399184004 R-10238 260427002 R-40783'
+  ),
+}
+_VIEW_OF = {
+  code: view for view, codes in _VIEW_CODES.items() for code in codes.split()
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
@@ -59,7 +79,7 @@ def parse(dataset: pydicom.Dataset) -> Header:
     width=integer(dataset.get('Columns')),
     modality=text(dataset, 'Modality').upper(),
     body_part=text(dataset, 'BodyPartExamined').upper(),
-    view=text(dataset, 'ViewPosition').upper(),
+    view=text(dataset, 'ViewPosition').upper() or _coded_view(dataset),
     sex=sex if sex in ('F', 'M', 'O') else '',
     age=_years(text(dataset, 'PatientAge')),
     pixel_spacing=spacing,
@@ -72,6 +92,15 @@ def parse(dataset: pydicom.Dataset) -> Header:
     orientation=orientation(dataset),
     patient_id=text(dataset, 'PatientID'),
   )
+
+
+def _coded_view(dataset: pydicom.Dataset) -> str:
+  """Returns what ViewCodeSequence says; its own words go nowhere."""
+  try:
+    code = text(dataset.ViewCodeSequence[0], 'CodeValue')
+  except Exception:
+    return ''
+  return _VIEW_OF.get(code, '')
 
 
 def _spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float], str]:

@@ -37,7 +37,8 @@ class Record:
     width: Columns of the film.
     pixel_aspect: Height of a film's pixel over its width. Together with height
       and width it is all the geometry `letterbox` needs.
-    view: ViewPosition (`PA`, `AP`, ...), empty where unknown.
+    view: ViewPosition, or ViewCodeSequence in its terms (`PA`, `AP`, ...),
+      empty where unknown.
     sex: `F`, `M`, `O`, empty where unknown.
     age: Years, -1 where unknown.
     pixel_spacing: f32[2], millimetres between rows and between columns, -1
