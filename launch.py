@@ -35,8 +35,8 @@ _MODE = flags.DEFINE_enum(
   'eval: scores what was trained and writes the submission. '
   'predict: reads new films; needs no --config.',
 )
-_INPUT = flags.DEFINE_list(
-  'input', [], 'Files and folders of films to predict, with commas between.'
+_INPUT = flags.DEFINE_multi_string(
+  'input', [], 'File or folder of films to predict; may be given repeatedly.'
 )
 _OUTPUT_DIR = flags.DEFINE_string(
   'output_dir', None, 'Folder for the worklist of --mode=predict.'
@@ -211,7 +211,7 @@ def _check_predict_flags() -> None:
       'give one of --workdir, an evaluated run, and --model, an export of one'
     )
   if not _INPUT.value:
-    raise UserError('--input is missing: files and folders of films')
+    raise UserError('--input is missing: a file or folder of films')
   if not _OUTPUT_DIR.value:
     raise UserError('--output_dir is missing: a folder for the worklist')
 

@@ -328,11 +328,13 @@ def test_an_interrupted_run_leaves_tables_and_goes_on(
 def test_ctrl_c_in_the_terminal(run, phantoms, tmp_path):
   """It reaches the workers, too: the whole group of processes."""
   out = tmp_path / 'out'
+  (tmp_path / 'one, two').symlink_to(phantoms / 'dicom-images-test')
   process = subprocess.Popen(
     [
       *(sys.executable, 'launch.py', '--mode=predict'),
       *(f'--workdir={run}', f'--output_dir={out}'),
-      f'--input={phantoms}/dicom-images-test,{phantoms}/dicom-images-train',
+      f'--input={tmp_path}/one, two',
+      f'--input={phantoms}/dicom-images-train',
     ],
     cwd=ROOT,
     start_new_session=True,

@@ -56,9 +56,10 @@ def find(
     if not real.startswith(outside):
       found.setdefault(real, path)
   if not found:
+    given = ' '.join(f'--input={printable(entry)}' for entry in inputs)
     raise UserError(
-      f'no DICOM file in --input={printable(",".join(inputs))}: expected files '
-      'named *.dcm or with the DICM mark at byte 128'
+      f'no DICOM file in {given}: expected files named *.dcm or with the DICM '
+      'mark at byte 128'
     )
   return [_source(path, real) for real, path in found.items()]
 
