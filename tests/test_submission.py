@@ -139,7 +139,12 @@ def test_sideways_masks_are_noticed(tmp_path):
     submission.write(tmp_path / name, rows)
   assert submission.check(tmp_path / 'up')[0] == []
   (fault,) = submission.check(tmp_path / 'side')[0]
-  assert 'look transposed: of 20 centroids' in fault
+  assert fault.startswith('the masks look transposed: of 20 centroids')
+  half = [(f'up{i}', rle.encode(m[::2, ::2])) for i, m in enumerate(upright)]
+  submission.write(tmp_path / 'half', half)
+  (fault,), scores = submission.check(tmp_path / 'up', truth=tmp_path / 'half')
+  assert fault.startswith(f'the masks of {tmp_path / "half"} look like those')
+  assert scores['num_images'] == 20
 
 
 def test_other_files_are_one_line(tmp_path, capsys):
@@ -147,6 +152,7 @@ def test_other_files_are_one_line(tmp_path, capsys):
   binary = tmp_path / 'binary.csv'
   binary.write_bytes(bytes(range(128, 256)))
   good = _file(tmp_path, f'{HEADER}a,-1\n')
+  strange = _file(tmp_path, f'{HEADER}x,-1\n', 'strange.csv')
   bad = _file(tmp_path, f'{HEADER}a,1 2 3\n', 'bad.csv')
   for arguments in (
     [f'--check={other}'],
@@ -154,6 +160,8 @@ def test_other_files_are_one_line(tmp_path, capsys):
     [f'--check={tmp_path / "absent.csv"}'],
     [f'--check={good}', f'--truth={binary}'],
     [f'--check={good}', f'--truth={bad}'],
+    [f'--check={good}', f'--truth={strange}'],
+    [f'--check={good}', f'--sample={strange}'],
   ):
     with pytest.raises(SystemExit) as ended:
       submission.main(arguments)
@@ -163,11 +171,10 @@ def test_other_files_are_one_line(tmp_path, capsys):
     assert str(tmp_path) in message
 
 
-def test_scores_without_any_truth_are_null(tmp_path):
-  truth = _file(tmp_path, 'id,label\nx,1\n', 'truth.csv')
-  path = _file(tmp_path, f'{HEADER}a,-1\n')
-  (fault,), scores = submission.check(path, truth=truth)
-  assert 'truth of none of the 1 ids' in fault
+def test_scores_of_an_empty_submission_are_null(tmp_path):
+  truth = _file(tmp_path, f'{HEADER}x,-1\n', 'truth.csv')
+  (fault,), scores = submission.check(_file(tmp_path, HEADER), truth=truth)
+  assert fault == 'there is no row with an image id and a mask'
   assert scores['dice'] is None and scores['num_images'] == 0
 
 
@@ -176,7 +183,10 @@ def test_the_command_prints_scores_as_json_and_faults_apart(tmp_path, capsys):
   path = _file(tmp_path, f'{HEADER}a,-1\nb,-1\n')
   assert submission.main([f'--check={path}', f'--truth={truth}']) == 0
   output, message = capsys.readouterr()
-  assert json.loads(output)['ignored'] == 1 and message == ''
+  assert json.loads(output)['ignored'] == 1
+  assert message == (
+    f'scored are the 1 ids that {truth} holds; 1 others of {path} are ignored\n'
+  )
   assert submission.main([f'--check={path}', f'--sample={truth}']) == 1
   output, message = capsys.readouterr()
   assert output == '' and '1 unknown ids: b' in message

@@ -3,7 +3,8 @@
 `python -m pnx_jax.evaluation.submission --check=sub.csv
 [--sample=sample_submission.csv] [--truth=train-rle.csv]` lists every fault on
 standard error; with the truth it prints the scores as one JSON object on
-standard output. The exit status is 1 where there are faults.
+standard output, and on standard error how many ids have no truth. The exit
+status is 1 where there are faults.
 """
 
 import argparse
@@ -25,6 +26,9 @@ SIZE = 1024
 # Masks look sideways when this many more lie left than lie high: of the true
 # ones 86 % have their centroid in the upper half and 59 % in the left one.
 SIDEWAYS = 5
+# Masks of pictures of 512 x 512 or less fill the left columns, and so many
+# true ones never do.
+SMALL = 5
 
 # The longest mask has a run for every second pixel, of 9 characters or so.
 csv.field_size_limit(16 * SIZE * SIZE)
@@ -52,7 +56,8 @@ def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
     truth: a csv with the annotations of at least some of the ids.
 
   Raises:
-    UserError: one of the files is of another kind altogether.
+    UserError: one of the files is of another kind altogether, or shares no id
+      with the submission.
     OSError: one cannot be opened.
   """
   rows, faults = _read_rows(path)
@@ -60,14 +65,13 @@ def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
   faults += _listed('repeated', repeated)
   if sample:
     expected = rle.read_csv(sample)
-    if rows and rows.keys().isdisjoint(expected):
-      raise UserError(
-        f'{sample}: no sample of this submission: it shares no id with {path}'
-      )
+    _check_shared(sample, expected, path, rows)
     faults += _listed('missing', [key for key in expected if key not in rows])
     faults += _listed('unknown', [key for key in rows if key not in expected])
   annotations = rle.read_csv(truth) if truth else {}
-  centroids, areas = [], []
+  if truth:
+    _check_shared(truth, annotations, path, rows)
+  centroids, true_centroids, areas = [], [], []
   for image_id, rles in rows.items():
     mask, wrong = _mask(rles)
     faults += [f'{image_id}: {fault}' for fault in wrong]
@@ -79,11 +83,12 @@ def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
       except ValueError as error:
         raise UserError(f'{truth}: {image_id}: {error}') from error
       areas.append(_areas(mask, true_mask))
-  faults += _sideways(np.array(centroids).reshape(-1, 2))
+      if true_mask.any():
+        true_centroids.append(_centroid(true_mask))
+  faults += _misplaced('the masks', centroids)
+  faults += _misplaced(f'the masks of {truth}', true_centroids)
   if not truth:
     return faults, None
-  if not areas:
-    faults.append(f'{truth} has the truth of none of the {len(rows)} ids')
   return faults, _scores(*np.array(areas, np.int64).reshape(-1, 3).T) | {
     'num_images': len(areas),
     'ignored': len(rows) - len(areas),
@@ -117,7 +122,18 @@ def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
       rows.setdefault(row[0], []).append(row[1])
     elif any(row):
       faults.append(f'line {number}: expected an image id and a mask')
+  if not rows:
+    faults.append('there is no row with an image id and a mask')
   return rows, faults
+
+
+def _check_shared(other, others, path, rows) -> None:
+  """Raises UserError where another file speaks of none of the images."""
+  if rows and rows.keys().isdisjoint(others):
+    raise UserError(
+      f'{other} belongs to another submission: it shares none of its '
+      f'{len(others)} ids with {path}'
+    )
 
 
 def _listed(what, image_ids, most=10) -> list[str]:
@@ -161,14 +177,21 @@ def _areas(mask, truth) -> tuple[int, int, int]:
   return np.count_nonzero(mask & truth), np.count_nonzero(mask), truth_area
 
 
-def _sideways(centroids) -> list[str]:
-  upper, left = (centroids < (SIZE - 1) / 2).sum(axis=0)
-  if left - upper < SIDEWAYS:
-    return []
-  return [
-    f'the masks look transposed: of {len(centroids)} centroids {upper} lie '
-    f'in the upper half and {left} in the left one; of true ones 86 % and 59 %'
-  ]
+def _misplaced(masks, centroids) -> list[str]:
+  places = np.array(centroids).reshape(-1, 2)
+  count = len(places)
+  upper, left = (places < (SIZE - 1) / 2).sum(axis=0)
+  if left - upper >= SIDEWAYS:
+    return [
+      f'{masks} look transposed: of {count} centroids {upper} lie in the upper '
+      f'half and {left} in the left one; of true ones 86 % and 59 %'
+    ]
+  if count >= SMALL and (places[:, 1] < SIZE / 4).all():
+    return [
+      f'{masks} look like those of smaller pictures: all {count} centroids lie '
+      f'in the left quarter of {SIZE} x {SIZE}'
+    ]
+  return []
 
 
 def _scores(intersection, predicted_area, truth_area) -> dict:
@@ -199,6 +222,12 @@ def main(arguments=None) -> int:
   for fault in faults:
     print(fault, file=sys.stderr)
   if scores is not None:
+    if scores['ignored']:
+      print(
+        f'scored are the {scores["num_images"]} ids that {flags.truth} holds; '
+        f'{scores["ignored"]} others of {flags.check} are ignored',
+        file=sys.stderr,
+      )
     print(json.dumps(scores))
   elif not faults:
     print(f'{flags.check}: no fault found')
