@@ -20,6 +20,20 @@ def test_halving_averages_blocks():
   np.testing.assert_array_equal(letterbox.letterbox(mask, 4), share >= 0.5)
 
 
+@pytest.mark.parametrize('order', ['C', 'F'])
+@pytest.mark.parametrize('aspect', [0.2, 1.0])
+def test_no_mask_is_too_small_to_stay(order, aspect):
+  mask = np.zeros((300, 150), bool, order)
+  assert not letterbox.letterbox(mask, 32, pixel_aspect=aspect).any()
+  mask[200, 70:74] = True
+  ((row, column),) = np.argwhere(
+    letterbox.letterbox(mask, 32, pixel_aspect=aspect)
+  )
+  inner = letterbox.place(300, 150, 32, pixel_aspect=aspect)
+  assert row == inner.top + 200 * inner.height // 300
+  assert column == inner.left + 72 * inner.width // 150
+
+
 @pytest.mark.parametrize(
   ('height', 'width', 'aspect', 'expected'),
   [

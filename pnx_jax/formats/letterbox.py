@@ -49,7 +49,9 @@ def letterbox(
   """Returns a film, mask or probability map [H, W] as a square [size, size].
 
   Masks (bool) come back as masks: a pixel belongs when at least half of it
-  does. A square film is only resized, and one of that size returned as it is.
+  does, and of a mask too small for that one pixel stays: a film with a
+  pneumothorax remains one. A square film is only resized, and one of that size
+  returned as it is.
   """
   inner = place(*image.shape, size, pixel_aspect=pixel_aspect)
   content = _resize(image, inner.height, inner.width)
@@ -97,7 +99,12 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     grey = _resize(
       np.ascontiguousarray(image).view(np.uint8) * 255, height, width
     )
-    return grey > 127
+    mask = grey > 127
+    if image.any() and not mask.any():
+      places = np.flatnonzero(image)
+      row, column = divmod(places[len(places) // 2], image.shape[1])
+      mask[row * height // len(image), column * width // image.shape[1]] = True
+    return mask
   shrinks = height < image.shape[0] or width < image.shape[1]
   interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
   return cv2.resize(image, (width, height), interpolation=interpolation)
