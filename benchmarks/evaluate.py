@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 
 from pnx_jax.evaluation import search, submission
-from pnx_jax.evaluation.network import SIZE, predict
+from pnx_jax.evaluation.network import SIZE, compiled_predict
 from pnx_jax.evaluation.postprocess import Postprocess
 from pnx_jax.formats import rle
 from pnx_jax.metrics.dice import THRESHOLDS, threshold_areas
@@ -77,7 +77,7 @@ def devices() -> None:
   print('|---|---|---|')
   forward = row(
     f'forward pass at {size}, with h-flip',
-    seconds(lambda: predict(variables, image, model=model)),
+    seconds(lambda: compiled_predict()(variables, image, model=model)),
     batch,
   )
   areas = jax.jit(threshold_areas)

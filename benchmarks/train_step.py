@@ -26,7 +26,7 @@ import optax
 import roofline
 from absl import app, flags
 
-from pnx_jax.models import segmenter
+from pnx_jax.models import compiled, segmenter
 
 ENCODER = flags.DEFINE_string('encoder', 'resnet34', 'see segmenter.ENCODERS')
 SIZE = flags.DEFINE_integer('size', 256, 'side of the image')
@@ -96,7 +96,7 @@ class Ours:
       self.state = params, statistics, optimiser.init(params)
       step = train
     start = time.perf_counter()
-    lowered = jax.jit(step, donate_argnums=0).lower(
+    lowered = compiled.jit(step, donate_argnums=0).lower(
       self.state, self.image, self.label
     )
     self.step = lowered.compile()

@@ -11,7 +11,7 @@ import pytest
 
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation import ensemble as ensembles
-from pnx_jax.evaluation.network import SIZE, Member, Network, predict
+from pnx_jax.evaluation.network import SIZE, Member, Network, compiled_predict
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.training import sharding
@@ -100,7 +100,7 @@ def _bilinear(image, size):
 
 def test_predictions_average_the_image_and_its_mirror_image(films):
   variables = _variables(0)
-  answer = predict(
+  answer = compiled_predict()(
     variables, films.images[:3, ..., None], model=Tiny(), size=64
   )
   for row, image in enumerate(films.images[:3] / 255):
@@ -118,7 +118,7 @@ def test_predictions_average_the_image_and_its_mirror_image(films):
 def test_predictions_average_scales(films):
   variables = _variables(0)
   image = films.images[:1] / 255
-  answer = predict(
+  answer = compiled_predict()(
     variables,
     films.images[:1, ..., None],
     model=Tiny(),
@@ -134,7 +134,7 @@ def test_predictions_average_scales(films):
 
 
 def test_without_a_presence_head_the_largest_probability_counts(films):
-  answer = predict(
+  answer = compiled_predict()(
     _variables(0), films.images[..., None], model=Tiny(head=False), size=32
   )
   np.testing.assert_array_equal(

@@ -1,12 +1,14 @@
 """Every form of an operation against the plain one, values and gradients."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pnx_jax.models import convolution, depthwise, layers
+from pnx_jax.models import convolution, depthwise, layers, normalisation
 
 
 def random(*shape, seed=0):
@@ -50,6 +52,41 @@ def test_depthwise(size, stride, padding):
     random(2, 8, 8, 3),
     random(size, size, 1, 3),
   )
+
+
+@pytest.mark.parametrize('total', ['on_cpu', 'direct'])
+@pytest.mark.parametrize('height', [6, 16])
+def test_batch_normalisation(monkeypatch, total, height):
+  monkeypatch.setattr(normalisation, 'total', getattr(normalisation, total))
+  theirs = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-3)
+  ours = normalisation.BatchNorm(
+    use_running_average=False, momentum=0.9, epsilon=1e-3, dtype=jnp.float32
+  )
+  x = 3 + 2 * random(2, height, 5, 4)
+  variables = theirs.init(jax.random.key(0), x)
+
+  def applied(module):
+    def apply(x, scale, bias):
+      return module.apply(
+        {**variables, 'params': {'scale': scale, 'bias': bias}},
+        x,
+        mutable='batch_stats',
+      )
+
+    return apply
+
+  weights = random(4, seed=2), random(4, seed=3)
+  assert_same(
+    *(
+      lambda *inputs, module=module: applied(module)(*inputs)[0]
+      for module in (ours, theirs)
+    ),
+    x,
+    *weights,
+  )
+  (_, found), (_, wanted) = (applied(m)(x, *weights) for m in (ours, theirs))
+  same = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+  jax.tree.map(same, found, wanted)
 
 
 @pytest.mark.parametrize('stride', [1, 2])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation.network import SIZE, Member, Network, predict
+from pnx_jax.evaluation.network import SIZE, Member, Network, compiled_predict
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import threshold_areas
 from pnx_jax.training import sharding, workdir
@@ -92,7 +92,9 @@ class Ensemble:
     self._members = tuple(members)
     self._reading = reading
     self._mesh = mesh
-    self._predict = functools.partial(predict, flip=flip, scales=scales)
+    self._predict = functools.partial(
+      compiled_predict(), flip=flip, scales=scales
+    )
     replicated = sharding.replicated(mesh)
     self._add = jax.jit(_add, donate_argnums=0)
     self._finish = jax.jit(_finish, out_shardings=replicated)

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from pnx_jax.models import compiled
 from pnx_jax.training import experiment, steps, workdir
 from pnx_jax.training.checkpoint import Checkpoints
 
@@ -55,7 +56,14 @@ class Network:
     )
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'size', 'flip', 'scales'))
+@functools.cache
+def compiled_predict():
+  """`predict` as one program."""
+  return compiled.jit(
+    predict, static_argnames=('model', 'size', 'flip', 'scales')
+  )
+
+
 def predict(variables, image, *, model, size=SIZE, flip=True, scales=(1.0,)):
   """Probabilities of each pixel and of each image, over all augmentations.
 

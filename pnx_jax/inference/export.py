@@ -22,7 +22,7 @@ import numpy as np
 
 from pnx_jax.errors import UserError, one_line
 from pnx_jax.evaluation.deployment import Deployment
-from pnx_jax.evaluation.network import Network
+from pnx_jax.evaluation.network import Network, predict
 from pnx_jax.inference import card, exported, model, standalone
 from pnx_jax.training import sharding, workdir
 
@@ -130,9 +130,10 @@ def program(
   def answer(weights_by_name, images):
     leaves = [weights_by_name[name] for name in weights]
     variables = jax.tree.unflatten(structure, leaves)
-    return model.mean_answer(
-      [dataclasses.replace(network, variables=variables)],
-      images,
+    return predict(
+      variables,
+      model.shrunk(images, network.image_size),
+      model=network.model,
       flip=deployment.flip,
       scales=deployment.scales,
     )

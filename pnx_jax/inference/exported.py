@@ -16,6 +16,7 @@ import numpy as np
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.postprocess import Postprocess
 from pnx_jax.inference.model import Model, digest, mean
+from pnx_jax.models import compiled
 
 # Of the folder's layout; others are refused.
 FORMAT = 1
@@ -34,7 +35,7 @@ def load(folder: str | os.PathLike) -> Model:
     if sha256(_read(folder / name)) != checksum:
       raise UserError(_damaged(folder / name, 'its checksum differs'))
   networks = {
-    name: jax.jit(_program(folder / name).call)
+    name: compiled.jit(_program(folder / name).call)
     for name in {member['program'] for member in settings['members']}
   }
   members = [

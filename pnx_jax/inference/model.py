@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pnx_jax.evaluation.deployment import Deployment
-from pnx_jax.evaluation.network import Network, predict
+from pnx_jax.evaluation.network import Network, compiled_predict
 from pnx_jax.evaluation.postprocess import Postprocess
 from pnx_jax.formats import boxes, dicom, letterbox
 from pnx_jax.inference import screening
@@ -164,10 +164,11 @@ def mean_answer(
     flip: average with the mirrored image, too.
     scales: average over the image resized by these factors.
   """
+  predict = compiled_predict()
   return mean(
     predict(
       network.variables,
-      _shrunk(images, network.image_size),
+      shrunk(images, network.image_size),
       model=network.model,
       flip=flip,
       scales=scales,
@@ -204,7 +205,8 @@ def digest(*parts: bytes | np.ndarray) -> str:
   return sha.hexdigest()[:_VERSION_LENGTH]
 
 
-def _shrunk(images, size):
+def shrunk(images: Any, size: int) -> Any:
+  """Images `[B, S, S, 1]` on a square of `size`."""
   if images.shape[1] == size:
     return images
   shape = (images.shape[0], size, size, 1)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pnx_jax.models import convolution
+from pnx_jax.models.normalisation import BatchNorm
 
 NORMALISATIONS = ('batch', 'frozen', 'group')
 
@@ -107,7 +108,7 @@ class Norm(nn.Module):
         dtype=style.dtype,
         name='group',
       )(x)
-    return nn.BatchNorm(
+    return BatchNorm(
       use_running_average=not train or style.normalisation == 'frozen',
       momentum=style.momentum,
       epsilon=style.epsilon,

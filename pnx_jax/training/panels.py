@@ -5,6 +5,7 @@ import numpy as np
 
 from pnx_jax import draw
 from pnx_jax.formats import schema
+from pnx_jax.models import compiled
 from pnx_jax.training import sharding, steps
 
 _NUM_POSITIVES, _NUM_NEGATIVES = 4, 2
@@ -34,7 +35,9 @@ class Panels:
       return jax.nn.sigmoid(outputs['mask_logits'])[..., 0]
 
     self._replicated = sharding.replicated(mesh)
-    self._probabilities = jax.jit(probabilities, out_shardings=self._replicated)
+    self._probabilities = compiled.jit(
+      probabilities, out_shardings=self._replicated
+    )
 
   def draw(self, variables) -> dict[str, np.ndarray]:
     """Pictures uint8[H, W, 3] by name."""

@@ -10,6 +10,7 @@ import numpy as np
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import curves, rules
 from pnx_jax.metrics.dice import SegmentationMetrics
+from pnx_jax.models import compiled
 from pnx_jax.training import sharding, steps
 from pnx_jax.training.events import Events, prefixed
 from pnx_jax.training.panels import Panels
@@ -55,7 +56,7 @@ class Validation:
       steps.eval_step, model=model, loss_weights=loss_weights
     )
     # Every process gets the statistics of all images.
-    self._step = jax.jit(step, out_shardings=sharding.replicated(mesh))
+    self._step = compiled.jit(step, out_shardings=sharding.replicated(mesh))
     self._panels = Panels(
       dataset, model=model, image_size=image_size, mesh=mesh
     )
