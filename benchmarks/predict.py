@@ -3,13 +3,15 @@
     python -m benchmarks.predict --workdir=runs/resnet34 --torch_python=...
 
 The run is one of configs/resunet.py:resnet34; what its weights are does not
-matter. Reads n and 4n phantoms in turns with PyTorch; what a film costs is the
-difference, so that starting up is counted apart. Shares are of processor time,
-which other jobs on the machine change less than they change seconds.
+matter. Both sides read n and 4n films in turns, on the same cores, with the
+mirror image; what a film costs is the difference, so that starting up is
+counted apart. Needs a quiet machine: OpenMP's threads, PyTorch's, lose several
+times what other jobs take.
 """
 
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -22,6 +24,7 @@ import numpy as np
 from absl import app, flags, logging
 
 import pnx_jax
+from pnx_jax import pool
 from pnx_jax.inference import journal
 from pnx_jax.inference.model import Model
 
@@ -34,10 +37,18 @@ _TORCH_PYTHON = flags.DEFINE_string(
 )
 
 _ROOT = pathlib.Path(__file__).parent.parent
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Run(NamedTuple):
-  """One command: seconds to its first result and its end, and its costs."""
+  """One command: seconds to its first result and its end, and its costs.
+
+  Attributes:
+    first: seconds.
+    seconds: in all.
+    cpu: seconds of all processors and processes.
+    memory: MiB of all processes together at their highest.
+  """
 
   first: float
   seconds: float
@@ -45,27 +56,51 @@ class Run(NamedTuple):
   memory: float
 
 
-def ours(films: Sequence[pathlib.Path], folder: pathlib.Path) -> Run:
-  inputs = folder / 'films'
-  inputs.mkdir()
-  for number, film in enumerate(films):
-    (inputs / f'{number}.dcm').symlink_to(film)
+def ours(films: pathlib.Path, folder: pathlib.Path) -> Run:
   command = [sys.executable, 'launch.py', '--mode=predict']
   command += [f'--workdir={pathlib.Path(_WORKDIR.value).absolute()}']
-  command += [f'--input={inputs}', f'--output_dir={folder / "out"}']
-  lines = folder / 'out' / journal.NAME
-  began, first = time.perf_counter(), None
-  process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.DEVNULL)
+  command += [f'--input={films}', f'--output_dir={folder / "ours"}']
+  return measured(command, folder / 'ours' / journal.NAME)
+
+
+def theirs(films: pathlib.Path, folder: pathlib.Path, *, size: int) -> Run:
+  command = [_TORCH_PYTHON.value, 'benchmarks/predict_torch.py']
+  command += [f'--input={films}', f'--output={folder / "theirs.csv"}']
+  command += [f'--size={size}', f'--num_threads={pool.num_cores()}']
+  return measured(command, folder / 'theirs.csv')
+
+
+def measured(command: Sequence[str], results: pathlib.Path) -> Run:
+  """Runs a command that writes its results to a file."""
+  began, first, memory, looked = time.perf_counter(), 0.0, 0.0, 0.0
+  process = subprocess.Popen(
+    command, cwd=_ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+  )
   while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-    if first is None and lines.exists() and lines.stat().st_size:
-      first = time.perf_counter() - began
+    now = time.perf_counter() - began
+    if not first and results.exists() and results.stat().st_size:
+      first = now
+    if now > looked + _SECONDS_BETWEEN_LOOKS:
+      memory, looked = max(memory, resident(process.pid)), now
     time.sleep(0.01)
-  _, status, usage = ended
   seconds = time.perf_counter() - began
-  if status or first is None:
+  _, status, usage = ended
+  if status or not first:
     raise RuntimeError(f'{command} failed')
-  cpu = usage.ru_utime + usage.ru_stime
-  return Run(first, seconds, cpu, usage.ru_maxrss / 2**10)
+  return Run(first, seconds, usage.ru_utime + usage.ru_stime, memory)
+
+
+def resident(session: int) -> float:
+  """MiB that all processes of a session hold; what they share counts once."""
+  total = 0
+  for folder in pathlib.Path('/proc').glob('[0-9]*'):
+    try:
+      if os.getsid(int(folder.name)) == session:
+        text = (folder / 'smaps_rollup').read_text()
+        total += int(re.search(r'^Pss: +(\d+)', text, re.MULTILINE)[1])
+    except OSError:  # It has ended.
+      continue
+  return total / 2**10
 
 
 def network(model: Model, times: int = 6) -> float:
@@ -80,14 +115,12 @@ def network(model: Model, times: int = 6) -> float:
   return statistics.median(each[1:])
 
 
-def torch(count: int, size: int, folder: pathlib.Path) -> list[float]:
-  """Seconds, processor seconds, and the network's of them, a film."""
-  command = [_TORCH_PYTHON.value, str(_ROOT / 'benchmarks/predict_torch.py')]
-  command += [f'--input={_INPUT.value}', f'--output={folder / "torch.csv"}']
-  command += [f'--size={size}', f'--num_images={count}']
-  result = subprocess.run(command, capture_output=True, text=True, check=True)
-  films, *costs = map(float, result.stdout.split())
-  return [cost / films for cost in costs]
+def linked(films: Sequence[pathlib.Path], folder: pathlib.Path) -> pathlib.Path:
+  """A folder with these films alone."""
+  folder.mkdir()
+  for number, film in enumerate(films):
+    (folder / f'{number}.dcm').symlink_to(film)
+  return folder
 
 
 def middle(values: Sequence[float], digits: int = 2) -> str:
@@ -108,42 +141,52 @@ def main(argv: Sequence[str]) -> None:
   films = sorted(pathlib.Path(_INPUT.value).absolute().rglob('*.dcm'))[:many]
   if len(films) < many:
     sys.exit(f'{_INPUT.value} has {len(films)} films, fewer than {many}')
-  runs = {few: [], many: []}
-  theirs, alone = [], []
+  sides = {'pnx_jax': ours}
+  if _TORCH_PYTHON.value:
+    sides['PyTorch loop'] = lambda *paths: theirs(*paths, size=size)
+  runs = {(name, count): [] for name in sides for count in (few, many)}
+  alone = []
+  load = os.getloadavg()[0]
   with tempfile.TemporaryDirectory() as temporary:
-    warm = pathlib.Path(temporary, 'warm')
-    warm.mkdir()
-    ours(films[:1], warm)  # Fills the compilation cache.
+    temporary = pathlib.Path(temporary)
+    inputs = {n: linked(films[:n], temporary / str(n)) for n in (1, few, many)}
+    ours(inputs[1], temporary)  # Fills the compilation cache.
     for number in range(_ROUNDS.value):
-      for count, done in runs.items():
-        folder = pathlib.Path(temporary, f'{number}_{count}')
-        folder.mkdir()
-        done.append(ours(films[:count], folder))
-      if _TORCH_PYTHON.value:
-        theirs.append(torch(many, size, pathlib.Path(temporary)))
+      for (name, count), done in runs.items():
+        folder = temporary / f'round_{number}_{count}'
+        folder.mkdir(exist_ok=True)
+        done.append(sides[name](inputs[count], folder))
       alone.append(network(model))
-  pairs = list(zip(runs[few], runs[many], strict=True))
-  seconds = [(b.seconds - a.seconds) / (many - few) for a, b in pairs]
-  cpu = [(b.cpu - a.cpu) / (many - few) for a, b in pairs]
-  print(f'{size} x {size}, {few} and {many} films, {_ROUNDS.value} rounds')
-  print(f'first result of a start, s: {middle([a.first for a, _ in pairs])}')
-  for count, done in runs.items():
-    memory = [run.memory for run in done]
-    print(f'peak memory with {count} films, MiB: {middle(memory, 0)}')
-  print('| | s a film | processor s a film | share of the network |')
-  print('|---|---|---|---|')
-  shares = [100 * a / b for a, b in zip(alone, cpu, strict=True)]
+
+  def each(name, cost):
+    pairs = zip(runs[name, few], runs[name, many], strict=True)
+    return [
+      (getattr(b, cost) - getattr(a, cost)) / (many - few) for a, b in pairs
+    ]
+
   print(
-    f'| pnx_jax | {middle(seconds)} | {middle(cpu)} | {middle(shares, 0)} % |'
+    f'{size} x {size}, {few} and {many} films, {_ROUNDS.value} rounds, '
+    f'{pool.num_cores()} cores, load before {load:.1f}'
   )
-  if theirs:
-    wall, their_cpu, their_net = zip(*theirs, strict=True)
-    shares = [100 * a / b for a, b in zip(their_net, their_cpu, strict=True)]
-    print(
-      f'| PyTorch loop | {middle(wall)} | {middle(their_cpu)} | '
-      f'{middle(shares, 0)} % |'
+  first = [run.first for run in runs['pnx_jax', few]]
+  print(f'first result of a start, s: {middle(first)}')
+  shares = [
+    100 * a / b for a, b in zip(alone, each('pnx_jax', 'cpu'), strict=True)
+  ]
+  print(f'share of the network in processor time: {middle(shares, 0)} %')
+  print(f'| | images/s | processor s a film | MiB, {few} | MiB, {many} |')
+  print('|---|---|---|---|---|')
+  speed = {}
+  for name in sides:
+    speed[name] = [1 / seconds for seconds in each(name, 'seconds')]
+    memory = ' | '.join(
+      middle([run.memory for run in runs[name, count]], 0)
+      for count in (few, many)
     )
-    ratios = [a / b for a, b in zip(wall, seconds, strict=True)]
+    cpu = middle(each(name, 'cpu'))
+    print(f'| {name} | {middle(speed[name])} | {cpu} | {memory} |')
+  if len(speed) > 1:
+    ratios = [a / b for a, b in zip(*speed.values(), strict=True)]
     print(f'images/s relative to the PyTorch loop: {middle(ratios)}')
 
 
