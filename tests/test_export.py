@@ -296,20 +296,6 @@ def test_the_numpy_file_applies_the_same_rules(blobs, changes):
     assert found['operating_point'] == post.reached(calibrated)
 
 
-@pytest.mark.parametrize('diagonal', [True, False])
-def test_regions_are_connected(diagonal):
-  rng = np.random.default_rng(2)
-  mask = rng.random((97, 61)) < 0.55
-  found = standalone.regions(mask, diagonal=diagonal)
-  _, expected = cv2.connectedComponents(
-    mask.view(np.uint8), connectivity=8 if diagonal else 4
-  )
-  pairs = np.unique(np.stack([found.ravel(), expected.ravel()]), axis=1)
-  # The numbers differ, the regions do not.
-  assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
-  np.testing.assert_array_equal(found == 0, ~mask)
-
-
 def _names(folder):
   return sorted(path.name for path in folder.iterdir())
 

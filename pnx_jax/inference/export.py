@@ -3,7 +3,7 @@
 `python -m pnx_jax.inference.export --workdir=runs/resunet --output=model`
 leaves the networks as StableHLO for CPU, CUDA and TPU (`jax.export`), their
 weights as arrays, all settings in model.json, predict.py, which applies them
-with jax and numpy alone, and a model card.
+with jax and what it brings alone, and a model card.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Reads chest films, letterboxed to the model's square, with this folder alone.
 
-Needs jax, numpy and, to read jax's own format, flatbuffers:
+Needs jax with its own numpy and scipy and, to read its programs, flatbuffers:
 
   python predict.py film.npy ...            # uint8[S, S]; with Pillow, PNG too
 
@@ -18,6 +18,7 @@ import sys
 import jax
 import jax.export
 import numpy as np
+from scipy import ndimage
 
 
 class Model:
@@ -27,14 +28,10 @@ class Model:
     folder = pathlib.Path(folder)
     self.settings = json.loads((folder / 'model.json').read_text())
     checksum = self.settings.pop('checksum')
-    text = json.dumps(self.settings, sort_keys=True).encode()
-    if not hashlib.sha256(text).hexdigest().startswith(checksum):
-      raise ValueError(
-        f'{folder} is damaged: the checksum of model.json differs'
-      )
+    text = json.dumps(self.settings, sort_keys=True)
+    check(folder / 'model.json', text.encode(), checksum)
     for name, checksum in self.settings['files'].items():
-      if hashlib.sha256((folder / name).read_bytes()).hexdigest() != checksum:
-        raise ValueError(f'{folder / name} is damaged: its checksum differs')
+      check(folder / name, (folder / name).read_bytes(), checksum)
     self.members = []
     for member in self.settings['members']:
       program = bytearray((folder / member['program']).read_bytes())
@@ -64,10 +61,9 @@ class Model:
     mask = probs > post['rule']['bottom']
     mask &= large and probability > post['rule']['gate']
     if post['fill_holes']:
-      outside = regions(~np.pad(mask, 1), diagonal=False)
-      mask = (outside != outside[0, 0])[1:-1, 1:-1]
+      mask = ndimage.binary_fill_holes(mask)
     if post['min_component']:
-      region = regions(mask, diagonal=True)
+      region, _ = ndimage.label(mask, np.ones((3, 3)))
       mask &= np.bincount(region.ravel())[region] >= post['min_component']
     odds = 1 / np.clip(probability, 1e-7, 1 - 1e-7) - 1
     calibrated = 1 / (1 + odds ** (1 / post['temperature']))
@@ -83,26 +79,9 @@ class Model:
     }
 
 
-def regions(mask, *, diagonal):
-  """The connected regions of bool[H, W], numbered: int[H, W], 0 elsewhere."""
-  place = np.arange(mask.size).reshape(mask.shape)
-  pairs = [(place[:, 1:], place[:, :-1]), (place[1:], place[:-1])]
-  if diagonal:
-    pairs += [
-      (place[1:, 1:], place[:-1, :-1]),
-      (place[1:, :-1], place[:-1, 1:]),
-    ]
-  edges = np.concatenate([np.stack(pair).reshape(2, -1) for pair in pairs], 1)
-  edges = edges[:, mask.ravel()[edges].all(axis=0)]
-  # Every tree of pixels is hung on its largest neighbour, then flattened.
-  root = place.ravel()
-  while edges.size:
-    np.maximum.at(root, edges.min(axis=0), edges.max(axis=0))
-    while (root != root[root]).any():
-      root = root[root]
-    edges = root[edges]
-    edges = edges[:, edges[0] != edges[1]]
-  return np.where(mask, 1 + root.reshape(mask.shape), 0)
+def check(path, content, checksum):
+  if not hashlib.sha256(content).hexdigest().startswith(checksum):
+    raise ValueError(f'{path} is damaged: its checksum differs')
 
 
 def read(path):
