@@ -75,6 +75,7 @@ class Prepared:
     agreement: As in the record.
     patient: Keyed digest of the PatientID, empty without one.
     fingerprint: See `likeness`.
+    synthetic: The file says that no patient was before the camera.
     records: The file that holds the record, relative to the working folder.
     offset: Where the record starts in it, -1 where none was written.
   """
@@ -86,6 +87,7 @@ class Prepared:
   agreement: float
   patient: str
   fingerprint: bytes
+  synthetic: bool
   records: str
   offset: int
 
@@ -251,6 +253,7 @@ def _prepare(source: sources.Source, options: Options, salt: bytes):
     agreement=record.agreement,
     patient=_digest(header.patient_id, salt),
     fingerprint=likeness.fingerprint(image),
+    synthetic=header.synthetic,
   )
   return record, about
 

@@ -43,6 +43,7 @@ def summarise(
     'found': parts[sources.TRAIN],
     'written': written[sources.TRAIN],
     'positive': sum(o.label == schema.POSITIVE for o in labelled),
+    'synthetic': sum(o.synthetic for o in labelled),
     'unlabelled': len(unlabelled),
     'rejected': refused[sources.TRAIN],
     'test_found': parts[sources.TEST],

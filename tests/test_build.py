@@ -69,6 +69,7 @@ def test_counts_add_up(built):
   assert summary['found'] == 12
   assert summary['written'] == 10
   assert summary['positive'] == 4
+  assert summary['synthetic'] == 0
   assert summary['unlabelled'] == 1
   assert summary['unlabelled_images'] == ['1.2.10']
   assert summary['rejected_by_reason'] == {'not_dicom': 1}

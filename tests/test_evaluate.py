@@ -17,12 +17,12 @@ import sklearn.metrics
 import tiny
 
 from pnx_jax.errors import UserError
+from pnx_jax.evaluation import data, files, judge, search, submission
 from pnx_jax.evaluation import evaluate as evaluation
-from pnx_jax.evaluation import files, judge, search, submission
 from pnx_jax.evaluation.held_out import HeldOut
 from pnx_jax.evaluation.network import SIZE
 from pnx_jax.evaluation.postprocess import Postprocess
-from pnx_jax.formats import letterbox, rle
+from pnx_jax.formats import letterbox, rle, tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 
@@ -89,6 +89,40 @@ def test_metrics_follow_from_the_table_of_images(evaluated, dataset_dir):
   assert metrics['size_quartile=1/auc'] is None
   by_sex = [metrics[f'sex={sex}/num_images'] for sex in 'FM']
   assert sum(by_sex) == len(rows)
+
+
+def test_what_was_trained_and_scored_on_is_told(evaluated, workdir):
+  folder, metrics = evaluated
+  seen = json.loads((workdir / 'fold0' / 'trained_on.json').read_text())
+  told = json.loads((folder / 'deployment.json').read_text())['data']
+  assert told == (
+    f'Trained on films of records: {len(seen)} (fold 0 held out); some (fold 1 '
+    f'held out). Scored on {metrics["num_images"]} films of records of '
+    f'{metrics["num_patients"]} patients, {metrics["num_positive"]} with a '
+    'pneumothorax, each by networks that had not seen it. In records are 60 '
+    'films, all of them synthetic, 24 with a pneumothorax; its '
+    f'{_patients(workdir)} patients are told apart by the patient map. All '
+    'folds answer together, which was not scored itself.'
+  )
+  told = data.describe(
+    'data/siim/',
+    tfrecord.Origin('auto', False, 90, 20, 0, 90, 'PatientID'),
+    runs=[workdir, workdir],
+    folds=[0],
+    metrics=metrics,
+  )
+  assert told.count('Trained') == 1 and 'films of siim of' in told
+  assert told.endswith(
+    'In siim are 90 films, 20 with a pneumothorax; its 90 patients are told '
+    'apart by PatientID (films of one may be on both sides).'
+  )
+
+
+def _patients(workdir):
+  config = json.loads((workdir / 'config.json').read_text())
+  splits = [f'fold{fold}' for fold in range(3)]
+  records = pipeline.Dataset(config['data_dir'], splits).records
+  return len({record.patient for record in records})
 
 
 def test_the_submission_holds_the_test_split(evaluated, dataset_dir, tmp_path):

@@ -408,11 +408,13 @@ def test_the_card_tells_the_scores_and_no_names(folder, run):
   row = f'| {metrics["dice"]:.3f} | {low:.3f} to {high:.3f} |'
   assert row in card
   assert 'For research only' in card
-  assert f'{metrics["num_images"]} films of {metrics["num_patients"]}' in card
-  assert 'Made from 60 films' in card
+  images, patients = metrics['num_images'], metrics['num_patients']
+  assert f'Scored on {images} films of records of {patients} patients' in card
+  assert 'In records are 60 films, all of them synthetic, 24 with a' in card
 
   trained_on = json.loads((run / 'fold0' / 'trained_on.json').read_text())
-  assert f'Trained on {len(trained_on)} films (fold 0 held out)' in card
+  told = f'Trained on films of records: {len(trained_on)} (fold 0 held out).'
+  assert told in card
   text = card + (folder / 'model.json').read_text()
   assert not any(image_id in text for image_id in trained_on)
   (run / 'eval' / 'metrics.json').rename(run / 'eval' / 'gone')

@@ -129,6 +129,7 @@ def deployment():
     scales=(0.75, 1.0),
     window='dicom',
     steps=((3,), (4,), (5, 6), (7,)),
+    data='Trained on films.',
   )
 
 

@@ -77,6 +77,7 @@ def _write(folder, readings, *, num_pictures=None):
     pictures,
     about={'model': 'abc', 'note': EVIL},
     points=POINTS,
+    data=f'Trained on phantoms. {EVIL}',
   )
   return path
 
@@ -117,6 +118,7 @@ def test_it_says_what_is_known(worklist):
   assert 'detector plane' in text and '5,000' in text
   assert text.count('data:image/jpeg') == 5
   assert text.count('<td class="text">lateral view</td>') == 2
+  assert 'The model: Trained on phantoms.' in text
 
 
 def test_names_are_escaped_and_nothing_is_fetched(worklist, browser):

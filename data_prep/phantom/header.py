@@ -43,6 +43,7 @@ def _described(image: np.ndarray, patient, pose) -> pydicom.Dataset:
   dataset.StudyDate = '19010101'
   dataset.StudyTime = '000000.00'
   dataset.AccessionNumber = ''
+  dataset.SyntheticData = 'YES'
   dataset.Modality = 'CR'
   dataset.ConversionType = 'WSD'
   dataset.ReferringPhysicianName = ''

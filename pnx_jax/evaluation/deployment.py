@@ -25,6 +25,8 @@ class Deployment:
     scales: average over the image at these scales.
     window: how the dataset's grey levels were made, see `greyscale.to_uint8`.
     steps: of each member, the checkpoints whose weights were averaged.
+    data: what they were trained and scored on, see `data.describe`;
+      empty where that was not noted yet.
   """
 
   runs: tuple[str, ...]
@@ -34,6 +36,7 @@ class Deployment:
   scales: tuple[float, ...]
   window: str
   steps: tuple[tuple[int, ...], ...]
+  data: str = ''
 
   def members(self, workdir: str | os.PathLike) -> list[Member]:
     """Raises UserError where one of the runs or folds is gone."""

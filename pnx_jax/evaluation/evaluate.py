@@ -12,6 +12,7 @@ import numpy as np
 
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation import (
+  data,
   files,
   gallery,
   report,
@@ -119,6 +120,9 @@ def evaluate(
       scales=_scales(options.scales),
       window=origin.window,
       steps=tuple(steps[member] for member in chosen(folds=folds)),
+      data=data.describe(
+        config.data_dir, origin, runs=runs, folds=folds, metrics=metrics
+      ),
     ).save(workdir)
     if predictions is None:
       (folder / 'submission.csv').unlink(missing_ok=True)

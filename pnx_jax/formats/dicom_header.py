@@ -53,6 +53,7 @@ class Header:
   transfer_syntax: str
   manufacturer: str
   orientation: str
+  synthetic: bool
   patient_id: str
 
   @property
@@ -90,6 +91,7 @@ def parse(dataset: pydicom.Dataset) -> Header:
     transfer_syntax=str(dataset.file_meta.TransferSyntaxUID),
     manufacturer=text(dataset, 'Manufacturer'),
     orientation=orientation(dataset),
+    synthetic=text(dataset, 'SyntheticData') == 'YES',
     patient_id=text(dataset, 'PatientID'),
   )
 

@@ -105,10 +105,20 @@ class Origin(NamedTuple):
   Attributes:
     window: how their grey levels were made, see `greyscale.to_uint8`.
     patient_safe: whether no true patient is in two folds.
+    written: the labelled films.
+    positive: those of them with a pneumothorax.
+    synthetic: those of them that show no patient, by their header.
+    patients: whose films they are.
+    patients_from: what tells the patients apart.
   """
 
   window: str
   patient_safe: bool
+  written: int
+  positive: int
+  synthetic: int
+  patients: int
+  patients_from: str
 
 
 def origin(data_dir: str | os.PathLike) -> Origin:
@@ -116,8 +126,12 @@ def origin(data_dir: str | os.PathLike) -> Origin:
   path = pathlib.Path(data_dir) / 'build.json'
   try:
     report = json.loads(path.read_text(encoding='utf-8'))
-    return Origin(report['options']['window'], report['patient_safe'])
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    report.setdefault('synthetic', 0)  # Was not counted before.
+    return Origin(
+      report['options']['window'],
+      *(report[name] for name in Origin._fields[1:]),
+    )
+  except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f'{path} is damaged ({error!r}): build it again') from error
 
 

@@ -43,10 +43,6 @@ def render(
     networks=networks,
     config=config,
     recipe=config.to_json_best_effort(indent=2),
-    trained_on={
-      fold: len(workdir.trained_on(run, fold)) for fold in settings['folds']
-    },
-    build=_build(config.data_dir),
     metrics=metrics,
     headline=report.HEADLINE,
     columns=report.COLUMNS,
@@ -63,11 +59,3 @@ def _metrics(path: pathlib.Path) -> dict:
     return json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise UserError(f'cannot read {path}: {error}; run --mode=eval') from None
-
-
-def _build(data_dir: str) -> dict:
-  """What is known of the data's making; empty where they are gone."""
-  try:
-    return json.loads(pathlib.Path(data_dir, 'build.json').read_text())
-  except (OSError, ValueError):
-    return {}

@@ -90,6 +90,7 @@ def files(
     'name': pathlib.Path(run).absolute().name,
     'version': whole.version,
     'rules_version': whole.rules_version,
+    'data': whole.data,
     'image_size': whole.image_size,
     'window': whole.window,
     'rules': dataclasses.asdict(whole.postprocess),

@@ -48,6 +48,7 @@ def load(folder: str | os.PathLike) -> Model:
     window=settings['window'],
     postprocess=Postprocess.parse(settings['rules']),
     version=settings['version'],
+    data=settings['data'],
   )
 
 

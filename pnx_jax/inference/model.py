@@ -59,6 +59,7 @@ class Model:
     window: how grey levels are made, see `greyscale.to_uint8`.
     postprocess: from their answer to a mask and a calibrated probability.
     version: tells models apart; of the weights and the network.
+    data: what it was trained and scored on, in words.
   """
 
   answer: Answer
@@ -66,6 +67,7 @@ class Model:
   window: str
   postprocess: Postprocess
   version: str
+  data: str
 
   def __repr__(self):
     points = ', '.join(
@@ -146,6 +148,7 @@ def of(
       pathlib.Path(workdir, 'eval', 'postprocess.json')
     ),
     version=version(networks, deployment),
+    data=deployment.data,
   )
 
 

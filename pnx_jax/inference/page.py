@@ -30,6 +30,7 @@ def write(
   *,
   about: Mapping[str, str],
   points: Sequence[OperatingPoint] = (),
+  data: str = '',
 ) -> None:
   """Writes the page; one picture at a time is in memory.
 
@@ -39,6 +40,7 @@ def write(
     pictures: a folder with `<name>.jpg` of the films assessed.
     about: what else to say at the top, such as the model's version.
     points: the operating points that the readings name.
+    data: what the model was trained and scored on.
 
   Raises:
     UserError: the page cannot be written.
@@ -56,6 +58,7 @@ def write(
     folder=pictures.name,
     rows=_rows(assessed, pictures),
     refused=[reading for reading in readings if not reading.assessed],
+    data=data,
     printable=printable,
   )
   with writing(path):

@@ -87,6 +87,7 @@ def predict(
       outputs.pictures,
       about=reader.versions | {'code': workdir.commit()},
       points=loaded.postprocess.operating_points,
+      data=loaded.data,
     )
   _summarise(outputs.folder, readings)
   if done < len(left):
