@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.calibration
 import sklearn.linear_model
 
@@ -53,6 +54,12 @@ def test_reliability_equals_scikit_learn(overconfident):
   filled = bins['count'] > 0
   np.testing.assert_allclose(bins['share'][filled], share, rtol=1e-12)
   np.testing.assert_allclose(bins['probability'][filled], mean, rtol=1e-12)
+  for n, positive, *interval in zip(
+    *(bins[name][filled] for name in ('count', 'share', 'low', 'high')),
+    strict=True,
+  ):
+    test = scipy.stats.binomtest(round(positive * n), int(n))
+    assert test.proportion_ci(method='wilson') == pytest.approx(interval)
   weight = bins['count'][filled] / len(label)
   assert calibration.expected_calibration_error(
     probability, label

@@ -117,11 +117,25 @@ def test_a_chart_puts_values_where_they_belong():
   )
   assert [label for _, label in chart.x_ticks] == ['10', '100', '1,000']
   chart.points([10, 1000, 100], [0, 10, 5])
-  corners = chart.dots
+  corners = [dot['place'] for dot in chart.dots]
   assert corners[0] == (chart.left, chart.bottom)
   assert corners[1] == (chart.right, chart.top)
   middle = (chart.left + chart.right) / 2, (chart.top + chart.bottom) / 2
   assert corners[2] == middle
+
+
+def test_a_bin_of_few_images_looks_uncertain(page):
+  charts = re.findall(r'<svg.*?</svg>', page, re.DOTALL)
+  (chart,) = (chart for chart in charts if 'Share of positives' in chart)
+  dots = [dot for dot in ET.fromstring(chart).iter('circle')]
+  told = [re.search('of ([0-9]+) images around', dot[0].text) for dot in dots]
+  counts = [int(found[1]) for found in told]
+  assert sum(counts) == 2 * 60  # As given, and calibrated.
+  radii = np.array([float(dot.get('r')) for dot in dots])
+  assert np.all(np.diff(radii[np.argsort(counts)]) >= 0)
+  assert radii.max() > 1.5 * radii.min()
+  cells = re.search('Images in each bin.*?</table>', page, re.DOTALL)[0]
+  assert [int(n) for n in re.findall(r'<td>(\d+)</td>', cells)] == counts
 
 
 @pytest.mark.skipif(not chromium.COMMAND, reason='no Chromium here')
@@ -132,6 +146,7 @@ def test_chromium_shows_it_without_sideways_scrolling(page, tmp_path):
     for width in (1100, 390):
       browser.open(path, width=width, height=3000)
       assert browser.run('document.documentElement.scrollWidth') <= width
+      browser.run('for (const i of document.images) i.loading = "eager"')
       assert browser.comes_true(
         '[...document.images].every(i => i.complete && i.naturalWidth)'
       )

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# Radius, in the picture's own coordinates.
+_LARGEST_DOT = 13
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -60,7 +63,7 @@ class Chart:
   def __init__(self, title: str, *, x: Axis, y: Axis):
     self.title, self.x, self.y = title, x, y
     self.lines: list[dict] = []
-    self.dots: list[tuple[float, float]] = []
+    self.dots: list[dict] = []
     self.cells: list[dict] = []
 
   def line(self, x, y, name: str = '', *, reference: bool = False) -> None:
@@ -69,7 +72,34 @@ class Chart:
     self.lines.append({'points': points, 'name': name, 'reference': reference})
 
   def points(self, x, y) -> None:
-    self.dots += self._places(x, y)
+    for place in self._places(x, y):
+      self.dots.append({'place': place, 'radius': 3})
+
+  def shares(self, x, y, name: str, *, low, high, sizes, texts) -> None:
+    """A line through points f64[K] that are more or less certain.
+
+    Args:
+      x: of the points.
+      y: of the points.
+      name: of the line.
+      low: where each point's interval begins.
+      high: where it ends.
+      sizes: area of each point, 1 for the largest there can be.
+      texts: shown where the pointer rests on a point.
+    """
+    for place, bottom, top, size, text in zip(
+      self._places(x, y), low, high, sizes, texts, strict=True
+    ):
+      self.dots.append(
+        {
+          'place': place,
+          'radius': round(max(2.0, _LARGEST_DOT * float(size) ** 0.5), 1),
+          'interval': (self._up(bottom), self._up(top)),
+          'line': len(self.lines),
+          'text': text,
+        }
+      )
+    self.line(x, y, name)
 
   def table(self, values) -> None:
     """Shaded numbers f64[rows, columns] on axes of categories, upwards."""

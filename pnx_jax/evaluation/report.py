@@ -32,7 +32,11 @@ HEADLINE = {
 IMAGE_LEVEL = {
   'roc': 'ROC curve.',
   'precision': 'Precision and recall.',
-  'reliability': 'How often the network is right when it says how sure it is.',
+  'reliability': (
+    'How often the network is right when it says how sure it is. The larger '
+    'a dot, the more images; bars are 95 % intervals as if images were '
+    'independent.'
+  ),
 }
 COLUMNS = {
   'dice': 'Dice',
@@ -81,6 +85,7 @@ def render(
     num_rules=len(search.GRID),
     num_groups=len(verdict.search.group_rules),
     points=verdict.calibration.points,
+    reliability=_reliability(verdict),
     charts={
       **_image_level_charts(verdict),
       'rules': _rule_chart(statistics, verdict.search.rule),
@@ -118,15 +123,37 @@ def _image_level_charts(verdict) -> dict[str, Chart]:
     x=Axis.linear('probability'),
     y=Axis.linear('share with pneumothorax'),
   )
-  for values, name in (
-    (probability, 'as given'),
-    (verdict.calibration.scaled, 'calibrated'),
-  ):
-    bins = calibration.reliability(values, label)
-    filled = bins['count'] > 0
-    reliable.line(bins['probability'][filled], bins['share'][filled], name)
+  for name, bins in _reliability(verdict).items():
+    reliable.shares(
+      bins['probability'],
+      bins['share'],
+      name,
+      low=bins['low'],
+      high=bins['high'],
+      sizes=bins['count'] / len(label),
+      texts=[
+        f'{name}: of {count:,.0f} images around {probability:.2f}, '
+        f'{share:.0%} positive ({low:.0%} to {high:.0%})'
+        for count, probability, share, low, high in zip(
+          *bins.values(), strict=True
+        )
+      ],
+    )
   reliable.line([0, 1], [0, 1], 'ideal', reference=True)
   return {'roc': roc, 'precision': precision, 'reliability': reliable}
+
+
+def _reliability(verdict) -> dict[str, dict[str, np.ndarray]]:
+  """Bins that hold images, see `calibration.reliability`, by name."""
+  found = {}
+  for name, values in (
+    ('as given', verdict.images.probability),
+    ('calibrated', verdict.calibration.scaled),
+  ):
+    bins = calibration.reliability(values, verdict.images.label)
+    filled = bins['count'] > 0
+    found[name] = {key: column[filled] for key, column in bins.items()}
+  return found
 
 
 def _rule_chart(statistics, best: rules.Rule) -> Chart:

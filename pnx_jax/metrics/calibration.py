@@ -34,7 +34,11 @@ def fit_temperature(probability, label) -> float:
 
 
 def reliability(probability, label, *, num_bins=10) -> dict[str, np.ndarray]:
-  """Equal-width bins: `count`, mean `probability`, `share` of positives."""
+  """Equal-width bins: `count`, mean `probability`, `share` of positives.
+
+  `low` and `high` bound the share, see `wilson`. All but `count` are NaN where
+  no image is.
+  """
   bins = np.clip((probability * num_bins).astype(int), 0, num_bins - 1)
 
   def sums(values):
@@ -44,7 +48,26 @@ def reliability(probability, label, *, num_bins=10) -> dict[str, np.ndarray]:
   known = np.maximum(count, 1)
   mean = np.where(count > 0, sums(probability) / known, np.nan)
   share = np.where(count > 0, sums(label) / known, np.nan)
-  return {'count': count, 'probability': mean, 'share': share}
+  low, high = wilson(share, known)
+  return {
+    'count': count,
+    'probability': mean,
+    'share': share,
+    'low': low,
+    'high': high,
+  }
+
+
+def wilson(share, count):
+  """The 95 % interval of a share among `count` independent images.
+
+  Wilson 1927; it is not empty where the share is 0 or 1.
+  """
+  z = special.ndtri(0.975)
+  middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+  spread = np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+  half = z * spread / (1 + z**2 / count)
+  return middle - half, middle + half
 
 
 def expected_calibration_error(
