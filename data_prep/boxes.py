@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import app, flags
 
-from pnx_jax.errors import UserError, one_line
+from pnx_jax.errors import UserError, one_line, parse_flags
 from pnx_jax.formats import rle
 from pnx_jax.formats.boxes import boxes
 
@@ -112,4 +112,4 @@ if __name__ == '__main__':
     'width', 1024, 'Columns of the films.', lower_bound=1
   )
   flags.mark_flags_as_required(['rle_csv', 'output'])
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

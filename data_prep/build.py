@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from data_prep import dataset, report
 from data_prep.request import Request
 from pnx_jax import pool
-from pnx_jax.errors import one_line
+from pnx_jax.errors import one_line, parse_flags
 from pnx_jax.formats import dicom, greyscale
 
 
@@ -78,4 +78,4 @@ def _define_flags() -> None:
 
 if __name__ == '__main__':
   _define_flags()
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from data_prep import leakage
-from pnx_jax.errors import UserError, one_line
+from pnx_jax.errors import UserError, one_line, parse_flags
 from pnx_jax.formats import rle
 
 _AREA_QUARTILES = 4
@@ -182,4 +182,4 @@ if __name__ == '__main__':
   _RLE_CSV = flags.DEFINE_string('rle_csv', None, 'The annotations.')
   _PATIENT_MAP = flags.DEFINE_string('patient_map', None, 'Id and patient.')
   flags.mark_flags_as_required(['audit', 'rle_csv', 'patient_map'])
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

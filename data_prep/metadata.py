@@ -17,7 +17,7 @@ from absl import app, flags
 
 from data_prep import sources
 from pnx_jax import pool
-from pnx_jax.errors import UserError, one_line
+from pnx_jax.errors import UserError, one_line, parse_flags
 from pnx_jax.formats import dicom
 from pnx_jax.formats.names import printable
 
@@ -148,4 +148,4 @@ if __name__ == '__main__':
     'num_workers', pool.num_cores(), 'Processes.', lower_bound=1
   )
   flags.mark_flags_as_required(['dicom_dir', 'output'])
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

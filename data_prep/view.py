@@ -24,7 +24,7 @@ from absl import app, flags
 from data_prep import sources
 from pnx_jax import draw, pool
 from pnx_jax.case import Case, marked
-from pnx_jax.errors import UserError, one_line
+from pnx_jax.errors import UserError, one_line, parse_flags
 from pnx_jax.formats import dicom, letterbox, rle, schema, tfrecord
 
 _SHEET = 24  # pictures on a contact sheet
@@ -246,4 +246,4 @@ def _define_flags() -> None:
 if __name__ == '__main__':
   cv2.setNumThreads(1)
   _define_flags()
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

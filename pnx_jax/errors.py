@@ -3,7 +3,9 @@
 import contextlib
 import difflib
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+
+from absl import flags
 
 
 class UserError(ValueError):
@@ -28,6 +30,23 @@ def one_line() -> Iterator[None]:
     return
   print(f'error: {message}', file=sys.stderr)
   sys.exit(2)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """The `flags_parser` of `app.run`: a mistake in the flags is one line."""
+  with one_line():
+    try:
+      words = flags.FLAGS(argv)
+    except flags.Error as error:
+      raise UserError(' '.join(str(error).split())) from None
+    check_no_words(words)
+  return words
+
+
+def check_no_words(words: Sequence[str]) -> None:
+  """Raises UserError where words that are no flags follow the command."""
+  if len(words) > 1:
+    raise UserError(f'{words[1]!r} is no flag; flags begin with --')
 
 
 def nearest(name: str, known: Collection[str]) -> str:

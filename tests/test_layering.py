@@ -73,6 +73,13 @@ def test_tensorflow_is_imported_in_data_prep_alone():
     ), path
 
 
+def test_mistyped_flags_end_every_command_alike():
+  for path in [*sources('data_prep'), *sources('pnx_jax')]:
+    _, *calls = path.read_text(encoding='utf-8').split('  app.run(')
+    for call in calls:
+      assert call.startswith('main, flags_parser=parse_flags)'), path
+
+
 def test_training_and_evaluation_load_without_tensorflow():
   code = (
     'import sys, pnx_jax.training.train, pnx_jax.evaluation.evaluate; '

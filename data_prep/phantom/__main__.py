@@ -6,7 +6,7 @@ from absl import app, flags
 
 from data_prep.phantom import generate
 from pnx_jax import pool
-from pnx_jax.errors import one_line
+from pnx_jax.errors import one_line, parse_flags
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,4 +38,4 @@ def _define_flags() -> None:
 
 if __name__ == '__main__':
   _define_flags()
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

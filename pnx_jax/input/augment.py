@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from pnx_jax import draw
-from pnx_jax.errors import UserError, one_line
+from pnx_jax.errors import UserError, one_line, parse_flags
 from pnx_jax.input import pipeline
 
 _PREVIEW_SIZE = 200
@@ -208,4 +208,4 @@ def main(_):
 if __name__ == '__main__':
   config_flags.DEFINE_config_file('config', 'configs/resunet.py')
   flags.DEFINE_string('preview', 'augmentation.png', 'Picture to write.')
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)
