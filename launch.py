@@ -17,7 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from pnx_jax.errors import UserError, nearest, one_line
+from pnx_jax.errors import UserError, check_no_words, nearest, one_line
 
 # JAX is imported in functions: processes that decode films import this file.
 
@@ -192,8 +192,7 @@ def parse(argv: list[str]) -> list[str]:
   with one_line():
     try:
       rest = flags.FLAGS(argv)
-      if len(rest) > 1:
-        raise UserError(f'{rest[1]!r} is no flag; flags begin with --')
+      check_no_words(rest)
       if _MODE.value == 'predict':
         _check_predict_flags()
         return rest
@@ -246,7 +245,12 @@ def run(argv: list[str]) -> None:
     if _alone():
       raise
     # An orderly end would wait for the other processes, which wait for this.
-    if not isinstance(error, SystemExit):
+    if re.search('closed by peer|reset by peer', str(error)):
+      print(
+        f'error: another process has ended, see there why ({error})',
+        file=sys.stderr,
+      )
+    elif not isinstance(error, SystemExit):
       traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -3,7 +3,6 @@
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -31,8 +30,7 @@ def mesh_of(number):
 @pytest.fixture(scope='module')
 def first_steps(dataset_dir):
   """The loss and the state after one step, by number of devices."""
-  config = tiny.config(dataset_dir)
-  run = experiment.Experiment.build(config)
+  run = experiment.Experiment.build(tiny.config(dataset_dir))
   reading = pipeline.Reading(batch_size=8)
   batch = next(
     pipeline.training_batches(
@@ -44,14 +42,19 @@ def first_steps(dataset_dir):
       last_step=1,
     )
   )
+  key = jax.random.key(0, impl='rbg')
+  before = jax.device_get(
+    jax.jit(run.create_state, out_shardings=sharding.replicated(mesh_of(8)))(
+      key
+    )
+  )
   after = {}
   for number in (1, 8):
     mesh = mesh_of(number)
     whole = sharding.replicated(mesh)
-    before = jax.jit(run.create_state, out_shardings=whole)(jax.random.key(0))
-    moved = jax.jit(run.train_step, out_shardings=whole)(
-      before, sharding.put(batch, mesh)
-    )
+    # As in training, where the compiled program is found again.
+    step = jax.jit(run.train_step, donate_argnums=0, out_shardings=whole)
+    moved = step(jax.device_put(before, whole), sharding.put(batch, mesh))
     after[number] = jax.device_get(moved)
   return after
 
@@ -89,7 +92,10 @@ def test_a_checkpoint_of_eight_devices_opens_on_one(uninterrupted, dataset_dir):
 
 
 def two_processes(dataset_dir, path, before='', stderr=None):
-  """A training by two processes; they run the lines `before` first."""
+  """A training by two processes; they run the lines `before` first.
+
+  Each compiles for itself, so XLA is told not to take long over it.
+  """
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
@@ -108,7 +114,7 @@ runpy.run_path('launch.py', run_name='__main__')
         f'--process_id={process}',
       ],
       cwd=ROOT,
-      env={**os.environ, 'XLA_FLAGS': ''},
+      env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'},
       stdout=subprocess.PIPE,
       stderr=stderr,
       text=True,
@@ -153,43 +159,70 @@ def slow(*arguments, **fields):
     yield batch
 pipeline.training_batches = slow
 """
+TELL_SAVES = """
+from pnx_jax.training.checkpoint import Checkpoints
+save = Checkpoints.save
+def told(self, step, *arguments, **fields):
+  print('Saving step', step)
+  save(self, step, *arguments, **fields)
+Checkpoints.save = told
+"""
 
 
-@pytest.fixture(scope='module')
-def stopped(dataset_dir, tmp_path_factory):
-  """Workdir and last step of a run of which one process got Ctrl-C."""
-  path = tmp_path_factory.mktemp('stopped')
-  processes = two_processes(dataset_dir, path, SLOWLY)
-  checkpoints = workdir.checkpoint_dir(path, 0)
-  while processes[1].poll() is None and not (checkpoints / '1').exists():
+def stopped(processes, number, *, when):
+  """The step that both saved last and what both printed.
+
+  The second process gets the signal once `when()` holds.
+  """
+  while processes[1].poll() is None and not when():
     time.sleep(0.05)
-  processes[1].send_signal(signal.SIGINT)
-  text, _ = printed(processes)
-  step = int(re.search(r'Stopped and saved at step (\d)', text)[1])
-  assert 1 <= step < 6
-  assert max(int(each.name) for each in checkpoints.iterdir()) == step
-  return path, step
+  processes[1].send_signal(number)
+  texts = printed(processes)
+  saved = [re.findall(r'Saving step (\d)', text)[-1] for text in texts]
+  assert saved[0] == saved[1]
+  return int(saved[0]), texts
 
 
-@pytest.mark.parametrize('damaged', [False, True])
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(
-  damaged, stopped, by_two, dataset_dir, tmp_path
+def flip_a_bit(folder):
+  largest = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  content[len(content) // 2] ^= 0x10
+  largest.write_bytes(content)
+
+
+def test_a_run_that_was_stopped_and_damaged_goes_on_bit_for_bit(
+  by_two, dataset_dir, tmp_path
 ):
-  path, step = stopped
-  shutil.copytree(path, tmp_path / 'run')
-  last = workdir.checkpoint_dir(tmp_path / 'run', 0) / str(step)
-  if damaged:
-    largest = max(last.glob('variables/d/*'), key=lambda x: x.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    largest.write_bytes(content)
-  texts = printed(two_processes(dataset_dir, tmp_path / 'run'))
+  """After Ctrl-C in one process, a flipped bit, and SIGTERM in one process."""
+  checkpoints = workdir.checkpoint_dir(tmp_path, 0)
+  events = tmp_path / 'fold0' / 'events'
+
+  first, texts = stopped(
+    two_processes(dataset_dir, tmp_path, SLOWLY + TELL_SAVES),
+    signal.SIGINT,
+    when=(checkpoints / '2').exists,
+  )
+  assert f'Stopped and saved at step {first}' in texts[0]
+  assert 2 <= first < 6
+  assert max(int(each.name) for each in checkpoints.iterdir()) == first
+
+  flip_a_bit(checkpoints / str(first) / 'variables' / 'd')
+  second, texts = stopped(
+    two_processes(dataset_dir, tmp_path, SLOWLY + TELL_SAVES),
+    signal.SIGTERM,
+    when=lambda: len(list(events.iterdir())) == 2,
+  )
   for text in texts:
-    assert (f'Checkpoint {step} in' in text) == damaged
-  assert f'step {step - damaged} to 6' in texts[0]
-  assert tiny.events(tmp_path / 'run') == tiny.events(by_two)
+    assert f'Checkpoint {first} in' in text
+  assert f'step {first - 1} to 6' in texts[0]
+  assert f'Stopped and saved at step {second}' in texts[0]
+  assert first <= second
+
+  texts = printed(two_processes(dataset_dir, tmp_path))
+  assert f'step {second} to 6' in texts[0]
+  assert tiny.events(tmp_path) == tiny.events(by_two)
   found, expected = (
-    last_state(dataset_dir, each) for each in (tmp_path / 'run', by_two)
+    last_state(dataset_dir, path) for path in (tmp_path, by_two)
   )
   for ours, theirs in zip(found, expected, strict=True):
     np.testing.assert_array_equal(ours, theirs)
@@ -211,3 +244,5 @@ if '--process_id=1' in sys.argv:
   texts = [process.communicate(timeout=120) for process in processes]
   assert all(process.returncode for process in processes)
   assert 'error: the image of x does not decode' in texts[1][1]
+  assert 'error: another process has ended' in texts[0][1]
+  assert 'Traceback' not in texts[0][1] + texts[1][1]

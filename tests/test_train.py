@@ -1,6 +1,8 @@
 """Training as the command runs it, on records of 32 x 32."""
 
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,9 +114,11 @@ def test_the_first_signal_asks_and_the_second_kills(number):
 
 def test_all_folds_are_trained_one_after_another(dataset_dir, tmp_path):
   command = [sys.executable, 'launch.py', '--mode=folds']
-  command += [f'--workdir={tmp_path}', *tiny.flags(dataset_dir)]
+  command += [f'--workdir={tmp_path}']
+  command += tiny.flags(dataset_dir, checkpoint_steps=6, eval_epochs=100.0)
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
+  assert len(re.findall('^Total: ', done.stdout, re.MULTILINE)) == 3
   assert workdir.trained_folds(tmp_path) == [0, 1, 2]
   trained_on = [workdir.trained_on(tmp_path, fold) for fold in range(3)]
   assert not set.intersection(*trained_on)
@@ -144,14 +148,28 @@ def test_a_finished_run_is_not_trained_again(finished, dataset_dir):
   assert_same(latest(tiny.config(dataset_dir), path), expected)
 
 
-@pytest.mark.parametrize('field', ['losses.bce', 'optimizer.learning_rate'])
+@pytest.mark.parametrize(
+  ('field', 'value', 'step', 'rate'),
+  [
+    ('losses.bce', float('nan'), 1, '0'),
+    # The warm-up reaches a third of it in the second of three updates.
+    ('optimizer.learning_rate', 3e38, 2, r'1e\+38'),
+  ],
+)
 def test_a_loss_or_update_that_is_not_finite_stops_the_run(
-  dataset_dir, tmp_path, field
+  dataset_dir, tmp_path, field, value, step, rate
 ):
-  config = tiny.config(dataset_dir, **{field: float('nan'), 'total_steps': 2})
-  with pytest.raises(FloatingPointError, match='loss of step 1 is nan'):
+  """The losses are looked at after the last step."""
+  config = tiny.config(
+    dataset_dir,
+    **{field: value, 'total_steps': 4},
+    checkpoint_steps=4,
+    eval_epochs=100.0,
+  )
+  message = rf'loss of step {step} is nan \(learning rate {rate}\)'
+  with pytest.raises(FloatingPointError, match=message):
     training.train(config, tmp_path)
-  saved = np.load(tmp_path / 'fold0' / 'bad_batch_1_0.npz')
+  saved = np.load(tmp_path / 'fold0' / f'bad_batch_{step}_0.npz')
   assert saved['image'].shape == (8, 32, 32, 1)
   assert not list(workdir.checkpoint_dir(tmp_path, 0).glob('[0-9]*'))
 
@@ -165,7 +183,12 @@ def test_another_runs_weights_and_a_longer_schedule(
   finished, dataset_dir, tmp_path
 ):
   """The first of two runs is profiled, too."""
-  source, before, _, _ = finished
+  source, before = tmp_path / 'source', finished[1]
+  shutil.copytree(finished[0], source)
+  own = workdir.trained_on(source, 0)
+  # It may have seen others than this run does.
+  workdir.write(source, workdir.load(source), ['elsewhere'])
+  path = tmp_path / 'run'
   changes = {
     'log_steps': 1,
     'eval_epochs': 100.0,
@@ -175,9 +198,9 @@ def test_another_runs_weights_and_a_longer_schedule(
   config = tiny.config(
     dataset_dir, **changes, total_steps=2, profile_steps='1:2'
   )
-  training.train(config, tmp_path)
+  training.train(config, path)
   # Another seed draws other weights; two small steps leave them near.
-  started = latest(config, tmp_path)
+  started = latest(config, path)
   near, far = (
     max(
       np.abs(np.subtract(a, b)).max()
@@ -190,12 +213,12 @@ def test_another_runs_weights_and_a_longer_schedule(
     for other in (before.best_variables['params'], fresh(config))
   )
   assert near < 0.01 < far
-  assert list((tmp_path / 'fold0' / 'events').rglob('*.xplane.pb'))
-  assert workdir.trained_on(tmp_path, 0) == workdir.trained_on(source, 0)
+  assert list((path / 'fold0' / 'events').rglob('*.xplane.pb'))
+  assert workdir.trained_on(path, 0) == own | {'elsewhere'}
 
   longer = tiny.config(dataset_dir, **changes, total_steps=4)
-  training.train(longer, tmp_path)
-  rates = dict(tiny.events(tmp_path)['train/learning_rate'])
+  training.train(longer, path)
+  rates = dict(tiny.events(path)['train/learning_rate'])
   schedule = experiment.Experiment.build(longer).learning_rate
   for step in (3, 4):
     np.testing.assert_allclose(rates[step], schedule(step - 1), rtol=1e-6)
@@ -204,7 +227,7 @@ def test_another_runs_weights_and_a_longer_schedule(
 def fresh(config):
   run = experiment.Experiment.build(config)
   key = jax.random.key(config.seed, impl='rbg')
-  return jax.device_get(run.create_state(key).variables['params'])
+  return jax.device_get(jax.jit(run.create_state)(key).variables['params'])
 
 
 def test_weights_of_a_run_that_saw_the_held_out_images_are_refused(

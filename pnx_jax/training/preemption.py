@@ -15,9 +15,10 @@ _logger = logging.getLogger(__name__)
 def watch() -> Iterator[Callable[[int], bool]]:
   """Yields `stop(step)`: whether to save and leave after this step.
 
-  The first signal only sets a flag, the second one kills. With several
-  processes JAX's coordination service makes all stop at the same step; it
-  listens to SIGTERM alone, so SIGINT is passed on to it.
+  It is first called with the step that training starts from. The first signal
+  only sets a flag, the second one kills. With several processes JAX's
+  coordination service makes all stop at the same step; it listens to SIGTERM
+  alone, so SIGINT is passed on to it.
   """
   several = jax.process_count() > 1
   signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
@@ -39,7 +40,7 @@ def watch() -> Iterator[Callable[[int], bool]]:
       )
       told.append(asked[0])
     if several:
-      return multihost_utils.reached_preemption_sync_point(step)
+      return _agreed(step)
     return bool(asked)
 
   before = {each: signal.signal(each, handler) for each in signals}
@@ -48,3 +49,21 @@ def watch() -> Iterator[Callable[[int], bool]]:
   finally:
     for each, previous in before.items():
       signal.signal(each, previous)
+
+
+# The step that JAX was told last; before the first one it takes it to be 0.
+_last_step = 0
+
+
+def _agreed(step: int) -> bool:
+  """Whether all processes stop now.
+
+  A signal makes JAX ask for a stop at the step after the last one it was told.
+  A resumed run or the next fold goes on at another one.
+  """
+  global _last_step
+  asked_for = _last_step + 1, step
+  _last_step = step
+  return any(
+    [multihost_utils.reached_preemption_sync_point(each) for each in asked_for]
+  )

@@ -8,12 +8,17 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from clu import parameter_overview
 
 from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
-from pnx_jax.models import pretrained
-from pnx_jax.training import durations, preemption, sharding, validate
+from pnx_jax.models import compiled, pretrained
+from pnx_jax.training import (
+  durations,
+  overview,
+  preemption,
+  sharding,
+  validate,
+)
 from pnx_jax.training import experiment as experiments
 from pnx_jax.training import state as states
 from pnx_jax.training import workdir as workdirs
@@ -56,7 +61,7 @@ def train(
   # XLA takes several times as long to compile the default generator's draws.
   key = jax.random.key(config.seed, impl='rbg')
   abstract = states.abstract(run.create_state, key, replicated)
-  train_step = jax.jit(
+  train_step = compiled.jit(
     run.train_step, donate_argnums=0, out_shardings=replicated
   )
   empty_metrics = jax.jit(run.metrics.empty, out_shardings=replicated)
@@ -90,16 +95,14 @@ def train(
       state = _started(config, state, abstract.variables)
     workdirs.write(workdir, config, seen)
     first_step = int(state.step)
+    stopping_early = stop(first_step)
     # A run that was asked to stop left its validation to this one.
     owed = first_step in run.durations.eval_steps - checkpoints.scored_steps()
     if first_step >= total_steps and not owed:
       _logger.info('Fold %d is trained: %d steps.', config.fold, first_step)
       return {}
     _logger.info(
-      'Parameters:\n%s',
-      parameter_overview.get_parameter_overview(
-        abstract.variables['params'], include_stats=False
-      ),
+      'Parameters:\n%s', overview.table(abstract.variables['params'])
     )
     _logger.info(
       'Fold %d: training on %d images (%d positive), validating on %d, '
@@ -152,7 +155,7 @@ def train(
         recent_losses.append(loss)
         if len(recent_losses) > _LOOKAHEAD:
           jax.block_until_ready(recent_losses[-1 - _LOOKAHEAD])
-        stopping = stop(step)
+        stopping = stop(step) or stopping_early
         finished = step == total_steps
         if tracing and (step + 1 not in profiled or stopping or finished):
           jax.block_until_ready(loss)
