@@ -1,5 +1,6 @@
 """Eight CPU devices, strict JAX, and a small synthetic dataset for all."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -86,3 +87,104 @@ def evaluated_run(uninterrupted, dataset_dir, tmp_path_factory) -> pathlib.Path:
   changes = {'eval.bootstrap': 50, 'eval.num_overlays': 0}
   evaluate(tiny.config(dataset_dir, **changes), path)
   return path
+
+
+@pytest.fixture(scope='session')
+def phantoms(dataset_dir) -> pathlib.Path:
+  """The folder of the dataset's films."""
+  return pathlib.Path(dataset_dir).parent / 'films'
+
+
+@pytest.fixture(scope='session')
+def marking_run(evaluated_run, dataset_dir, tmp_path_factory) -> pathlib.Path:
+  """A copy of the evaluated run whose rule marks half of the films.
+
+  Its submission is made anew, by the evaluation from the dataset's records.
+  """
+  import numpy as np
+
+  from pnx_jax.evaluation import ensemble, evaluate, submission
+  from pnx_jax.evaluation.postprocess import Postprocess
+  from pnx_jax.input import pipeline
+  from pnx_jax.metrics.rules import Rule
+  from pnx_jax.training import sharding
+
+  path = tmp_path_factory.mktemp('marking') / 'run'
+  shutil.copytree(evaluated_run, path)
+  answering = ensemble.Ensemble(
+    ensemble.members([path], folds=[0]),
+    mesh=sharding.mesh(),
+    reading=pipeline.Reading(batch_size=8),
+  )
+  films = pipeline.Dataset(dataset_dir, ['fold0', 'test'], labelled_only=False)
+  probs, probability = zip(*answering.probabilities(films), strict=True)
+  bottom = float(np.quantile(probs, 0.98))
+  gate = float(np.median(probability))
+  saved = path / 'eval' / 'postprocess.json'
+  post = dataclasses.replace(
+    Postprocess.load(saved),
+    rule=Rule(top=bottom, area=0, bottom=bottom, gate=gate),
+  )
+  post.save(saved)
+  submission.write(
+    path / 'eval' / 'submission.csv',
+    evaluate._submission(dataset_dir, answering, post),
+  )
+  return path
+
+
+@pytest.fixture(scope='session')
+def marking_model(marking_run):
+  import pnx_jax
+
+  return pnx_jax.load(marking_run)
+
+
+@pytest.fixture(scope='session')
+def some(phantoms, tmp_path_factory) -> pathlib.Path:
+  """A folder with five phantoms, a.dcm to e.dcm; copy it to change them."""
+  folder = tmp_path_factory.mktemp('some')
+  paths = sorted(phantoms.rglob('*.dcm'))[:5]
+  for path, name in zip(paths, 'abcde', strict=True):
+    shutil.copy(path, folder / f'{name}.dcm')
+  return folder
+
+
+@pytest.fixture
+def predict(marking_run, marking_model, tmp_path, monkeypatch):
+  """Predicts inputs into `tmp_path / 'out'`; returns the readings by id."""
+  import pnx_jax
+  from pnx_jax.inference import predict as predicting
+
+  load = pnx_jax.load
+  monkeypatch.setattr(
+    pnx_jax,
+    'load',
+    lambda path: marking_model if path == marking_run else load(path),
+  )
+
+  def predict_into(*inputs, output_dir=tmp_path / 'out', **options):
+    options = {'model': marking_run} | options
+    inputs = list(map(os.fspath, inputs))
+    readings = predicting.predict(inputs, output_dir, **options)
+    return {reading.image_id: reading for reading in readings}
+
+  return predict_into
+
+
+@pytest.fixture(scope='session')
+def some_read(some, marking_run, tmp_path_factory):
+  """The output folder of `some`, and the readings by id."""
+  from pnx_jax.inference.predict import predict
+
+  folder = tmp_path_factory.mktemp('some_read')
+  readings = predict([str(some)], folder, model=marking_run)
+  return folder, {reading.image_id: reading for reading in readings}
+
+
+@pytest.fixture
+def known(some_read, tmp_path):
+  """The readings of `some`, which `predict` finds where it writes."""
+  folder, readings = some_read
+  shutil.copytree(folder, tmp_path / 'out')
+  return readings

@@ -1,6 +1,7 @@
 """Small DICOM files for tests."""
 
 import io
+import time
 import warnings
 
 import numpy as np
@@ -8,6 +9,13 @@ import pydicom
 from PIL import Image
 from pydicom import uid
 from pydicom.encaps import encapsulate
+
+
+class Hangs:
+  """The path of a file that takes a minute to be opened."""
+
+  def __fspath__(self):
+    time.sleep(60)
 
 
 def film(height=32, width=32, *, seed=0):

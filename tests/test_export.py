@@ -199,6 +199,7 @@ def test_an_ensemble_is_the_mean_of_its_members(
   _same(found, mean)
   alone = standalone.Model(tmp_path / 'model')
   _same(alone.answer(images), mean)
+  assert alone.members[0][0] is alone.members[2][0]
   names = sorted(p.name for p in (tmp_path / 'model').glob('*.stablehlo'))
   assert names == ['network_0.stablehlo', 'network_1.stablehlo']
 

@@ -68,7 +68,7 @@ def read(
   looks: Looks,
   *,
   num_workers: int,
-  seconds_per_file: int = 60,
+  seconds_per_file: float = 60,
 ) -> Iterator[Iterator[Film | Refused]]:
   """Yields the films, as they are done; the workers start at once.
 
@@ -101,14 +101,14 @@ def read(
 
 
 def _read_batch(
-  batch: pool.Batch, *, looks: Looks, seconds_per_file: int
+  batch: pool.Batch, *, looks: Looks, seconds_per_file: float
 ) -> list[Film | Refused]:
   read = []
   for _, source in batch:
     # Nothing else ends a decoder that hangs: the process dies of it.
-    signal.alarm(seconds_per_file)
+    signal.setitimer(signal.ITIMER_REAL, seconds_per_file)
     read.append(_read(source, looks))
-  signal.alarm(0)
+  signal.setitimer(signal.ITIMER_REAL, 0)
   return read
 
 

@@ -32,12 +32,16 @@ class Model:
     check(folder / 'model.json', text.encode(), checksum)
     for name, checksum in self.settings['files'].items():
       check(folder / name, (folder / name).read_bytes(), checksum)
-    self.members = []
+    networks, self.members = {}, []
     for member in self.settings['members']:
-      program = bytearray((folder / member['program']).read_bytes())
-      network = jax.jit(jax.export.deserialize(program).call)
+      name = member['program']
+      if name not in networks:
+        program = jax.export.deserialize(
+          bytearray((folder / name).read_bytes())
+        )
+        networks[name] = jax.jit(program.call)
       with np.load(folder / member['weights'], allow_pickle=False) as weights:
-        self.members.append((network, jax.device_put(dict(weights))))
+        self.members.append((networks[name], jax.device_put(dict(weights))))
 
   def answer(self, images):
     """The mean over all networks for uint8[B, S, S, 1], dense tissue bright.

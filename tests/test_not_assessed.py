@@ -1,0 +1,98 @@
+"""Films that are not scored are listed with the reason, others are read."""
+
+import os
+import pathlib
+
+import dicom_files
+import numpy as np
+import pydicom
+from written import rows
+
+from pnx_jax.formats import dicom, letterbox
+from pnx_jax.inference import films, studies
+
+
+def test_what_is_not_assessed_is_listed_apart(predict, some, tmp_path):
+  pixels = dicom.read(some / 'a.dcm').pixels
+  folder = tmp_path / 'others'
+  for name, picture, attributes in (
+    ('lateral', pixels, {'ViewPosition': 'LL'}),
+    ('hand', pixels, {'BodyPartExamined': 'HAND'}),
+    ('tomography', pixels, {'Modality': 'CT'}),
+    ('unnamed', pixels, {'BodyPartExamined': None, 'ViewPosition': None}),
+    ('turned', np.ascontiguousarray(pixels[::-1, ::-1]), {}),
+    ('blank', np.zeros_like(pixels), {}),
+  ):
+    dicom_files.write(folder / f'{name}.dcm', picture, **attributes)
+  (folder / 'text.dcm').write_text('no DICOM')
+  (folder / 'notes.txt').write_text('neither')
+  (folder / 'gone.dcm').symlink_to('nowhere')
+  readings = predict(folder, some / 'a.dcm')
+  out = tmp_path / 'out'
+  found = {r['image_id']: r['reason'] for r in rows(out / 'not_assessed.csv')}
+  assert found == {
+    'lateral': 'lateral',
+    'hand': 'body_part',
+    'tomography': 'modality',
+    'turned': 'turned',
+    'blank': 'blank',
+    'text': 'not_dicom',
+    'gone': 'unreadable',
+  }
+  scored = {row['image_id'] for row in rows(out / 'worklist.csv')}
+  assert scored == {'unnamed', 'a'}
+  assert readings['blank'].probability == -1
+  again = predict(folder, accept_modality=('CR', 'CT'))
+  assert again['tomography'].assessed
+  assert not again['lateral'].assessed
+
+
+def test_awkward_files_are_all_accounted_for(predict, some, tmp_path):
+  """pydicom's own: no chest film is among them."""
+  folder = pathlib.Path(pydicom.__file__).parent / 'data' / 'test_files'
+  readings = predict(folder, some / 'a.dcm', accept_modality=())
+  refused = rows(tmp_path / 'out' / 'not_assessed.csv')
+  found = studies.find([str(folder)], leave_out=tmp_path)
+  assert {row['path'] for row in refused} == {one.path for one in found}
+  assert [name for name, one in readings.items() if one.assessed] == ['a']
+
+
+def test_real_films_are_assessed_and_others_are_not(predict, real_data):
+  readings = predict(
+    real_data / 'siim' / 'dicom-images-test', real_data / 'dicom_matrix'
+  )
+  refused = {
+    name: one.reason for name, one in readings.items() if not one.assessed
+  }
+  assert refused == {
+    'cr_monochrome1_jpeg_lossless_modality_lut': 'unlike',  # teeth
+    'monochrome1_jpeg_baseline': 'unlike',  # bright and dark exchanged
+    'truncated_pixels_mr': 'modality',
+    'wrong_modality_ct': 'modality',
+  }
+  assert len(readings) - len(refused) == 12 + 4
+
+
+def test_what_is_no_file_or_hangs_is_refused_and_the_others_are_read(
+  some, tmp_path
+):
+  os.mkfifo(tmp_path / 'pipe.dcm')
+  sources = studies.find([str(some), str(tmp_path)], leave_out='nowhere')
+  hangs = studies.Source(dicom_files.Hangs(), 'hangs', 'hangs', '')
+  looks = films.Looks(32, 'auto', dicom.RADIOGRAPHY)
+  with films.read(
+    [*sources, hangs], looks, num_workers=1, seconds_per_file=1
+  ) as found:
+    found = {film.source.image_id: film for film in found}
+  assert found.pop('hangs')[1:] == (
+    'undecodable',
+    'the decoder crashed or took too long',
+  )
+  assert found.pop('pipe').reason == 'unreadable'
+  assert set(found) == set('abcde')
+  for name, film in found.items():
+    pixels = dicom.read(some / f'{name}.dcm').pixels
+    np.testing.assert_array_equal(
+      film.square[..., 0], letterbox.letterbox(pixels, 32)
+    )
+    assert film.header.patient_id == ''
