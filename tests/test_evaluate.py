@@ -96,9 +96,10 @@ def test_what_was_trained_and_scored_on_is_told(evaluated, workdir):
   seen = json.loads((workdir / 'fold0' / 'trained_on.json').read_text())
   told = json.loads((folder / 'deployment.json').read_text())['data']
   assert told == (
-    f'Trained on films of records: {len(seen)} (fold 0 held out); some (fold 1 '
-    f'held out). Scored on {metrics["num_images"]} films of records of '
-    f'{metrics["num_patients"]} patients, {metrics["num_positive"]} with a '
+    f'Trained on films of the data set records: {len(seen)} (fold 0 held out); '
+    f'some (fold 1 held out). Scored on {metrics["num_images"]} films of '
+    f'records of {metrics["num_patients"]} patients, '
+    f'{metrics["num_positive"]} with a '
     'pneumothorax, each by networks that had not seen it. In records are 60 '
     'films, all of them synthetic, 24 with a pneumothorax; its '
     f'{_patients(workdir)} patients are told apart by the patient map. All '

@@ -49,7 +49,8 @@ def _trained(run: str, folds: Sequence[int]) -> str:
     f'{len(workdir.trained_on(run, fold)) or "some"} (fold {fold} held out)'
     for fold in folds
   )
-  return f'Trained on films of {_name(workdir.load(run).data_dir)}: {counts}.'
+  name = _name(workdir.load(run).data_dir)
+  return f'Trained on films of the data set {name}: {counts}.'
 
 
 def _name(data_dir: str) -> str:
