@@ -19,7 +19,7 @@ from pnx_jax.inference.model import Model, digest, mean
 from pnx_jax.models import compiled
 
 # Of the folder's layout; others are refused.
-FORMAT = 1
+FORMAT = 2
 SETTINGS = 'model.json'
 
 
