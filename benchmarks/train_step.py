@@ -29,6 +29,7 @@ from absl import app, flags
 from pnx_jax.models import compiled, segmenter
 
 ENCODER = flags.DEFINE_string('encoder', 'resnet34', 'see segmenter.ENCODERS')
+DECODER = flags.DEFINE_enum('decoder', 'unet', ['unet', 'unetpp'], 'of both')
 SIZE = flags.DEFINE_integer('size', 256, 'side of the image')
 BATCH = flags.DEFINE_integer('batch', 4, 'images per step')
 STEPS = flags.DEFINE_integer('steps', 3, 'steps per round')
@@ -46,10 +47,11 @@ class Ours:
 
   def __init__(self, *, remat=False):
     gpu = jax.default_backend() != 'cpu'
+    published = ENCODER.value not in segmenter.PLAIN_ENCODERS
     model = segmenter.create(
       encoder=ENCODER.value,
-      width=16,
-      depth=5,
+      decoder=DECODER.value,
+      **({'width': 16, 'depth': 5} if published else {}),
       remat=remat,
       dtype='bfloat16' if gpu else 'float32',
     )
@@ -121,6 +123,7 @@ class Torch:
       TORCH_PYTHON.value,
       str(worker),
       f'--encoder={ENCODER.value}',
+      f'--decoder={DECODER.value}',
       f'--size={SIZE.value}',
       f'--batch={BATCH.value}',
       *['--inference'] * INFERENCE.value,

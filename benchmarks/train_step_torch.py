@@ -19,16 +19,16 @@ ENCODERS = {
   'efficientnet_b4': 'efficientnet-b4',
   'efficientnet_lite0': 'timm-tf_efficientnet_lite0',
 }
+DECODERS = {'unet': smp.Unet, 'unetpp': smp.UnetPlusPlus}
 
 
-def trainer(encoder, *, size, batch):
+def trainer(network, *, size, batch):
   """A function that takes one step, and one that waits for the device."""
   cuda = torch.cuda.is_available()
   device = torch.device('cuda' if cuda else 'cpu')
   torch.backends.cudnn.benchmark = True
   torch.set_float32_matmul_precision('high')
-  net = smp.Unet(ENCODERS[encoder], encoder_weights=None, in_channels=1)
-  net = net.to(device, memory_format=torch.channels_last).train()
+  net = network.to(device, memory_format=torch.channels_last).train()
   optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
   image = torch.rand(batch, 1, size, size, device=device).contiguous(
     memory_format=torch.channels_last
@@ -48,12 +48,11 @@ def trainer(encoder, *, size, batch):
   return step, torch.cuda.synchronize if cuda else lambda: None
 
 
-def predictor(encoder, *, size, batch):
+def predictor(network, *, size, batch):
   """The same for inference."""
   cuda = torch.cuda.is_available()
   device = torch.device('cuda' if cuda else 'cpu')
-  net = smp.Unet(ENCODERS[encoder], encoder_weights=None, in_channels=1)
-  net = net.to(device, memory_format=torch.channels_last).eval()
+  net = network.to(device, memory_format=torch.channels_last).eval()
   image = torch.rand(batch, 1, size, size, device=device).contiguous(
     memory_format=torch.channels_last
   )
@@ -70,12 +69,16 @@ def predictor(encoder, *, size, batch):
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument('--encoder', choices=ENCODERS, required=True)
+  parser.add_argument('--decoder', choices=DECODERS, required=True)
   parser.add_argument('--size', type=int, required=True)
   parser.add_argument('--batch', type=int, required=True)
   parser.add_argument('--inference', action='store_true')
   flags = parser.parse_args()
   make = predictor if flags.inference else trainer
-  step, wait = make(flags.encoder, size=flags.size, batch=flags.batch)
+  network = DECODERS[flags.decoder](
+    ENCODERS[flags.encoder], encoder_weights=None, in_channels=1
+  )
+  step, wait = make(network, size=flags.size, batch=flags.batch)
 
   def timed(steps):
     start = time.perf_counter()
