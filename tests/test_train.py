@@ -292,13 +292,13 @@ def test_a_trained_network_beats_the_all_empty_one(
   config = tiny.config(
     dataset_dir,
     **{
-      'total_steps': 300,
+      'total_steps': 100,
       'log_steps': 100,
-      'checkpoint_steps': 300,
+      'checkpoint_steps': 100,
       'eval_epochs': 100.0,
       'model.width': 8,
       'positive_share': ((0, 0.9),),
-      'optimizer.learning_rate': 5e-3,
+      'optimizer.learning_rate': 1e-2,
       'optimizer.ema_decay': 0.9,
       'augmentation.flip': 0.0,
       'augmentation.affine': 0.0,
