@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import default
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation import ensemble as ensembles
 from pnx_jax.evaluation.network import SIZE, Member, Network, compiled_predict
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
-from pnx_jax.training import sharding
+from pnx_jax.training import sharding, workdir
 
 SIDE = 16
 
@@ -23,14 +24,13 @@ class Tiny(nn.Module):
   """Not symmetric, so that mirroring shows."""
 
   depth: int = 2
-  head: bool = True
 
   @nn.compact
   def __call__(self, image, train):
-    outputs = {'mask_logits': nn.Conv(1, (3, 3), name='mask')(image) * 9}
-    if self.head:
-      outputs['presence_logit'] = image[:, :, :4].mean(axis=(1, 2, 3)) * 4
-    return outputs
+    return {
+      'mask_logits': nn.Conv(1, (3, 3), name='mask')(image) * 9,
+      'presence_logit': image[:, :, :4].mean(axis=(1, 2, 3)) * 4,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +133,13 @@ def test_predictions_average_scales(films):
   np.testing.assert_allclose(answer['probs'][0], expected, atol=1e-5)
 
 
-def test_without_a_presence_head_the_largest_probability_counts(films):
+def test_where_no_presence_head_was_trained_the_surest_pixel_counts(films):
   answer = compiled_predict()(
-    _variables(0), films.images[..., None], model=Tiny(head=False), size=32
+    _variables(0),
+    films.images[..., None],
+    model=Tiny(),
+    presence=False,
+    size=32,
   )
   np.testing.assert_array_equal(
     answer['probability'], answer['probs'].max(axis=(1, 2))
@@ -229,6 +233,17 @@ def test_an_ensemble_answers_with_the_mean(films, loads, monkeypatch):
     np.testing.assert_allclose(probs, expected, atol=1e-6)
     expected = np.mean([answers[row][1] for answers in alone])
     assert probability == pytest.approx(expected, abs=1e-6)
+
+
+def test_probabilities_of_two_kinds_are_not_averaged(tmp_path):
+  runs = [str(tmp_path / name) for name in 'abc']
+  for run, weight in zip(runs, (0.3, 0.5, 0.0), strict=True):
+    config = default.get_config()
+    config.losses.presence = weight
+    workdir.write(run, config, ['image'])
+  ensembles.check_alike(runs[:2])
+  with pytest.raises(UserError, match='c cannot answer together'):
+    ensembles.check_alike(runs)
 
 
 def test_members_are_all_that_were_trained(tmp_path):

@@ -73,6 +73,21 @@ def members(
   ]
 
 
+def check_alike(runs: Sequence[str]) -> None:
+  """Raises UserError where the `probability` of two runs means two things."""
+  heads = {run: workdir.load(run).losses.presence > 0 for run in runs}
+  if len(set(heads.values())) > 1:
+    trained, untrained = (
+      next(run for run, head in heads.items() if head == wanted)
+      for wanted in (True, False)
+    )
+    raise UserError(
+      f'{trained} and {untrained} cannot answer together: the presence head of '
+      'the one says how probable a pneumothorax is, that of the other was not '
+      'trained (losses.presence=0), so its surest pixel says it'
+    )
+
+
 class Ensemble:
   """Networks that answer together.
 
@@ -84,12 +99,13 @@ class Ensemble:
     scales: average over these sizes of the image.
 
   Attributes:
+    members: as given.
     steps: of the members that have answered, see `Network`.
   """
 
   def __init__(self, members, *, mesh, reading, flip=True, scales=(1.0,)):
     self.steps = {}
-    self._members = tuple(members)
+    self.members = tuple(members)
     self._reading = reading
     self._mesh = mesh
     self._predict = functools.partial(
@@ -107,7 +123,7 @@ class Ensemble:
     """Of every image, in order: its areas over all thresholds (see
     `metrics.dice`) and its `probability`, arrays of N rows."""
     parts = [
-      jax.device_get(self._finish_areas(total, batch, len(self._members)))
+      jax.device_get(self._finish_areas(total, batch, len(self.members)))
       for batch, total in self._totals(dataset, truth_size=SIZE)
     ]
     valid = np.concatenate([part.pop('valid') for part in parts])
@@ -119,22 +135,22 @@ class Ensemble:
   def probabilities(self, dataset) -> Iterator[tuple[np.ndarray, float]]:
     """Of every image, in order: `probs` f32[SIZE, SIZE], `probability`."""
     for batch, total in self._totals(dataset):
-      mean = jax.device_get(self._finish(total, batch, len(self._members)))
+      mean = jax.device_get(self._finish(total, batch, len(self.members)))
       for probs, probability, valid in zip(*mean, strict=True):
         if valid:
           yield probs, float(probability)
 
   def _totals(self, dataset, truth_size=None):
     """Batches on the devices, and the sums of their members' answers."""
-    chunk = _CHUNK if len(self._members) > 1 else len(dataset)
+    chunk = _CHUNK if len(self.members) > 1 else len(dataset)
     for first in range(0, len(dataset), chunk):
       last = min(first + chunk, len(dataset))
       part = Subset(dataset, range(first, last))
       totals = itertools.repeat(None)
-      for member in self._members[:-1]:
+      for member in self.members[:-1]:
         totals = [total for _, total in self._run(member, part, totals)]
       # The last one streams: with one member nothing is kept.
-      yield from self._run(self._members[-1], part, totals, truth_size)
+      yield from self._run(self.members[-1], part, totals, truth_size)
 
   def _run(self, member, dataset, totals, truth_size=None):
     network = self._load(member)
@@ -148,7 +164,10 @@ class Ensemble:
     batches = sharding.prefetch(batches, self._mesh)
     for batch, total in zip(batches, totals, strict=False):
       answer = self._predict(
-        network.variables, batch['image'], model=network.model
+        network.variables,
+        batch['image'],
+        model=network.model,
+        presence=network.presence,
       )
       yield batch, answer if total is None else self._add(total, answer)
 

@@ -29,12 +29,21 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A network that can predict, the size it sees, and where it is from."""
+  """A network that can predict.
+
+  Attributes:
+    model: its layers.
+    variables: its weights.
+    image_size: side of the square it sees.
+    steps: the checkpoints that its weights are the mean of.
+    presence: whether its presence head was trained, too.
+  """
 
   model: nn.Module
   variables: Any
   image_size: int
   steps: tuple[int, ...]
+  presence: bool = True
 
   @classmethod
   def load(cls, member: Member, mesh: jax.sharding.Mesh) -> 'Network':
@@ -53,6 +62,7 @@ class Network:
       variables=variables,
       image_size=config.image_size,
       steps=tuple(taken),
+      presence=config.losses.presence > 0,
     )
 
 
@@ -60,24 +70,34 @@ class Network:
 def compiled_predict():
   """`predict` as one program."""
   return compiled.jit(
-    predict, static_argnames=('model', 'size', 'flip', 'scales')
+    predict, static_argnames=('model', 'presence', 'size', 'flip', 'scales')
   )
 
 
-def predict(variables, image, *, model, size=SIZE, flip=True, scales=(1.0,)):
+def predict(
+  variables,
+  image,
+  *,
+  model,
+  presence=True,
+  size=SIZE,
+  flip=True,
+  scales=(1.0,),
+):
   """Probabilities of each pixel and of each image, over all augmentations.
 
   Args:
     variables: of the network.
     image: uint8[B, S, S, 1].
     model: the network.
+    presence: whether its presence head was trained.
     size: side of the square to answer on.
     flip: average with the mirrored image, too.
     scales: average over the image resized by these factors.
 
   Returns:
     `probs` f32[B, size, size], and `probability` f32[B] of the presence head;
-    of a network without one, the largest of `probs`.
+    where that was not trained, the largest of `probs`.
   """
   image = steps.scaled({'image': image})
   views = [
@@ -91,9 +111,9 @@ def predict(variables, image, *, model, size=SIZE, flip=True, scales=(1.0,)):
   # Views of one size are averaged first and resized once.
   probs = sum(resized(sum(same), size) for same in by_side.values())
   probs = probs[..., 0] / len(views)
-  if any(presence is None for _, presence in views):
+  if not presence:
     return {'probs': probs, 'probability': probs.max(axis=(1, 2))}
-  probability = sum(presence for _, presence in views) / len(views)
+  probability = sum(probability for _, probability in views) / len(views)
   return {'probs': probs, 'probability': probability}
 
 
@@ -109,8 +129,6 @@ def _view(variables, image, model, mirror):
 
   outputs = model.apply(variables, mirrored(image), train=False)
   probs = jax.nn.sigmoid(mirrored(outputs['mask_logits']))
-  if 'presence_logit' not in outputs:
-    return probs, None
   return probs, jax.nn.sigmoid(outputs['presence_logit'])
 
 

@@ -135,6 +135,7 @@ def program(
       variables,
       model.shrunk(images, network.image_size),
       model=network.model,
+      presence=network.presence,
       flip=deployment.flip,
       scales=deployment.scales,
     )

@@ -173,6 +173,7 @@ def mean_answer(
       network.variables,
       shrunk(images, network.image_size),
       model=network.model,
+      presence=network.presence,
       flip=flip,
       scales=scales,
     )
