@@ -1,6 +1,7 @@
 """Evaluation as the command runs it, on phantoms and on doctored answers."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -25,6 +26,7 @@ from pnx_jax.evaluation.postprocess import Postprocess
 from pnx_jax.formats import letterbox, rle, tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
+from pnx_jax.metrics.rules import Rule
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -181,6 +183,90 @@ def test_a_second_evaluation_replaces_the_first(
       assert again[name] == pytest.approx(value, abs=1e-5), name
 
 
+@pytest.fixture
+def stranger(evaluated, workdir, tmp_path):
+  """The run as if it had been trained on other images."""
+  path = tmp_path / 'stranger'
+  shutil.copytree(workdir, path)
+  (path / 'fold0' / 'trained_on.json').write_text('["elsewhere"]')
+  # A rule that no search would choose: a mask for the five surest.
+  rows = _rows(path / 'eval' / 'per_image.csv')
+  gate = sorted(float(row['probability']) for row in rows)[-6]
+  post = Postprocess.load(path / 'eval' / 'postprocess.json')
+  post = dataclasses.replace(post, rule=Rule(0.001, 10, 0.003, gate))
+  post.save(path / 'eval' / 'postprocess.json')
+  return path
+
+
+def test_other_data_put_the_settled_rules_to_the_test(
+  evaluated, stranger, dataset_dir
+):
+  before = {
+    path.name: path.read_bytes()
+    for path in (stranger / 'eval').iterdir()
+    if path.is_file()
+  }
+  config = tiny.config(
+    dataset_dir, **{'eval.bootstrap': 50, 'eval.num_overlays': 0}
+  )
+  metrics = evaluation.evaluate(config, stranger)
+  assert before == {
+    name: (stranger / 'eval' / name).read_bytes() for name in before
+  }
+  folder = stranger / 'eval_records'
+  assert not (folder / 'deployment.json').exists()
+  assert 'optimism' not in metrics and 'dice_tuned' not in metrics
+  post = Postprocess.load(folder / 'postprocess.json')
+  assert post == Postprocess.load(stranger / 'eval' / 'postprocess.json')
+  # All folds are scored, under that rule.
+  rows = _rows(folder / 'per_image.csv')
+  assert len(rows) == metrics['num_images'] == 60
+  for row in rows:
+    sure = float(row['probability']) > post.rule.gate + 1e-6
+    assert (int(row['predicted_area']) > 100_000) == sure
+  # Both networks are the same one, and so is their mean.
+  known = [row for row in rows if row['fold'] in '01']
+  for row, old in zip(
+    known, _rows(stranger / 'eval' / 'per_image.csv'), strict=True
+  ):
+    assert row['image_id'] == old['image_id']
+    assert float(row['probability']) == pytest.approx(
+      float(old['probability']), abs=1e-6
+    )
+  probability, label = np.array(
+    [(row['probability'], row['label']) for row in rows], float
+  ).T
+  calibrated = post.calibrated(probability)
+  for point in post.operating_points:
+    called = calibrated >= point.threshold
+    name = f'operating_point={point.name}/'
+    assert metrics[f'{name}sensitivity'] == called[label == 1].mean()
+    assert metrics[f'{name}specificity'] == (~called[label == 0]).mean()
+  page = (folder / 'report.html').read_text()
+  assert 'stranger on records' in page and 'nothing was chosen' in page
+
+
+def test_other_data_settle_nothing(stranger, dataset_dir, monkeypatch):
+  def refused(**changes):
+    with pytest.raises(UserError) as caught:
+      evaluation.evaluate(tiny.config(dataset_dir, **changes), stranger)
+    return str(caught.value)
+
+  assert 'eval.scales cannot be changed' in refused(**{'eval.scales': '1,2'})
+  origin = tfrecord.origin(dataset_dir)
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      tfrecord, 'origin', lambda _: origin._replace(window='minmax')
+    )
+    assert 'was built with --window=minmax' in refused()
+  (stranger / 'eval' / 'deployment.json').unlink()
+  assert 'is no evaluated run; evaluate it first' in refused()
+  seen = stranger / 'fold0' / 'trained_on.json'
+  (record,) = pipeline.Dataset(dataset_dir, ['fold0']).records[:1]
+  seen.write_text(json.dumps(['elsewhere', record.image_id]))
+  assert 'holds 1 of the 2 images' in refused()
+
+
 def test_no_run_no_fold_and_another_network_are_one_line(
   workdir, dataset_dir, tmp_path
 ):
@@ -288,8 +374,8 @@ def test_two_processes_write_what_one_writes(workdir, dataset_dir, tmp_path):
     address = f'localhost:{free.getsockname()[1]}'
 
   def run(path, *flags):
-    command = [sys.executable, 'launch.py', '--config=configs/unet.py']
-    command += [f'--workdir={path}', '--mode=eval', *flags]
+    command = [sys.executable, 'launch.py', *flags]
+    command += [f'--workdir={path}', '--mode=eval']
     command += [
       f'--config.data_dir={dataset_dir}',
       '--config.eval.batch_size=16',
@@ -299,7 +385,11 @@ def test_two_processes_write_what_one_writes(workdir, dataset_dir, tmp_path):
   one, two = tmp_path / 'one', tmp_path / 'two'
   for path in (one, two):
     shutil.copytree(workdir, path, ignore=shutil.ignore_patterns('eval'))
-  cluster = (f'--coordinator_address={address}', '--num_processes=2')
+  cluster = (
+    '--config=configs/unet.py',
+    f'--coordinator_address={address}',
+    '--num_processes=2',
+  )
   started = [run(one)]
   started += [run(two, *cluster, f'--process_id={rank}') for rank in (0, 1)]
   assert [process.wait(300) for process in started] == [0, 0, 0]

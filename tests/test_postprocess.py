@@ -76,7 +76,7 @@ def test_what_is_saved_loads_equal(tmp_path):
 
 
 def test_missing_and_damaged_files_are_one_line(tmp_path):
-  with pytest.raises(UserError, match='--mode=eval` writes it'):
+  with pytest.raises(UserError, match=r'--mode=eval .* writes it'):
     Postprocess.load(tmp_path / 'absent.json')
   for text in ('{', '{"rule": {"top": 0.5}}', '[]'):
     (tmp_path / 'bad.json').write_text(text)

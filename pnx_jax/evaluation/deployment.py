@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
 import jax
 
@@ -35,13 +36,21 @@ class Deployment:
   flip: bool
   scales: tuple[float, ...]
   window: str
-  steps: tuple[tuple[int, ...], ...]
+  steps: tuple[tuple[int, ...], ...] = ()
   data: str = ''
 
-  def members(self, workdir: str | os.PathLike) -> list[Member]:
-    """Raises UserError where one of the runs or folds is gone."""
+  def members(
+    self, workdir: str | os.PathLike, folds: Sequence[int] | None = None
+  ) -> list[Member]:
+    """All, or those of some folds.
+
+    Raises:
+      UserError: one of the runs or folds is gone.
+    """
     runs = [os.path.normpath(os.path.join(workdir, run)) for run in self.runs]
-    return members(runs, folds=self.folds, checkpoints=self.checkpoints)
+    return members(
+      runs, folds=folds or self.folds, checkpoints=self.checkpoints
+    )
 
   def networks(
     self, workdir: str | os.PathLike, mesh: jax.sharding.Mesh
@@ -56,7 +65,7 @@ class Deployment:
       raise UserError(
         f'{workdir} was trained on since it was evaluated, so its rules and '
         'thresholds belong to other weights; evaluate it again: `python '
-        f'launch.py --config=... --workdir={workdir} --mode=eval`'
+        f'launch.py --mode=eval --workdir={workdir}`'
       )
     return networks
 
@@ -78,7 +87,7 @@ class Deployment:
     except OSError:
       raise UserError(
         f'no {path}: {workdir} is no evaluated run; evaluate it first: '
-        f'`python launch.py --config=... --workdir={workdir} --mode=eval`'
+        f'`python launch.py --mode=eval --workdir={workdir}`'
       ) from None
     except (KeyError, TypeError, ValueError) as error:
       raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error

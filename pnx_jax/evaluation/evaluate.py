@@ -1,6 +1,7 @@
 """Evaluation: one pass over the held-out images, all figures, all files."""
 
 import collections
+import dataclasses
 import functools
 import os
 import pathlib
@@ -10,33 +11,33 @@ import jax
 import ml_collections
 import numpy as np
 
-from pnx_jax.errors import UserError
 from pnx_jax.evaluation import (
   data,
   files,
   gallery,
+  plan,
   report,
   scores,
   search,
   submission,
 )
-from pnx_jax.evaluation.deployment import Deployment
-from pnx_jax.evaluation.ensemble import Ensemble, members
-from pnx_jax.evaluation.held_out import HeldOut, check_unseen
+from pnx_jax.evaluation.ensemble import Ensemble
+from pnx_jax.evaluation.held_out import HeldOut
 from pnx_jax.evaluation.judge import Verdict, judge
 from pnx_jax.formats import rle, schema, tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import intervals
 from pnx_jax.training import experiment, sharding
-from pnx_jax.training import workdir as workdirs
-
-_LARGEST_SCALE = 4
 
 
 def evaluate(
   config: ml_collections.ConfigDict, workdir: str | os.PathLike
 ) -> dict:
-  """Scores all trained folds of a run and writes `<workdir>/eval/`.
+  """Scores a run and writes `<workdir>/eval/`.
+
+  Each trained fold is answered by networks that have not seen it, and the
+  rules are searched. A dataset that none of them has seen is answered by all,
+  under the rules in `eval/`; this is written to `<workdir>/eval_<dataset>/`.
 
   Args:
     config: of the run; its `eval` and `data_dir` may be other than then.
@@ -50,40 +51,47 @@ def evaluate(
   """
   experiment.check_numbers(config)
   options = config.eval
-  runs = [os.fspath(workdir), *_split(options.ensemble)]
-  folds = workdirs.trained_folds(workdir)
-  if not folds:
-    raise UserError(
-      f'no checkpoint in {workdir}; train first: '
-      f'`python launch.py --config=... --workdir={workdir}`'
-    )
   sharding.check_batch_size(options.batch_size, 'eval.batch_size')
+  made = plan.make(config, workdir)
+  deployment = made.deployment
   ensemble = functools.partial(
     Ensemble,
     mesh=sharding.mesh(),
     reading=experiment.reading(config, options.batch_size),
-    flip=options.flip,
-    scales=_scales(options.scales),
+    flip=deployment.flip,
+    scales=deployment.scales,
   )
-  chosen = functools.partial(members, runs, checkpoints=options.checkpoints)
+  everyone = ensemble(deployment.members(workdir))
 
-  # One pass: each fold by the networks that were not trained on it.
-  ensembles = {fold: ensemble(chosen(folds=[fold])) for fold in folds}
+  # One pass: each image by networks that were not trained on it.
+  ensembles = {
+    fold: everyone
+    if made.settled or len(made.folds) == 1
+    else ensemble(deployment.members(workdir, [fold]))
+    for fold in made.folds
+  }
   held_out = HeldOut(config.data_dir, ensembles)
-  check_unseen(runs, held_out)
+  held_out.check_unseen()
   statistics = held_out.statistics()
 
   # What is chosen by some images is scored on others.
-  groups = np.searchsorted(folds, held_out.fold)
-  if len(folds) == 1:
+  groups = np.searchsorted(made.folds, held_out.fold)
+  if len(made.folds) == 1:
     patients = [record.patient for record in held_out.records]
     groups = search.patient_groups(patients, held_out.label)
-  verdict = judge(held_out, statistics, groups, replicates=options.bootstrap)
+  verdict = judge(
+    held_out,
+    statistics,
+    groups,
+    replicates=options.bootstrap,
+    settled=made.settled,
+  )
 
   # A second look at some, and the test images by all networks together.
+  fixed = made.settled or options
   cleaning = {
-    'min_component': options.min_component,
-    'fill_holes': options.fill_holes,
+    'min_component': fixed.min_component,
+    'fill_holes': fixed.fill_holes,
   }
   findings = gallery.look(
     held_out,
@@ -103,33 +111,31 @@ def evaluate(
       replicates=options.bootstrap,
     )
   post = verdict.postprocess(**cleaning)
-  predictions = _submission(
-    config.data_dir, ensemble(chosen(folds=folds)), post
-  )
+  predictions = _submission(config.data_dir, everyone, post)
 
-  folder = pathlib.Path(workdir) / 'eval'
+  folder = made.folder
   if jax.process_index() == 0:
     _write(folder, held_out, verdict, findings, metrics)
     post.save(folder / 'postprocess.json')
-    steps = collections.ChainMap(*(each.steps for each in ensembles.values()))
-    Deployment(
-      runs=tuple(os.path.relpath(run, workdir) for run in runs),
-      folds=tuple(folds),
-      checkpoints=options.checkpoints,
-      flip=options.flip,
-      scales=_scales(options.scales),
-      window=origin.window,
-      steps=tuple(steps[member] for member in chosen(folds=folds)),
-      data=data.describe(
-        config.data_dir, origin, runs=runs, folds=folds, metrics=metrics
-      ),
-    ).save(workdir)
+    if not made.settled:
+      steps = collections.ChainMap(*(each.steps for each in ensembles.values()))
+      dataclasses.replace(
+        deployment,
+        steps=tuple(steps[member] for member in everyone.members),
+        data=data.describe(
+          config.data_dir,
+          origin,
+          runs=[os.path.join(workdir, run) for run in deployment.runs],
+          folds=deployment.folds,
+          metrics=metrics,
+        ),
+      ).save(workdir)
     if predictions is None:
       (folder / 'submission.csv').unlink(missing_ok=True)
     else:
       submission.write(folder / 'submission.csv', predictions)
     page = report.render(
-      title=pathlib.Path(workdir).name,
+      title=made.title,
       config=config.to_json_best_effort(indent=2),
       records=held_out.records,
       statistics=statistics,
@@ -141,23 +147,6 @@ def evaluate(
     print(files.summary(metrics))
     print('Wrote', ', '.join(sorted(str(p) for p in folder.iterdir())))
   return metrics
-
-
-def _split(text: str) -> list[str]:
-  return [part.strip() for part in text.split(',') if part.strip()]
-
-
-def _scales(text: str) -> tuple[float, ...]:
-  try:
-    scales = tuple(map(float, _split(text)))
-  except ValueError:
-    scales = ()
-  if not scales or not all(0 < scale <= _LARGEST_SCALE for scale in scales):
-    raise UserError(
-      f"eval.scales={text!r}: expected numbers such as '0.75,1,1.25', above 0 "
-      f'and up to {_LARGEST_SCALE}'
-    )
-  return scales
 
 
 def _submission(data_dir, ensemble, post) -> list[tuple[str, str]] | None:

@@ -73,6 +73,8 @@ def summary(metrics: dict) -> str:
   }
   lines = [f'{"n":<24}{metrics["num_images"]:>8}']
   for name, title in names.items():
+    if name not in metrics:
+      continue
     pair = metrics['intervals'][name]
     between = f'  [{pair[0]:.4f}, {pair[1]:.4f}]' if pair else ''
     value = '-' if metrics[name] is None else f'{metrics[name]:.4f}'

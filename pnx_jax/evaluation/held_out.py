@@ -88,32 +88,36 @@ class HeldOut:
         for index, (probs, probability) in zip(chosen, answers, strict=True):
           yield index, probs, probability
 
+  def check_unseen(self) -> None:
+    """Raises UserError where a network has seen images it is to be scored on.
+
+    That happens where runs were trained on builds with different folds.
+    """
+    for ensemble in dict.fromkeys(self._ensembles.values()):
+      ids = {
+        record.image_id
+        for fold, dataset in self._datasets.items()
+        if self._ensembles[fold] is ensemble
+        for record in dataset.records
+      }
+      trained = {(member.workdir, member.fold) for member in ensemble.members}
+      for run, left_out in sorted(trained):
+        seen = workdirs.trained_on(run, left_out)
+        if not seen:
+          _logger.warning(
+            'Fold %d of %s has no trained_on.json: that it has not seen these '
+            'images cannot be checked.',
+            left_out,
+            run,
+          )
+        if both := seen.intersection(ids):
+          raise UserError(
+            f'fold {left_out} of {run} was trained with {min(both)}, which is '
+            f'held out in this build: it has seen images it would be scored '
+            'on; use runs of one build, and --config.data_dir of that build'
+          )
+
   def _find(self, index):
     """The dataset of an image and its place there."""
     fold = self.fold[index]
     return self._datasets[fold], index - int(self._first[fold])
-
-
-def check_unseen(runs: Sequence[str], held_out: HeldOut) -> None:
-  """Raises UserError where a run has seen images it is to be scored on.
-
-  That happens where runs were trained on builds with different folds.
-  """
-  for run in runs:
-    for fold in np.unique(held_out.fold):
-      seen = workdirs.trained_on(run, fold)
-      if not seen:
-        _logger.warning(
-          'Fold %d of %s has no trained_on.json: that it has not seen these '
-          'images cannot be checked.',
-          fold,
-          run,
-        )
-      for index in np.flatnonzero(held_out.fold == fold):
-        image_id = held_out.records[index].image_id
-        if image_id in seen:
-          raise UserError(
-            f'fold {fold} of {run} was trained with {image_id}, which is held '
-            f'out in this build: it has seen images it would be scored on; '
-            'use runs of one build, and --config.data_dir of that build'
-          )

@@ -19,8 +19,8 @@ class Verdict:
   Attributes:
     images: what is known of each, under the rule of its group.
     groups: int[N]; the rule of a group was chosen by the others.
-    search: of the rule.
-    calibration: of the image probabilities.
+    search: of the rule; where it was given, that one alone.
+    calibration: of the image probabilities; as given, or fitted.
     headline: all figures of all images.
     tables: figures of groups of images, by table and row.
   """
@@ -57,7 +57,14 @@ class Verdict:
     return flat
 
 
-def judge(held_out, statistics, groups, *, replicates: int) -> Verdict:
+def judge(
+  held_out,
+  statistics,
+  groups,
+  *,
+  replicates: int,
+  settled: Postprocess | None = None,
+) -> Verdict:
   """Searches the rule, calibrates and scores.
 
   Args:
@@ -65,19 +72,27 @@ def judge(held_out, statistics, groups, *, replicates: int) -> Verdict:
     statistics: of the pass over them.
     groups: int[N], for cross-fitting.
     replicates: of the bootstrap.
+    settled: put this to the test instead.
   """
-  found = search.cross_fit(statistics, groups)
+  grid = (settled.rule,) if settled else search.GRID
+  found = search.cross_fit(statistics, groups, grid=grid)
   images = scores.images_table(held_out.records, statistics, found.outcome)
-  calibration = Calibration.fit(images.probability, images.label, groups)
-  columns = {
-    'dice_at_0.5': search.apply(statistics, rules.PLAIN).dice,
-    'dice_tuned': found.tuned.dice,
-    'optimism': found.tuned.dice - images.dice,
-  }
+  columns = {'dice_at_0.5': search.apply(statistics, rules.PLAIN).dice}
+  if settled:
+    calibration = Calibration(
+      settled.temperature,
+      settled.calibrated(images.probability),
+      settled.operating_points,
+    )
+  else:
+    calibration = Calibration.fit(images.probability, images.label, groups)
+    columns['dice_tuned'] = found.tuned.dice
+    columns['optimism'] = found.tuned.dice - images.dice
 
   def more(weights):
-    means = scores.means(columns, weights)
-    return means | calibration.figures(images, weights)
+    values = scores.means(columns, weights)
+    values |= calibration.figures(images, weights)
+    return values | (calibration.reached(images, weights) if settled else {})
 
   headline = scores.with_intervals(images, replicates=replicates, more=more)
   headline.values.update(

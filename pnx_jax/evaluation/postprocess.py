@@ -117,7 +117,7 @@ class Postprocess:
       return cls.parse(json.loads(pathlib.Path(path).read_text()))
     except FileNotFoundError:
       raise UserError(
-        f'no {path}; `python launch.py --config=... --mode=eval` writes it'
+        f'no {path}; `python launch.py --mode=eval --workdir=...` writes it'
       ) from None
     except (KeyError, TypeError, ValueError) as error:
       raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error

@@ -9,7 +9,7 @@ from pnx_jax.formats import schema
 from pnx_jax.metrics import calibration, intervals
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.curves import curve
-from pnx_jax.metrics.figures import Images, figures
+from pnx_jax.metrics.figures import Images, figures, rates
 
 AGE_BANDS = ((0, 17), (18, 39), (40, 59), (60, 79), (80, 120))
 # What the tables by view, sex, ... show.
@@ -147,6 +147,16 @@ class Calibration:
     everywhere = calibration.scale(probability, temperature)
     points = calibration.operating_points(everywhere, label)
     return cls(temperature, scaled, tuple(points))
+
+  def reached(self, images: Images, weights) -> dict[str, np.ndarray]:
+    """What each operating point does to these images: f64[R] by name."""
+    return {
+      f'operating_point={point.name}/{name}': values
+      for point in self.points
+      for name, values in rates(
+        self.scaled >= point.threshold, images.label, weights
+      ).items()
+    }
 
   def figures(self, images: Images, weights) -> dict[str, np.ndarray]:
     """Calibration and operating points under each weighting: f64[R]."""

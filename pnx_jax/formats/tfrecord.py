@@ -1,5 +1,6 @@
 """Random access to TFRecord files in TFDS layout, without TensorFlow."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -132,6 +133,20 @@ def origin(data_dir: str | os.PathLike) -> Origin:
       *(report[name] for name in Origin._fields[1:]),
     )
   except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{path} is damaged ({error!r}): build it again') from error
+
+
+def image_ids(data_dir: str | os.PathLike) -> set[str]:
+  """The ids of all labelled images, without reading the records.
+
+  Raises:
+    UserError: the build's table of folds is missing or damaged.
+  """
+  path = pathlib.Path(data_dir) / 'folds.csv'
+  try:
+    with path.open(encoding='utf-8', newline='') as file:
+      return {row['image_id'] for row in csv.DictReader(file)}
+  except (OSError, ValueError, KeyError) as error:
     raise UserError(f'{path} is damaged ({error!r}): build it again') from error
 
 

@@ -1,6 +1,7 @@
 """Every figure that people report on this data, from one table of images."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -74,10 +75,7 @@ def _figures(images, weights):
     undefined=1.0,
   )
 
-  def mean(values, chosen=slice(None)):
-    chosen_weights = weights[:, chosen]
-    total = chosen_weights @ values[chosen].astype(np.float64)
-    return _divide(total, chosen_weights.sum(1))
+  mean = functools.partial(_mean, weights)
 
   def total(values):
     return weights @ values.astype(np.float64)
@@ -95,12 +93,31 @@ def _figures(images, weights):
     ),
     'iou': mean(iou),
     'iou_positive': mean(iou, label),
-    'sensitivity': mean(images.predicted, label),
-    'specificity': mean(~images.predicted, ~label),
+    **rates(images.predicted, label, weights),
     'auc': ranking.auc,
     'average_precision': ranking.average_precision,
     'brier': mean((images.probability - label) ** 2),
   }
+
+
+def rates(called, label, weights) -> dict[str, np.ndarray]:
+  """Sensitivity and specificity of calling images positive: f64[R].
+
+  Args:
+    called: bool[N].
+    label: bool[N].
+    weights: f64[R, N].
+  """
+  return {
+    'sensitivity': _mean(weights, called, label),
+    'specificity': _mean(weights, ~called, ~label),
+  }
+
+
+def _mean(weights, values, chosen=slice(None)):
+  chosen_weights = weights[:, chosen]
+  total = chosen_weights @ values[chosen].astype(np.float64)
+  return _divide(total, chosen_weights.sum(1))
 
 
 def _divide(part, whole, *, undefined=np.nan):
