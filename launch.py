@@ -1,7 +1,7 @@
 """Trains, evaluates, reads new films.
 
 python launch.py --config=configs/resunet.py
-python launch.py --config=configs/resunet.py --mode=eval
+python launch.py --mode=eval --workdir=runs/resunet
 python launch.py --mode=predict --workdir=runs/resunet \\
     --input=STUDIES --output_dir=OUT
 """
@@ -19,6 +19,8 @@ from ml_collections import config_flags
 
 from pnx_jax.errors import UserError, check_no_words, nearest, one_line
 
+_DEFAULTS = pathlib.Path(__file__).with_name('configs') / 'default.py'
+
 # JAX is imported in functions: processes that decode films import this file.
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -33,7 +35,7 @@ _MODE = flags.DEFINE_enum(
   ['train', 'folds', 'eval', 'predict'],
   'train: one fold (--config.fold). folds: all, one after another. '
   'eval: scores what was trained and writes the submission. '
-  'predict: reads new films; needs no --config.',
+  'predict: reads new films. With --workdir these two need no --config.',
 )
 _INPUT = flags.DEFINE_multi_string(
   'input', [], 'File or folder of films to predict; may be given repeatedly.'
@@ -189,15 +191,21 @@ def _cache_compilations() -> None:
 
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake in them ends in one line."""
+  given = any(re.match('--?config(=|$)', word) for word in argv)
+  # Flags such as --config.data_dir change a recipe: there must be one.
+  recipe = [] if given else [f'--config={_DEFAULTS}']
   with one_line():
     try:
-      rest = flags.FLAGS(argv)
+      rest = flags.FLAGS([argv[0], *recipe, *argv[1:]])
       check_no_words(rest)
       if _MODE.value == 'predict':
         _check_predict_flags()
         return rest
-      if _CONFIG.value is None:
-        raise UserError('--config is missing, for example configs/resunet.py')
+      if not given and not (_MODE.value == 'eval' and _WORKDIR.value):
+        raise UserError(
+          '--config is missing, for example configs/resunet.py; '
+          '--mode=eval needs no more than --workdir'
+        )
       _CONFIG.value.to_dict()  # A recipe that does not load shows only here.
     except Exception as error:  # A recipe is code and may raise anything.
       raise UserError(_explained(str(error), argv)) from None
@@ -205,6 +213,12 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _check_predict_flags() -> None:
+  changed = config_flags.get_override_values(flags.FLAGS['config'])
+  if changed:
+    raise UserError(
+      f'--config.{min(changed)} is nothing for --mode=predict: a model answers '
+      'as it was evaluated'
+    )
   if bool(_WORKDIR.value) == bool(_MODEL.value):
     raise UserError(
       'give one of --workdir, an evaluated run, and --model, an export of one'

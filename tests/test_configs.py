@@ -59,7 +59,8 @@ def launch(*flags, **environment):
     (['--config=configs/unet.py', '--config.batch_size=x'], ["'x'"]),
     (['--config=configs/unet.py', '--mode=evil'], ['train|folds|eval']),
     (['--config=configs/unet.py', 'folds'], ["'folds'"]),
-    ([], ['--config is missing']),
+    ([], ['--config is missing', '--workdir']),
+    (['--mode=predict', '--config.eval.flip=0'], ['--config.eval.flip']),
     (
       ['--config=configs/unet.py', '--config.data_dir=/nowhere'],
       ['/nowhere', 'data_prep.build', 'data_prep.phantom'],
@@ -70,7 +71,7 @@ def launch(*flags, **environment):
       ["'float12'", "'float32'"],
     ),
     (
-      ['--config=configs/unet.py', '--mode=eval', '--workdir=/nowhere'],
+      ['--mode=eval', '--workdir=/nowhere', '--config.eval.flip=0'],
       ['/nowhere', 'launch.py --config='],
     ),
   ],
