@@ -6,20 +6,20 @@ python launch.py --config=configs/efficientnet_unet.py:lite0 \
     --config.pretrained=efficientnet-lite0
 
 variant  parameters  GFLOPs  memory    with remat
-b0           5.8 M      24  0.76 GiB  0.06 GiB
-b1           8.3 M      26  0.97 GiB  0.06 GiB
-b2           9.5 M      27  1.01 GiB  0.06 GiB
-b3          12.6 M      30  1.26 GiB  0.08 GiB
-b4          19.4 M      37  1.59 GiB  0.09 GiB
-b5          30.2 M      46  2.10 GiB  0.09 GiB
-b6          42.5 M      57  2.62 GiB  0.11 GiB
-b7          65.5 M      77  3.44 GiB  0.13 GiB
-lite0        5.2 M      24  0.65 GiB  0.05 GiB
-lite1        6.0 M      25  0.78 GiB  0.06 GiB
-lite2        6.7 M      26  0.80 GiB  0.06 GiB
-lite3        8.9 M      29  0.98 GiB  0.06 GiB
-lite4       13.8 M      35  1.21 GiB  0.06 GiB
-(none)       5.8 M      24  0.76 GiB  0.06 GiB
+b0           5.8 M      24  0.48 GiB  0.05 GiB
+b1           8.3 M      26  0.61 GiB  0.05 GiB
+b2           9.5 M      27  0.63 GiB  0.05 GiB
+b3          12.6 M      30  0.79 GiB  0.06 GiB
+b4          19.4 M      37  1.00 GiB  0.07 GiB
+b5          30.2 M      46  1.33 GiB  0.08 GiB
+b6          42.5 M      57  1.66 GiB  0.09 GiB
+b7          65.5 M      77  2.18 GiB  0.10 GiB
+lite0        5.2 M      24  0.36 GiB  0.04 GiB
+lite1        6.0 M      25  0.43 GiB  0.04 GiB
+lite2        6.7 M      26  0.45 GiB  0.04 GiB
+lite3        8.9 M      29  0.54 GiB  0.05 GiB
+lite4       13.8 M      35  0.67 GiB  0.05 GiB
+(none)       5.8 M      24  0.48 GiB  0.05 GiB
 
 GFLOPs of one 512x512 image forward (a multiply-add counts two); memory of the
 activations kept for its gradient in bfloat16. `python -m benchmarks.models`

@@ -4,10 +4,10 @@ python launch.py --config=configs/unetpp.py                   # plain encoder
 python launch.py --config=configs/unetpp.py:resnet34
 
 variant          parameters  GFLOPs  memory    with remat
-(none)                9.2 M     276  1.97 GiB  0.19 GiB
-resnet34             25.8 M     106  0.78 GiB  0.13 GiB
-se_resnext50         37.7 M     163  1.54 GiB  0.17 GiB
-efficientnet_b4      20.5 M      74  1.85 GiB  0.10 GiB
+(none)                9.2 M     276  1.22 GiB  0.19 GiB
+resnet34             25.8 M     106  0.48 GiB  0.11 GiB
+se_resnext50         37.7 M     163  0.93 GiB  0.15 GiB
+efficientnet_b4      20.5 M      74  1.16 GiB  0.09 GiB
 
 GFLOPs of one 512x512 image forward (a multiply-add counts two); memory of the
 activations kept for its gradient in bfloat16. `python -m benchmarks.models`
