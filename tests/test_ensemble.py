@@ -212,13 +212,12 @@ def test_nothing_is_found_beside_a_film(films, loads, monkeypatch):
 
 def test_statistics_do_not_depend_on_batches_and_devices(films, loads):
   expected = _ensemble([0]).statistics(films)
-  for batch_size, mesh in ((16, None), (3, _one_device())):
-    found = _ensemble([0], batch_size=batch_size, mesh=mesh).statistics(films)
-    assert found.keys() == expected.keys()
-    for name in ('truth_area', 'predicted_area', 'intersection'):
-      # Counting is exact; a network's last bits may depend on the batch.
-      np.testing.assert_allclose(found[name], expected[name], atol=20)
-    np.testing.assert_allclose(found['probability'], expected['probability'])
+  found = _ensemble([0], batch_size=3, mesh=_one_device()).statistics(films)
+  assert found.keys() == expected.keys()
+  for name in ('truth_area', 'predicted_area', 'intersection'):
+    # Counting is exact; a network's last bits may depend on the batch.
+    np.testing.assert_allclose(found[name], expected[name], atol=20)
+  np.testing.assert_allclose(found['probability'], expected['probability'])
 
 
 def test_an_ensemble_answers_with_the_mean(films, loads, monkeypatch):
