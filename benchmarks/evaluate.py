@@ -77,7 +77,9 @@ def devices() -> None:
   print('|---|---|---|')
   forward = row(
     f'forward pass at {size}, with h-flip',
-    seconds(lambda: compiled_predict()(variables, image, model=model)),
+    seconds(
+      lambda: compiled_predict()(variables, image, model=model, presence=True)
+    ),
     batch,
   )
   areas = jax.jit(threshold_areas)

@@ -101,7 +101,11 @@ def _bilinear(image, size):
 def test_predictions_average_the_image_and_its_mirror_image(films):
   variables = _variables(0)
   answer = compiled_predict()(
-    variables, films.images[:3, ..., None], model=Tiny(), size=64
+    variables,
+    films.images[:3, ..., None],
+    model=Tiny(),
+    presence=True,
+    size=64,
   )
   for row, image in enumerate(films.images[:3] / 255):
     mirrored = _convolution(variables, image[:, ::-1])[:, ::-1]
@@ -122,6 +126,7 @@ def test_predictions_average_scales(films):
     variables,
     films.images[:1, ..., None],
     model=Tiny(),
+    presence=True,
     size=64,
     flip=False,
     scales=(1.0, 1.7),
@@ -154,7 +159,7 @@ def loads(monkeypatch):
   def load(member, mesh):
     loaded.append(member.fold)
     put = jax.device_put(_variables(member.fold), sharding.replicated(mesh))
-    return Network(Tiny(), put, SIDE, (1,))
+    return Network(Tiny(), put, SIDE, (1,), presence=True)
 
   monkeypatch.setattr(Network, 'load', load)
   return loaded

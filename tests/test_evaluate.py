@@ -18,7 +18,7 @@ import sklearn.metrics
 import tiny
 
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation import data, files, judge, search, submission
+from pnx_jax.evaluation import data, files, judge, plan, search, submission
 from pnx_jax.evaluation import evaluate as evaluation
 from pnx_jax.evaluation.held_out import HeldOut
 from pnx_jax.evaluation.network import SIZE
@@ -171,8 +171,10 @@ def stranger(evaluated, workdir, tmp_path):
   deployed |= {'folds': [0], 'steps': deployed['steps'][:1]}
   file.write_text(json.dumps(deployed))
   (path / 'fold0' / 'trained_on.json').write_text('["elsewhere"]')
+  table = path / 'eval' / 'per_image.csv'
+  table.write_text(table.read_text().replace('\n', '\nelsewhere-')[:-10])
   # A rule that no search would choose: a mask for the five surest.
-  rows = _rows(path / 'eval' / 'per_image.csv')
+  rows = _rows(table)
   gate = np.mean(sorted(float(row['probability']) for row in rows)[-6:-4])
   post = Postprocess.load(path / 'eval' / 'postprocess.json')
   post = dataclasses.replace(
@@ -216,7 +218,7 @@ def test_other_data_put_the_settled_rules_to_the_test(stranger, dataset_dir):
   for row, old in zip(
     known, _rows(stranger / 'eval' / 'per_image.csv'), strict=True
   ):
-    assert row['image_id'] == old['image_id']
+    assert f'elsewhere-{row["image_id"]}' == old['image_id']
     assert float(row['probability']) == pytest.approx(
       float(old['probability']), abs=1e-6
     )
@@ -233,6 +235,20 @@ def test_other_data_put_the_settled_rules_to_the_test(stranger, dataset_dir):
   assert 'stranger on records' in page and 'nothing was chosen' in page
 
 
+def test_a_run_that_began_from_another_is_scored_on_its_own_data(
+  workdir, dataset_dir, tmp_path
+):
+  path = tmp_path / 'begun'
+  shutil.copytree(workdir, path)
+  fold_of = tfrecord.folds_of(dataset_dir)
+  for fold in range(2):
+    seen = ['elsewhere', *(key for key, of in fold_of.items() if of != fold)]
+    file = path / f'fold{fold}' / 'trained_on.json'
+    file.write_text(json.dumps(seen))
+  made = plan.make(tiny.config(dataset_dir), path)
+  assert made.settled is None and made.folder == path / 'eval'
+
+
 def test_other_data_settle_nothing(stranger, dataset_dir, monkeypatch):
   def refused(**changes):
     with pytest.raises(UserError) as caught:
@@ -244,12 +260,17 @@ def test_other_data_settle_nothing(stranger, dataset_dir, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(tfrecord, 'origin', lambda _: origin._replace(window='full'))
     assert 'was built with --window=full' in refused()
-  (stranger / 'eval' / 'deployment.json').unlink()
-  assert 'is no evaluated run; evaluate it first' in refused()
   seen = stranger / 'fold0' / 'trained_on.json'
   (record,) = pipeline.Dataset(dataset_dir, ['fold0']).records[:1]
   seen.write_text(json.dumps(['elsewhere', record.image_id]))
-  assert 'holds 1 of the 2 images' in refused()
+  judged = _rows(stranger / 'eval' / 'per_image.csv')
+  assert f'holds 1 of the {len(judged) + 2} images' in refused()
+  seen.write_text(json.dumps(['elsewhere']))
+  table = stranger / 'eval' / 'per_image.csv'
+  table.write_text(table.read_text().replace('elsewhere-', ''))
+  assert f'holds {len(judged)} of the {len(judged) + 1} images' in refused()
+  (stranger / 'eval' / 'deployment.json').unlink()
+  assert 'is no evaluated run; evaluate it first' in refused()
 
 
 def test_no_run_no_fold_and_another_network_are_one_line(

@@ -168,7 +168,7 @@ def _network(seed, *, image_size, **options):
     lambda x: rng.random(x.shape, np.float32) - (x.ndim > 1) / 2,
     jax.eval_shape(init, jax.random.key(0)),
   )
-  return Network(created, variables, image_size, (1,))
+  return Network(created, variables, image_size, (1,), presence=True)
 
 
 def test_an_ensemble_is_the_mean_of_its_members(

@@ -140,8 +140,13 @@ def test_sideways_masks_are_noticed(tmp_path):
   assert submission.check(tmp_path / 'up')[0] == []
   (fault,) = submission.check(tmp_path / 'side')[0]
   assert fault.startswith('the masks look transposed: of 20 centroids')
-  half = [(f'up{i}', rle.encode(m[::2, ::2])) for i, m in enumerate(upright)]
+  low = [_mask(row, 100) for row in range(500, 900, 40)]
+  half = [
+    (f'up{i}', rle.encode(m[::2, ::2])) for i, m in enumerate(upright + low)
+  ]
   submission.write(tmp_path / 'half', half)
+  (fault,), _ = submission.check(tmp_path / 'half')
+  assert fault.startswith('the masks look like those of smaller pictures')
   (fault,), scores = submission.check(tmp_path / 'up', truth=tmp_path / 'half')
   assert fault.startswith(f'the masks of {tmp_path / "half"} look like those')
   assert scores['num_images'] == 20

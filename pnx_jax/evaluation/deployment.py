@@ -61,13 +61,21 @@ class Deployment:
       UserError: a run was trained on since it was evaluated.
     """
     networks = [Network.load(each, mesh) for each in self.members(workdir)]
+    self._check_steps(workdir, networks)
+    return networks
+
+  def check(self, workdir: str | os.PathLike, mesh: jax.sharding.Mesh) -> None:
+    """Raises what `networks` does; holds one of them at a time."""
+    members = self.members(workdir)
+    self._check_steps(workdir, (Network.load(each, mesh) for each in members))
+
+  def _check_steps(self, workdir, networks):
     if tuple(network.steps for network in networks) != self.steps:
       raise UserError(
         f'{workdir} was trained on since it was evaluated, so its rules and '
         'thresholds belong to other weights; evaluate it again: `python '
         f'launch.py --mode=eval --workdir={workdir}`'
       )
-    return networks
 
   def save(self, workdir: str | os.PathLike) -> None:
     text = json.dumps(dataclasses.asdict(self), indent=2)

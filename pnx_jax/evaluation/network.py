@@ -43,7 +43,7 @@ class Network:
   variables: Any
   image_size: int
   steps: tuple[int, ...]
-  presence: bool = True
+  presence: bool
 
   @classmethod
   def load(cls, member: Member, mesh: jax.sharding.Mesh) -> 'Network':
@@ -79,7 +79,7 @@ def predict(
   image,
   *,
   model,
-  presence=True,
+  presence,
   size=SIZE,
   flip=True,
   scales=(1.0,),

@@ -5,6 +5,7 @@ found there settles the rules. On other data nothing is settled anew: what was
 found before is put to the test.
 """
 
+import csv
 import dataclasses
 import os
 import pathlib
@@ -21,15 +22,6 @@ from pnx_jax.training import sharding
 from pnx_jax.training import workdir as workdirs
 
 _LARGEST_SCALE = 4
-# The fields of config.eval that belong to the rules.
-_SETTLED = (
-  'ensemble',
-  'flip',
-  'scales',
-  'checkpoints',
-  'min_component',
-  'fill_holes',
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,29 +56,22 @@ def make(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Plan:
       f'no checkpoint in {workdir}; train first: '
       f'`python launch.py --config=... --workdir={workdir}`'
     )
-  window = tfrecord.origin(config.data_dir).window
   folder = pathlib.Path(workdir, 'eval')
   title = folder.parent.name
-  if _is_own(workdir, folds, config.data_dir):
-    runs = [os.fspath(workdir), *_split(config.eval.ensemble)]
-    check_alike(runs)
-    deployment = Deployment(
-      runs=tuple(os.path.relpath(run, workdir) for run in runs),
-      folds=folds,
-      checkpoints=config.eval.checkpoints,
-      flip=config.eval.flip,
-      scales=_scales(config.eval.scales),
-      window=window,
-    )
-    return Plan(deployment, None, folds, folder, title)
+  asked = _asked(config, workdir, folds)
+  fold_of = tfrecord.folds_of(config.data_dir)
+  if _is_own(workdir, folds, fold_of):
+    check_alike(_runs(config, workdir))
+    return Plan(asked, None, folds, folder, title)
   deployment = Deployment.load(workdir)
   settled = Postprocess.load(folder / 'postprocess.json')
-  deployment.networks(workdir, sharding.mesh())  # They are as they were then.
-  _check_settled(config, workdir)
-  if window != deployment.window:
+  _check_unseen(config.data_dir, workdir, folds, fold_of)
+  deployment.check(workdir, sharding.mesh())
+  _check_settled(config, workdir, asked, deployment, settled)
+  if asked.window != deployment.window:
     raise UserError(
-      f'{config.data_dir} was built with --window={window}, {workdir} reads '
-      f'films with {deployment.window}: build it again with '
+      f'{config.data_dir} was built with --window={asked.window}, {workdir} '
+      f'reads films with {deployment.window}: build it again with '
       f'--window={deployment.window}'
     )
   name = pathlib.Path(config.data_dir).absolute().name
@@ -99,34 +84,71 @@ def make(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Plan:
   )
 
 
-def _is_own(workdir, folds, data_dir) -> bool:
+def _asked(config, workdir, folds) -> Deployment:
+  """What the config wants to answer."""
+  return Deployment(
+    runs=tuple(os.path.relpath(run, workdir) for run in _runs(config, workdir)),
+    folds=folds,
+    checkpoints=config.eval.checkpoints,
+    flip=config.eval.flip,
+    scales=_scales(config.eval.scales),
+    window=tfrecord.origin(config.data_dir).window,
+  )
+
+
+def _is_own(workdir, folds, fold_of) -> bool:
   """Whether the dataset, which may have moved, is that of the training.
 
-  Raises:
-    UserError: it holds some of the images that the run was trained on.
+  There each network has seen all images of the other folds; it may have begun
+  from another run, which saw others.
   """
-  seen = set().union(*(workdirs.trained_on(workdir, fold) for fold in folds))
-  known = seen & tfrecord.image_ids(data_dir)
-  if known and known != seen:
+  seen = {fold: workdirs.trained_on(workdir, fold) for fold in folds}
+  if not all(seen.values()):
+    return True  # Runs of old have not noted what they have seen.
+  return all(
+    {image_id for image_id, other in fold_of.items() if other != fold} <= ids
+    for fold, ids in seen.items()
+  ) and not fold_of.keys().isdisjoint(set().union(*seen.values()))
+
+
+def _check_unseen(data_dir, workdir, folds, fold_of) -> None:
+  """Refuses other data with images that networks or rules come from."""
+  judged = pathlib.Path(workdir, 'eval', 'per_image.csv')
+  with judged.open(encoding='utf-8', newline='') as file:
+    known = {row['image_id'] for row in csv.DictReader(file)}
+  known.update(*(workdirs.trained_on(workdir, fold) for fold in folds))
+  if both := fold_of.keys() & known:
     raise UserError(
-      f'{data_dir} holds {len(known)} of the {len(seen)} images that {workdir} '
-      'was trained with: it is neither its dataset nor one of unseen images; '
-      'build it without those, or give --config.data_dir of the training'
+      f'{data_dir} holds {len(both)} of the {len(known)} images that {workdir} '
+      'was trained on or its rules were chosen by: it is neither the dataset '
+      'of the training nor one of unseen images; build it without those, or '
+      'give --config.data_dir of the training'
     )
-  # Runs of old have not noted what they have seen.
-  return bool(known) or not seen
 
 
-def _check_settled(config, workdir) -> None:
+def _check_settled(config, workdir, asked, deployment, settled) -> None:
+  """Refuses another choice than what the rules were settled with."""
   before = workdirs.load(workdir).eval
-  for field in _SETTLED:
-    if config.eval[field] != before.get(field, config.eval[field]):
+  for field, wanted, found in (
+    ('ensemble', asked.runs, deployment.runs),
+    ('flip', asked.flip, deployment.flip),
+    ('scales', asked.scales, deployment.scales),
+    ('checkpoints', asked.checkpoints, deployment.checkpoints),
+    ('min_component', config.eval.min_component, settled.min_component),
+    ('fill_holes', config.eval.fill_holes, settled.fill_holes),
+  ):
+    unasked = config.eval[field] == before.get(field, config.eval[field])
+    if wanted != found and not unasked:
       raise UserError(
         f'eval.{field} cannot be changed for {config.data_dir}, which '
         f'{workdir} was not trained on: what was settled in {workdir}/eval is '
         'put to the test there; evaluate on the data of the training with it '
         'first'
       )
+
+
+def _runs(config, workdir) -> list[str]:
+  return [os.fspath(workdir), *_split(config.eval.ensemble)]
 
 
 def _split(text: str) -> list[str]:

@@ -181,15 +181,15 @@ def _misplaced(masks, centroids) -> list[str]:
   places = np.array(centroids).reshape(-1, 2)
   count = len(places)
   upper, left = (places < (SIZE - 1) / 2).sum(axis=0)
-  if left - upper >= SIDEWAYS:
-    return [
-      f'{masks} look transposed: of {count} centroids {upper} lie in the upper '
-      f'half and {left} in the left one; of true ones 86 % and 59 %'
-    ]
   if count >= SMALL and (places[:, 1] < SIZE / 4).all():
     return [
       f'{masks} look like those of smaller pictures: all {count} centroids lie '
       f'in the left quarter of {SIZE} x {SIZE}'
+    ]
+  if left - upper >= SIDEWAYS:
+    return [
+      f'{masks} look transposed: of {count} centroids {upper} lie in the upper '
+      f'half and {left} in the left one; of true ones 86 % and 59 %'
     ]
   return []
 

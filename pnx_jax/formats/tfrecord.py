@@ -136,8 +136,8 @@ def origin(data_dir: str | os.PathLike) -> Origin:
     raise UserError(f'{path} is damaged ({error!r}): build it again') from error
 
 
-def image_ids(data_dir: str | os.PathLike) -> set[str]:
-  """The ids of all labelled images, without reading the records.
+def folds_of(data_dir: str | os.PathLike) -> dict[str, int]:
+  """The fold of each labelled image by its id, without reading the records.
 
   Raises:
     UserError: the build's table of folds is missing or damaged.
@@ -145,8 +145,8 @@ def image_ids(data_dir: str | os.PathLike) -> set[str]:
   path = pathlib.Path(data_dir) / 'folds.csv'
   try:
     with path.open(encoding='utf-8', newline='') as file:
-      return {row['image_id'] for row in csv.DictReader(file)}
-  except (OSError, ValueError, KeyError) as error:
+      return {row['image_id']: int(row['fold']) for row in csv.DictReader(file)}
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise UserError(f'{path} is damaged ({error!r}): build it again') from error
 
 

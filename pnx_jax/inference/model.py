@@ -193,7 +193,7 @@ def mean(answers: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
 def version(networks: Sequence[Network], deployment: Deployment) -> str:
   """The same for the same weights, sizes and augmentation, on any device."""
   options = [
-    [network.image_size for network in networks],
+    [(network.image_size, network.presence) for network in networks],
     deployment.flip,
     deployment.scales,
   ]

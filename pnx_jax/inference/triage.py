@@ -202,8 +202,7 @@ def _run(flags) -> None:
   table = pathlib.Path(flags.per_image)
   if not table.is_file():
     raise UserError(
-      f'no --per_image={table}; `python launch.py --config=... --mode=eval` '
-      'writes it'
+      f'no --per_image={table}; `python launch.py --mode=eval` writes it'
     )
   post = Postprocess.load(table.with_name('postprocess.json'))
   cohort = Cohort.load(table, post)
