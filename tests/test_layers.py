@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pnx_jax.models import convolution, depthwise, layers, normalisation
+from pnx_jax.models import (
+  compiled,
+  convolution,
+  depthwise,
+  layers,
+  normalisation,
+)
 
 
 def random(*shape, seed=0):
@@ -55,7 +61,7 @@ def test_depthwise(size, stride, padding):
 
 
 @pytest.mark.parametrize('total', ['on_cpu', 'direct'])
-@pytest.mark.parametrize('height', [6, 16])
+@pytest.mark.parametrize('height', [7, 16])
 def test_batch_normalisation(monkeypatch, total, height):
   monkeypatch.setattr(normalisation, 'total', getattr(normalisation, total))
   theirs = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-3)
@@ -87,6 +93,34 @@ def test_batch_normalisation(monkeypatch, total, height):
   (_, found), (_, wanted) = (applied(m)(x, *weights) for m in (ours, theirs))
   same = functools.partial(np.testing.assert_allclose, rtol=1e-5)
   jax.tree.map(same, found, wanted)
+
+
+def test_batch_normalisation_keeps_what_its_input_is_made_of():
+  x = jnp.asarray(random(2, 7, 5, 4), jnp.bfloat16)
+
+  def projected(x, scale, bias):
+    return jnp.sum(normalisation.normalise(x, scale, bias, 1e-3)[0] ** 3)
+
+  gradient = jax.grad(projected, argnums=(0, 1, 2))
+  arguments = random(4, seed=2), random(4, seed=3)
+  found = gradient(x, *arguments)
+  wanted = gradient(x.astype(jnp.float32), *arguments)
+  assert [each.dtype for each in found] == ['bfloat16', 'float32', 'float32']
+  for ours, theirs in zip(found, wanted, strict=True):
+    largest = np.abs(theirs).max()
+    np.testing.assert_allclose(
+      ours.astype(jnp.float32), theirs, atol=1e-2 * largest
+    )
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+  compiled._has_options.cache_clear()
+  monkeypatch.setattr(compiled, '_CPU_OPTIONS', {'xla_cpu_of_the_future': ''})
+  assert compiled.jit(lambda x: x + 1)(1) == 2
+  assert not compiled._has_options()
+  monkeypatch.undo()
+  compiled._has_options.cache_clear()
+  assert compiled._has_options()
 
 
 @pytest.mark.parametrize('stride', [1, 2])

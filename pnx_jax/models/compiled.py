@@ -10,7 +10,11 @@ _CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': ''}
 
 
 def jit(function, **arguments):
-  """`jax.jit` with the options under which networks run fastest."""
+  """`jax.jit` with the options under which networks run fastest.
+
+  JAX takes options for the outermost program only: what this returns cannot be
+  called in another `jit`.
+  """
   options = _CPU_OPTIONS if _has_options() else None
   return jax.jit(function, compiler_options=options, **arguments)
 
