@@ -236,7 +236,7 @@ def test_other_data_put_the_settled_rules_to_the_test(stranger, dataset_dir):
 
 
 def test_a_run_that_began_from_another_is_scored_on_its_own_data(
-  workdir, dataset_dir, tmp_path
+  evaluated, workdir, dataset_dir, tmp_path
 ):
   path = tmp_path / 'begun'
   shutil.copytree(workdir, path)
@@ -247,6 +247,21 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
     file.write_text(json.dumps(seen))
   made = plan.make(tiny.config(dataset_dir), path)
   assert made.settled is None and made.folder == path / 'eval'
+  recipe = json.loads((path / 'config.json').read_text())
+  recipe['init_from'] = 'runs/first/'
+  (path / 'config.json').write_text(json.dumps(recipe))
+  told = data.describe(
+    dataset_dir,
+    tfrecord.origin(dataset_dir),
+    runs=[path],
+    folds=[0],
+    metrics=evaluated[1],
+  )
+  count = sum(fold != 0 for fold in fold_of.values()) + 1
+  assert told.startswith(
+    'Trained on films of the data set records, from the weights of the run '
+    f'first; with the films of that one: {count} (fold 0 held out).'
+  )
 
 
 def test_other_data_settle_nothing(stranger, dataset_dir, monkeypatch):

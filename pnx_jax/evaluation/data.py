@@ -49,8 +49,14 @@ def _trained(run: str, folds: Sequence[int]) -> str:
     f'{len(workdir.trained_on(run, fold)) or "some"} (fold {fold} held out)'
     for fold in folds
   )
-  name = _name(workdir.load(run).data_dir)
-  return f'Trained on films of the data set {name}: {counts}.'
+  config = workdir.load(run)
+  name = _name(config.data_dir)
+  if not config.init_from:
+    return f'Trained on films of the data set {name}: {counts}.'
+  return (
+    f'Trained on films of the data set {name}, from the weights of the run '
+    f'{_name(config.init_from)}; with the films of that one: {counts}.'
+  )
 
 
 def _name(data_dir: str) -> str:
