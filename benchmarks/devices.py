@@ -17,6 +17,7 @@ from absl import app, flags
 
 from configs import default
 from pnx_jax.input import pipeline
+from pnx_jax.models import compiled
 from pnx_jax.training import experiment, sharding
 
 _DATA_DIR = flags.DEFINE_string('data_dir', 'data/demo', 'Built records.')
@@ -34,7 +35,7 @@ def run(config, devices):
   mesh = sharding.mesh(jax.devices()[:devices])
   whole = sharding.replicated(mesh)
   setup = experiment.Experiment.build(config)
-  step = jax.jit(setup.train_step, donate_argnums=0, out_shardings=whole)
+  step = compiled.jit(setup.train_step, donate_argnums=0, out_shardings=whole)
   state = jax.jit(setup.create_state, out_shardings=whole)(jax.random.key(0))
   batches = pipeline.training_batches(
     setup.dataset,

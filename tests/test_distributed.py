@@ -15,6 +15,7 @@ import pytest
 import tiny
 
 from pnx_jax.input import pipeline
+from pnx_jax.models import compiled
 from pnx_jax.training import experiment, sharding, state, workdir
 from pnx_jax.training.checkpoint import Checkpoints
 
@@ -52,8 +53,8 @@ def first_steps(dataset_dir):
   for number in (1, 8):
     mesh = mesh_of(number)
     whole = sharding.replicated(mesh)
-    # As in training, where the compiled program is found again.
-    step = jax.jit(run.train_step, donate_argnums=0, out_shardings=whole)
+    # Compiled as in training.
+    step = compiled.jit(run.train_step, donate_argnums=0, out_shardings=whole)
     moved = step(jax.device_put(before, whole), sharding.put(batch, mesh))
     after[number] = jax.device_get(moved)
   return after
