@@ -1,10 +1,11 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 
-from pnx_jax.training import losses
+from pnx_jax.training import losses, steps
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(scale=2, size=(3, 6, 8, 1)).astype(np.float32)
@@ -150,3 +151,27 @@ def test_deep_supervision_sees_the_label_at_every_stride():
   moved = {**outputs, 'deep_logits': [-deep[0], deep[1]]}
   parts = losses.compute(moved, jnp.asarray(label), weights=weights)
   assert (np.asarray(parts['deep_loss']) > 5).all()
+
+
+class _Fixed(nn.Module):
+  """Logits that are the image's intensities, and a head that says nothing."""
+
+  @nn.compact
+  def __call__(self, image, train):
+    return {'mask_logits': image, 'presence_logit': jnp.zeros(len(image))}
+
+
+@pytest.mark.parametrize('head', [False, True])
+def test_an_untrained_presence_head_is_not_asked(head):
+  image = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+  batch = {
+    'image': jnp.asarray(image),
+    'label': jnp.asarray(image > 200),
+    'valid': jnp.ones(3, bool),
+    'index': jnp.arange(3),
+  }
+  weights = {'bce': 1.0} | ({'presence': 1.0} if head else {})
+  found = steps.eval_step({}, batch, model=_Fixed(), loss_weights=weights)
+  surest = scipy.special.expit(image.max(axis=(1, 2, 3)) / 255)
+  wanted = np.full(3, 0.5) if head else surest
+  np.testing.assert_allclose(found['probability'], wanted, rtol=1e-6)

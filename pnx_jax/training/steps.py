@@ -78,15 +78,19 @@ def eval_step(
   """What every measure needs to know of each image.
 
   Returns:
-    `probability` f32[B] of the presence head, `label` bool[B], `dice` f32[B]
+    `probability` f32[B] of the presence head, without a loss of which it is
+    that of the surest pixel, `label` bool[B], `dice` f32[B]
     at the plain threshold, the areas of `metrics.dice.threshold_areas`, the
     losses f32[B] by name, and the batch's `valid` and `index`.
   """
   outputs = model.apply(variables, scaled(batch), train=False)
   probs = jax.nn.sigmoid(outputs['mask_logits'])
   areas = dice.threshold_areas(probs[..., 0], batch['label'][..., 0])
+  probability = jax.nn.sigmoid(outputs['presence_logit'])
+  if 'presence' not in loss_weights:
+    probability = probs.max(axis=(1, 2, 3))
   return {
-    'probability': jax.nn.sigmoid(outputs['presence_logit']),
+    'probability': probability,
     **plain_dice(outputs, batch['label']),
     **areas,
     **losses.compute(outputs, batch['label'], weights=loss_weights),
