@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from jax.experimental import multihost_utils
 from tensorboard.backend.event_processing import event_accumulator
 
 from pnx_jax.errors import UserError
@@ -110,6 +111,40 @@ def test_the_first_signal_asks_and_the_second_kills(number):
     assert stop(2)
     assert signal.getsignal(number) is signal.SIG_DFL
   assert signal.getsignal(number) is before
+
+
+def test_processes_that_start_a_fold_stop_together_or_not_at_all(monkeypatch):
+  """The other process knows of a signal of which this one does not."""
+  answers = {'reached_preemption_sync_point': lambda _: False}
+  answers['process_allgather'] = lambda here: np.array([here, True])
+  for name, answer in answers.items():
+    monkeypatch.setattr(multihost_utils, name, answer)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with preemption.watch() as stop:
+    assert stop(0)
+    assert not stop(1)  # From here on JAX's steps alone decide.
+
+
+@pytest.mark.parametrize('trained', [True, False])
+def test_a_signal_while_a_fold_is_restored_ends_the_run(
+  finished, dataset_dir, tmp_path, monkeypatch, trained
+):
+  """Nothing is trained, and `None` keeps launch.py from the next fold."""
+  path = finished[0] if trained else tmp_path
+  restore = Checkpoints.restore_latest
+
+  def interrupted(*arguments):
+    signal.raise_signal(signal.SIGTERM)
+    return restore(*arguments)
+
+  monkeypatch.setattr(Checkpoints, 'restore_latest', interrupted)
+  assert training.train(tiny.config(dataset_dir), path) is None
+  monkeypatch.undo()
+  if trained:
+    assert_same(latest(tiny.config(dataset_dir), path), finished[1])
+  else:
+    assert not (path / 'fold0' / 'events').exists()
+    assert latest(tiny.config(dataset_dir), path) is None
 
 
 def test_all_folds_are_trained_one_after_another(dataset_dir, tmp_path):

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 _logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ def watch() -> Iterator[Callable[[int], bool]]:
   """
   several = jax.process_count() > 1
   signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
-  asked, told = [], []
+  asked, told, begun = [], [], []
 
   def handler(number, frame):
     del frame
@@ -39,9 +40,15 @@ def watch() -> Iterator[Callable[[int], bool]]:
         '%s: saving (again to stop at once).', signal.Signals(asked[0]).name
       )
       told.append(asked[0])
-    if several:
-      return _agreed(step)
-    return bool(asked)
+    if not several:
+      return bool(asked)
+    stopping = _agreed(step)
+    if not begun:
+      begun.append(step)
+      # A process that comes here later than another may know of a signal that
+      # the other will hear of after it.
+      stopping = multihost_utils.process_allgather(np.array(stopping)).any()
+    return bool(stopping)
 
   before = {each: signal.signal(each, handler) for each in signals}
   try:

@@ -95,7 +95,9 @@ def train(
       state = _started(config, state, abstract.variables)
     workdirs.write(workdir, config, seen)
     first_step = int(state.step)
-    stopping_early = stop(first_step)
+    if stop(first_step):
+      _logger.info('Stopped at step %d; the same command goes on.', first_step)
+      return None
     # A run that was asked to stop left its validation to this one.
     owed = first_step in run.durations.eval_steps - checkpoints.scored_steps()
     if first_step >= total_steps and not owed:
@@ -155,7 +157,7 @@ def train(
         recent_losses.append(loss)
         if len(recent_losses) > _LOOKAHEAD:
           jax.block_until_ready(recent_losses[-1 - _LOOKAHEAD])
-        stopping = stop(step) or stopping_early
+        stopping = stop(step)
         finished = step == total_steps
         if tracing and (step + 1 not in profiled or stopping or finished):
           jax.block_until_ready(loss)
