@@ -1,7 +1,7 @@
 """What answers in an evaluation, on which images, and under which rules.
 
-On the data of its training a run is asked as the config says, and what is
-found there settles the rules. On other data nothing is settled anew: what was
+On its own data, those of its training, a run is asked as the config says, and
+what is found settles the rules. On other data nothing is settled anew: what was
 found before is put to the test.
 """
 
@@ -141,9 +141,8 @@ def _check_settled(config, workdir, asked, deployment, settled) -> None:
     if wanted != found and not unasked:
       raise UserError(
         f'eval.{field} cannot be changed for {config.data_dir}, which '
-        f'{workdir} was not trained on: what was settled in {workdir}/eval is '
-        'put to the test there; evaluate on the data of the training with it '
-        'first'
+        f'{workdir} was not trained on: there {workdir}/eval is put to the '
+        "test as it is; evaluate with it on the run's own data first"
       )
 
 
