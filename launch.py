@@ -17,7 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from pnx_jax.errors import UserError, check_no_words, nearest, one_line
+from pnx_jax.errors import UserError, one_line, parse_flags
 
 _DEFAULTS = pathlib.Path(__file__).with_name('configs') / 'default.py'
 
@@ -191,24 +191,16 @@ def _cache_compilations() -> None:
 
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake in them ends in one line."""
-  given = any(re.match('--?config(=|$)', word) for word in argv)
-  # Flags such as --config.data_dir change a recipe: there must be one.
-  recipe = [] if given else [f'--config={_DEFAULTS}']
+  rest = parse_flags(argv, recipe=str(_DEFAULTS))
+  given = flags.FLAGS['config'].config_filename != str(_DEFAULTS)
   with one_line():
-    try:
-      rest = flags.FLAGS([argv[0], *recipe, *argv[1:]])
-      check_no_words(rest)
-      if _MODE.value == 'predict':
-        _check_predict_flags()
-        return rest
-      if not given and not (_MODE.value == 'eval' and _WORKDIR.value):
-        raise UserError(
-          '--config is missing, for example configs/resunet.py; '
-          '--mode=eval needs no more than --workdir'
-        )
-      _CONFIG.value.to_dict()  # A recipe that does not load shows only here.
-    except Exception as error:  # A recipe is code and may raise anything.
-      raise UserError(_explained(str(error), argv)) from None
+    if _MODE.value == 'predict':
+      _check_predict_flags()
+    elif not given and not (_MODE.value == 'eval' and _WORKDIR.value):
+      raise UserError(
+        '--config is missing, for example configs/resunet.py; '
+        '--mode=eval needs no more than --workdir'
+      )
   return rest
 
 
@@ -227,25 +219,6 @@ def _check_predict_flags() -> None:
     raise UserError('--input is missing: a file or folder of films')
   if not _OUTPUT_DIR.value:
     raise UserError('--output_dir is missing: a folder for the worklist')
-
-
-def _explained(error: str, argv: list[str]) -> str:
-  """A flag error in one line that names the nearest right spelling."""
-  asked = re.search(r'--?config[= ]([^: ]+)', ' '.join(argv))
-  path = asked[1] if asked else ''
-  if path and not os.path.exists(path):
-    known = sorted(str(recipe) for recipe in pathlib.Path('configs').glob('*'))
-    return (
-      f'there is no config {path!r}; the nearest is {nearest(path, known)!r}'
-    )
-  field = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', error)
-  if field:
-    right, wrong = field.groups()
-    wrong = next((arg for arg in argv if wrong in arg), wrong)
-    return f'{wrong}: the config has no such field; the nearest is {right!r}'
-  # A recipe's own error comes with its traceback; the last line tells.
-  last = error.strip().splitlines()[-1]
-  return re.sub(r'^[\w.]+Error: ', '', last)
 
 
 def run(argv: list[str]) -> None:

@@ -33,9 +33,9 @@ def test_every_recipe_makes_a_network(recipe, variant):
   assert f'configs/{recipe}.py' in module.__doc__ or recipe == 'demo'
 
 
-def launch(*flags, **environment):
+def launch(*flags, command=('launch.py',), **environment):
   return subprocess.run(
-    [sys.executable, 'launch.py', *flags],
+    [sys.executable, *command, *flags],
     cwd=ROOT,
     env=os.environ | environment,
     capture_output=True,
@@ -78,6 +78,22 @@ def launch(*flags, **environment):
 )
 def test_a_users_mistake_is_one_line(flags, words):
   result = launch(*flags)
+  assert result.returncode == 2
+  assert result.stderr.startswith('error: ')
+  assert len(result.stderr.strip().splitlines()) == 1
+  for word in words:
+    assert word in result.stderr
+
+
+@pytest.mark.parametrize(
+  ('flag', 'words'),
+  [
+    ('--config.batch_siez=3', ['--config.batch_siez=3', "'batch_size'"]),
+    ('--config=configs/resnet.py', ["'configs/resnet.py'", 'resunet.py']),
+  ],
+)
+def test_the_preview_explains_mistakes_as_training_does(flag, words):
+  result = launch(flag, command=('-m', 'pnx_jax.input.augment'))
   assert result.returncode == 2
   assert result.stderr.startswith('error: ')
   assert len(result.stderr.strip().splitlines()) == 1

@@ -8,6 +8,7 @@ so that image and label are read once, at the same places. Draw a sheet with
 """
 
 import dataclasses
+import functools
 
 import cv2
 import jax
@@ -206,6 +207,9 @@ def main(_):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', 'configs/resunet.py')
+  config_flags.DEFINE_config_file('config', None)
   flags.DEFINE_string('preview', 'augmentation.png', 'Picture to write.')
-  app.run(main, flags_parser=parse_flags)
+  app.run(
+    main,
+    flags_parser=functools.partial(parse_flags, recipe='configs/resunet.py'),
+  )
