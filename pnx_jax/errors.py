@@ -62,10 +62,8 @@ def _explained(error: str, argv: Sequence[str]) -> str:
   asked = re.search(r'--?config[= ]([^: ]+)', ' '.join(argv))
   if 'config' in flags.FLAGS and asked and not os.path.exists(asked[1]):
     known = sorted(str(recipe) for recipe in pathlib.Path('configs').glob('*'))
-    return (
-      f'there is no config {asked[1]!r}; '
-      f'the nearest is {nearest(asked[1], known)!r}'
-    )
+    hint = f'; the nearest is {nearest(asked[1], known)!r}' if known else ''
+    return f'there is no config {asked[1]!r}{hint}'
   field = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', error)
   if field:
     right, wrong = field.groups()
