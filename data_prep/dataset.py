@@ -43,7 +43,7 @@ def build(request: Request) -> report.Report:
     )
   except (OSError, ValueError) as error:
     raise UserError(error) from error
-  found = _find(request, annotations)
+  found = _find(request, annotations, patient_map)
   files, duplicates = sources.without_duplicates(found)
   batches.stop_at_bad_file(request, duplicates)
   try:
@@ -72,7 +72,9 @@ def build(request: Request) -> report.Report:
 
 
 def _find(
-  request: Request, annotations: Mapping[str, Sequence[str]]
+  request: Request,
+  annotations: Mapping[str, Sequence[str]],
+  patient_map: Mapping[str, str] | None,
 ) -> list[sources.Source]:
   found = []
   for folder, part in (
@@ -85,7 +87,9 @@ def _find(
     if not files:
       raise UserError(f'no DICOM file in {folder}')
     if part == sources.TRAIN:
-      sources.check_annotated(files, request.rle_csv)
+      sources.check_named(files, annotations, request.rle_csv)
+      if request.patient_map:
+        sources.check_named(files, patient_map, request.patient_map)
     found += files
   return found
 

@@ -5,7 +5,7 @@ import hashlib
 import os
 import pathlib
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom
@@ -63,13 +63,13 @@ def find(
   return found
 
 
-def check_annotated(
-  found: Sequence[Source], rle_csv: str | os.PathLike
+def check_named(
+  found: Sequence[Source], image_ids: Collection[str], path: str | os.PathLike
 ) -> None:
   """Refuses a csv that speaks of other films than those found."""
-  if all(source.rles is None for source in found):
+  if not any(source.image_id in image_ids for source in found):
     raise UserError(
-      f'no row of {rle_csv} names a film: the ids of the files look like '
+      f'no row of {path} names a film: the ids of the files look like '
       f'{found[0].image_id}'
     )
 

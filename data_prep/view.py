@@ -196,7 +196,7 @@ def _all(values) -> Iterator[tuple[str, Callable[[], Case]]]:
   if not found:
     raise UserError(f'no DICOM file below --dicom_dir={values.dicom_dir}')
   if values.rle_csv:
-    sources.check_annotated(found, values.rle_csv)
+    sources.check_named(found, annotations, values.rle_csv)
   for source in found:
     yield source.image_id, functools.partial(from_dicom, source)
 

@@ -247,6 +247,10 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
     file.write_text(json.dumps(seen))
   made = plan.make(tiny.config(dataset_dir), path)
   assert made.settled is None and made.folder == path / 'eval'
+  twice = tiny.config(dataset_dir, **{'eval.ensemble': f'{path}/,{path}'})
+  assert plan.make(twice, path).deployment == made.deployment
+  with pytest.raises(UserError, match=r'no dataset at .*nowhere'):
+    plan.make(tiny.config(str(tmp_path / 'nowhere')), path)
   recipe = json.loads((path / 'config.json').read_text())
   recipe['init_from'] = 'runs/first/'
   (path / 'config.json').write_text(json.dumps(recipe))

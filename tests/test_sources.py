@@ -32,9 +32,11 @@ def test_files_are_found_by_name_or_by_mark(tmp_path):
 
 def test_a_csv_of_other_films_is_refused_before_any_work(tmp_path):
   dicom_files.write(tmp_path / '1.2.3.dcm', dicom_files.film())
-  found = sources.find(tmp_path, sources.TRAIN, {'0004d4463b50': ['1 2']})
+  annotations = {'0004d4463b50': ['1 2']}
+  found = sources.find(tmp_path, sources.TRAIN, annotations)
+  sources.check_named(found, {'1.2.3': []}, 'theirs.csv')
   with pytest.raises(UserError, match=r'no row of other.csv.*like 1\.2\.3'):
-    sources.check_annotated(found, 'other.csv')
+    sources.check_named(found, annotations, 'other.csv')
 
 
 def test_odd_entries_neither_stop_nor_hide_anything(tmp_path):

@@ -7,6 +7,7 @@ found before is put to the test.
 
 import csv
 import dataclasses
+import logging
 import os
 import pathlib
 
@@ -20,6 +21,8 @@ from pnx_jax.formats import tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.training import sharding
 from pnx_jax.training import workdir as workdirs
+
+_logger = logging.getLogger(__name__)
 
 _LARGEST_SCALE = 4
 
@@ -75,11 +78,19 @@ def make(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Plan:
       f'--window={deployment.window}'
     )
   name = pathlib.Path(config.data_dir).absolute().name
+  folder = folder.with_name(f'eval_{name}')
+  _logger.info(
+    '%s was not trained on %s: it answers under the rules settled before; the '
+    'results go to %s.',
+    workdir,
+    config.data_dir,
+    folder,
+  )
   return Plan(
     deployment,
     settled,
     tuple(range(len(pipeline.folds(config.data_dir)))),
-    folder.with_name(f'eval_{name}'),
+    folder,
     f'{title} on {name}',
   )
 
@@ -147,7 +158,11 @@ def _check_settled(config, workdir, asked, deployment, settled) -> None:
 
 
 def _runs(config, workdir) -> list[str]:
-  return [os.fspath(workdir), *_split(config.eval.ensemble)]
+  """The run first, each once."""
+  runs = {}
+  for run in (os.fspath(workdir), *_split(config.eval.ensemble)):
+    runs.setdefault(os.path.realpath(run), run)
+  return list(runs.values())
 
 
 def _split(text: str) -> list[str]:

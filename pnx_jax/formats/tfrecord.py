@@ -123,7 +123,8 @@ class Origin(NamedTuple):
 
 
 def origin(data_dir: str | os.PathLike) -> Origin:
-  """Raises UserError where the build's report is missing or damaged."""
+  """Raises UserError where there is no dataset or its report is damaged."""
+  dataset_info(data_dir)
   path = pathlib.Path(data_dir) / 'build.json'
   try:
     report = json.loads(path.read_text(encoding='utf-8'))
