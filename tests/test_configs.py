@@ -43,6 +43,14 @@ def launch(*flags, command=('launch.py',), **environment):
   )
 
 
+def assert_one_line(result, words):
+  assert result.returncode == 2
+  assert result.stderr.startswith('error: ')
+  assert len(result.stderr.strip().splitlines()) == 1
+  for word in words:
+    assert word in result.stderr
+
+
 @pytest.mark.parametrize(
   ('flags', 'words'),
   [
@@ -77,12 +85,7 @@ def launch(*flags, command=('launch.py',), **environment):
   ],
 )
 def test_a_users_mistake_is_one_line(flags, words):
-  result = launch(*flags)
-  assert result.returncode == 2
-  assert result.stderr.startswith('error: ')
-  assert len(result.stderr.strip().splitlines()) == 1
-  for word in words:
-    assert word in result.stderr
+  assert_one_line(launch(*flags), words)
 
 
 @pytest.mark.parametrize(
@@ -93,12 +96,8 @@ def test_a_users_mistake_is_one_line(flags, words):
   ],
 )
 def test_the_preview_explains_mistakes_as_training_does(flag, words):
-  result = launch(flag, command=('-m', 'pnx_jax.input.augment'))
-  assert result.returncode == 2
-  assert result.stderr.startswith('error: ')
-  assert len(result.stderr.strip().splitlines()) == 1
-  for word in words:
-    assert word in result.stderr
+  preview = ('-m', 'pnx_jax.input.augment')
+  assert_one_line(launch(flag, command=preview), words)
 
 
 @pytest.mark.parametrize(
