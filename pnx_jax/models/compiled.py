@@ -4,8 +4,8 @@ import functools
 
 import jax
 
-# XLA's own convolutions on a CPU (YNNPACK), put out of use: those of Eigen take
-# half the time for the gradients of kernels.
+# XLA's own convolutions on a CPU (YNNPACK), put out of use: those of Eigen
+# need down to half the time (benchmarks/layers.py).
 _CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': ''}
 
 
