@@ -17,7 +17,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from pnx_jax.errors import UserError, one_line, parse_flags
+from pnx_jax.cli import one_line, parse_flags
+from pnx_jax.errors import UserError
 
 _DEFAULTS = pathlib.Path(__file__).with_name('configs') / 'default.py'
 
@@ -81,7 +82,7 @@ def main(_) -> None:
   # Imported here, so that a mistyped flag is reported at once.
   if _MODE.value == 'eval':
     from pnx_jax.evaluation.evaluate import evaluate
-    from pnx_jax.training.workdir import load_with_overrides
+    from pnx_jax.training.run_files import load_with_overrides
 
     overrides = config_flags.get_override_values(flags.FLAGS['config'])
     config = load_with_overrides(workdir, overrides, defaults=config)

@@ -17,7 +17,14 @@ from ml_collections import config_flags
 
 from pnx_jax.input.augment import Augmentation
 from pnx_jax.metrics.dice import SegmentationMetrics
-from pnx_jax.training import experiment, losses, optim, sharding, state, steps
+from pnx_jax.training import (
+  experiment,
+  losses,
+  optim,
+  sharding,
+  steps,
+  train_state,
+)
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/resunet.py')
 _TIMES = flags.DEFINE_integer('times', 5, 'Steps of each kind.')
@@ -32,7 +39,7 @@ def main(_):
   )
   replicated = sharding.replicated(sharding.mesh())
   create = functools.partial(
-    state.create,
+    train_state.create,
     model=model,
     optimiser=optimiser,
     metrics=SegmentationMetrics.with_losses(

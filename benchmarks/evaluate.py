@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from pnx_jax.evaluation import search, submission
-from pnx_jax.evaluation.network import SIZE, compiled_predict
-from pnx_jax.evaluation.postprocess import Postprocess
+from pnx_jax.evaluation import rule_search
 from pnx_jax.formats import rle
 from pnx_jax.metrics.dice import THRESHOLDS, threshold_areas
 from pnx_jax.models import segmenter
+from pnx_jax.prediction.network import SIZE, compiled_predict
+from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.training import sharding
 
 _SIZE = flags.DEFINE_integer('size', 1024, 'Side that the network sees.')
@@ -109,10 +109,10 @@ def host() -> None:
   }
   groups = np.arange(len(areas)) % 5
   began = time.perf_counter()
-  search.cross_fit(table, groups)
+  rule_search.cross_fit(table, groups)
   spent = time.perf_counter() - began
   print(
-    f'{len(search.GRID):,} rules over {len(areas):,} images, '
+    f'{len(rule_search.GRID):,} rules over {len(areas):,} images, '
     f'cross-fitted: {spent:.1f} s'
   )
   # Blobs of the size that masks have: 22 % of the films have one.
@@ -134,7 +134,7 @@ def host() -> None:
     for number in range(_TEST)
   )
   with tempfile.TemporaryDirectory() as folder:
-    submission.write(f'{folder}/submission.csv', rows)
+    rle.write_csv(f'{folder}/submission.csv', rows)
   spent = time.perf_counter() - began
   print(f'submission of {_TEST:,} masks: {spent:.1f} s')
 

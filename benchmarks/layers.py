@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from pnx_jax.models import compiled, convolution
-from pnx_jax.models.normalisation import BatchNorm
+from pnx_jax.models import convolution
+from pnx_jax.models.cpu import compiled
+from pnx_jax.models.cpu.batch_norm import BatchNorm
 
 _CALLS = flags.DEFINE_integer('calls', 9, 'Of which the fastest counts.')
 _BATCH = 4

@@ -26,7 +26,7 @@ from absl import app, flags, logging
 import pnx_jax
 from pnx_jax import pool
 from pnx_jax.inference import journal
-from pnx_jax.inference.model import Model
+from pnx_jax.prediction.predictor import Model
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Evaluated run.', required=True)
 _INPUT = flags.DEFINE_string('input', 'data/phantom', 'Films, at least 4n.')

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import tqdm
 
-from data_prep import prepare, sources, working
+from data_prep import prepare, sources, staging
 from data_prep.request import Request
 from pnx_jax import pool
 from pnx_jax.errors import UserError
@@ -65,12 +65,12 @@ def _on_cluster(
   request: Request, batches: Sequence[pool.Batch], folder: pathlib.Path
 ) -> None:
   try:
-    from data_prep import cluster
+    from data_prep import beam
   except ImportError as error:
     raise UserError(
       f"--beam_runner needs Apache Beam: pip install -e '.[beam]' ({error})"
     ) from error
-  cluster.run(
+  beam.run(
     _function(request, folder),
     batches,
     runner=request.beam_runner,
@@ -84,7 +84,7 @@ def _function(request: Request, folder: pathlib.Path):
     prepare.run_batch,
     options=request.options,
     folder=folder,
-    salt=working.salt(folder),
+    salt=staging.salt(folder),
   )
 
 
@@ -97,8 +97,8 @@ def _left_over(
     dataclasses.astuple(request.options),
     [(*dataclasses.astuple(file), *_stamp(file.path)) for file in files],
   ]
-  unfinished = working.is_begun(folder)
-  if working.matches(folder, inputs):
+  unfinished = staging.is_begun(folder)
+  if staging.matches(folder, inputs):
     for path in folder.glob(f'*{prepare.UNFINISHED}'):
       path.unlink()
     done = prepare.finished(folder)

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import app, flags
 
-from pnx_jax.errors import UserError, one_line, parse_flags
+from pnx_jax.cli import one_line, parse_flags
+from pnx_jax.errors import UserError
 from pnx_jax.formats import rle
 from pnx_jax.formats.boxes import boxes
 

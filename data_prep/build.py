@@ -18,8 +18,8 @@ from absl import app, flags, logging
 from data_prep import dataset, report
 from data_prep.request import Request
 from pnx_jax import pool
-from pnx_jax.errors import one_line, parse_flags
-from pnx_jax.formats import dicom, greyscale
+from pnx_jax.cli import one_line, parse_flags
+from pnx_jax.formats import dicom, grayscale
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ def _define_flags() -> None:
     'image_size', 1024, 'Side of the records in pixels.', lower_bound=1
   )
   flags.DEFINE_enum(
-    'window', 'auto', greyscale.WINDOWS, 'How to map values to grey levels.'
+    'window', 'auto', grayscale.WINDOWS, 'How to map values to grey levels.'
   )
   flags.DEFINE_list(
     'accept_modality', list(dicom.RADIOGRAPHY), 'Modalities; empty for all.'

@@ -13,11 +13,11 @@ from data_prep import (
   batches,
   folds,
   grouping,
-  likeness,
+  near_duplicates,
   prepare,
   report,
   sources,
-  working,
+  staging,
 )
 from data_prep.request import Request
 from pnx_jax.errors import UserError
@@ -33,8 +33,8 @@ def build(request: Request) -> report.Report:
     UserError: The request cannot be met.
   """
   try:
-    working.settle(request.output_dir)
-    working.check_output(
+    staging.settle(request.output_dir)
+    staging.check_output(
       request.output_dir, request.inputs, overwrite=request.overwrite
     )
     annotations = rle.read_csv(request.rle_csv)
@@ -47,7 +47,7 @@ def build(request: Request) -> report.Report:
   files, duplicates = sources.without_duplicates(found)
   batches.stop_at_bad_file(request, duplicates)
   try:
-    with working.folder(request.output_dir) as folder:
+    with staging.folder(request.output_dir) as folder:
       outcomes = duplicates + batches.run(request, files, folder)
       splits, patients, alike = _split(request, outcomes, patient_map)
       built = _write(request, splits, patients, folder)
@@ -63,7 +63,7 @@ def build(request: Request) -> report.Report:
         built=built,
       )
       report.write(built, summary, outcomes, splits)
-      working.publish(built, request.output_dir)
+      staging.publish(built, request.output_dir)
   except OSError as error:
     hint = '; the same command goes on from where it stopped'
     passing = error.errno in (errno.ENOSPC, errno.EIO)
@@ -109,7 +109,7 @@ def _split(
   if not train:
     raise UserError(_why_nothing(request, outcomes))
   patients = grouping.patients(images, patient_map)
-  alike = likeness.near_duplicates(
+  alike = near_duplicates.near_duplicates(
     {image.image_id: image.fingerprint for image in images}
   )
   groups = grouping.merged(patients.number, alike)
@@ -164,10 +164,10 @@ def _write(
 
   download = tfds.download.DownloadConfig()
   if request.beam_runner:
-    from data_prep import cluster
+    from data_prep import beam
 
     download.beam_runner = request.beam_runner
-    download.beam_options = cluster.parse(request.beam_options)
+    download.beam_options = beam.parse(request.beam_options)
   root = folder / 'tfds'
   shutil.rmtree(root, ignore_errors=True)
   builder = siim.Siim(

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from absl import app, flags
 
-from data_prep import leakage
-from pnx_jax.errors import UserError, one_line, parse_flags
+from data_prep import fold_audit
+from pnx_jax.cli import one_line, parse_flags
+from pnx_jax.errors import UserError
 from pnx_jax.formats import rle
 
 _AREA_QUARTILES = 4
@@ -160,7 +161,7 @@ def main(argv: Sequence[str]) -> None:
         f'no image of {_AUDIT.value} is in both {_RLE_CSV.value} and '
         f'{_PATIENT_MAP.value}'
       )
-  result = leakage.audit(
+  result = fold_audit.audit(
     known, {i: int(bool(annotations[i])) for i in known}, patients
   )
   print(

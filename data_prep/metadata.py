@@ -17,7 +17,8 @@ from absl import app, flags
 
 from data_prep import sources
 from pnx_jax import pool
-from pnx_jax.errors import UserError, one_line, parse_flags
+from pnx_jax.cli import one_line, parse_flags
+from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom
 from pnx_jax.formats.names import printable
 

@@ -23,7 +23,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from data_prep import likeness, sources
+from data_prep import near_duplicates, sources
 from pnx_jax import pool
 from pnx_jax.errors import UserError
 from pnx_jax.formats import boxes, dicom, letterbox, rle, schema
@@ -252,7 +252,7 @@ def _prepare(source: sources.Source, options: Options, salt: bytes):
     num_annotations=record.num_annotations,
     agreement=record.agreement,
     patient=_digest(header.patient_id, salt),
-    fingerprint=likeness.fingerprint(image),
+    fingerprint=near_duplicates.fingerprint(image),
     synthetic=header.synthetic,
   )
   return record, about

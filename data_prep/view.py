@@ -24,7 +24,8 @@ from absl import app, flags
 from data_prep import sources
 from pnx_jax import draw, pool
 from pnx_jax.case import Case, marked
-from pnx_jax.errors import UserError, one_line, parse_flags
+from pnx_jax.cli import one_line, parse_flags
+from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, letterbox, rle, schema, tfrecord
 
 _SHEET = 24  # pictures on a contact sheet

@@ -1,7 +1,7 @@
 """Pneumothorax detection and segmentation in chest radiographs, in JAX.
 
 model = pnx_jax.load('runs/resunet')  # or an export
-model.predict('film.dcm')
+predictor.predict('film.dcm')
 """
 
 
@@ -14,8 +14,8 @@ def load(path):
   # Imported here: most of pnx_jax needs no networks.
   import pathlib
 
-  from pnx_jax.inference import exported, model
+  from pnx_jax.prediction import exported, predictor
 
   if pathlib.Path(path, exported.SETTINGS).exists():
     return exported.load(path)
-  return model.load(path)
+  return predictor.load(path)

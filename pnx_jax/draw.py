@@ -191,6 +191,11 @@ def contact_sheet(
   return sheet
 
 
+def encoded(picture: np.ndarray, kind: str = '.png') -> bytes:
+  """A picture uint8[H, W, 3], RGB, as the bytes of a file."""
+  return cv2.imencode(kind, picture[..., ::-1])[1].tobytes()
+
+
 def _resized(image: np.ndarray, size: int | None) -> np.ndarray:
   height, width = image.shape
   if size is None or size == max(height, width):

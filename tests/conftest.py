@@ -103,10 +103,12 @@ def marking_run(evaluated_run, dataset_dir, tmp_path_factory) -> pathlib.Path:
   """
   import numpy as np
 
-  from pnx_jax.evaluation import ensemble, evaluate, submission
-  from pnx_jax.evaluation.postprocess import Postprocess
+  from pnx_jax.evaluation import evaluate
+  from pnx_jax.formats import rle
   from pnx_jax.input import pipeline
   from pnx_jax.metrics.rules import Rule
+  from pnx_jax.prediction import ensemble
+  from pnx_jax.prediction.postprocess import Postprocess
   from pnx_jax.training import sharding
 
   path = tmp_path_factory.mktemp('marking') / 'run'
@@ -126,7 +128,7 @@ def marking_run(evaluated_run, dataset_dir, tmp_path_factory) -> pathlib.Path:
     rule=Rule(top=bottom, area=0, bottom=bottom, gate=gate),
   )
   post.save(saved)
-  submission.write(
+  rle.write_csv(
     path / 'eval' / 'submission.csv',
     evaluate._submission(dataset_dir, answering, post),
   )

@@ -14,7 +14,7 @@ import pytest
 from pnx_jax.errors import UserError
 from pnx_jax.training import sharding
 from pnx_jax.training.checkpoint import Checkpoints
-from pnx_jax.training.state import TrainState
+from pnx_jax.training.train_state import TrainState
 
 
 @flax.struct.dataclass

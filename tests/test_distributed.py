@@ -15,8 +15,8 @@ import pytest
 import tiny
 
 from pnx_jax.input import pipeline
-from pnx_jax.models import compiled
-from pnx_jax.training import experiment, sharding, state, workdir
+from pnx_jax.models.cpu import compiled
+from pnx_jax.training import experiment, run_files, sharding, train_state
 from pnx_jax.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -78,8 +78,8 @@ def last_state(dataset_dir, path, devices=8):
   """The arrays of the newest checkpoint, read onto some devices."""
   run = experiment.Experiment.build(tiny.config(dataset_dir))
   whole = sharding.replicated(mesh_of(devices))
-  abstract = state.abstract(run.create_state, jax.random.key(0), whole)
-  with Checkpoints(workdir.checkpoint_dir(path, 0)) as checkpoints:
+  abstract = train_state.abstract(run.create_state, jax.random.key(0), whole)
+  with Checkpoints(run_files.checkpoint_dir(path, 0)) as checkpoints:
     found = checkpoints.restore_latest(abstract)
   assert len(found.step.sharding.device_set) == devices
   return jax.tree.leaves(jax.device_get(found))
@@ -195,7 +195,7 @@ def test_a_run_that_was_stopped_and_damaged_goes_on_bit_for_bit(
   by_two, dataset_dir, tmp_path
 ):
   """After Ctrl-C in one process, a flipped bit, and SIGTERM in one process."""
-  checkpoints = workdir.checkpoint_dir(tmp_path, 0)
+  checkpoints = run_files.checkpoint_dir(tmp_path, 0)
   events = tmp_path / 'fold0' / 'events'
 
   first, texts = stopped(

@@ -11,11 +11,11 @@ import pytest
 
 from configs import default
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation import ensemble as ensembles
-from pnx_jax.evaluation.network import SIZE, Member, Network, compiled_predict
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
-from pnx_jax.training import sharding, workdir
+from pnx_jax.prediction import ensemble as ensembles
+from pnx_jax.prediction.network import SIZE, Member, Network, compiled_predict
+from pnx_jax.training import run_files, sharding
 
 SIDE = 16
 
@@ -244,7 +244,7 @@ def test_probabilities_of_two_kinds_are_not_averaged(tmp_path):
   for run, weight in zip(runs, (0.3, 0.5, 0.0), strict=True):
     config = default.get_config()
     config.losses.presence = weight
-    workdir.write(run, config, ['image'])
+    run_files.write(run, config, ['image'])
   ensembles.check_alike(runs[:2])
   with pytest.raises(UserError, match='c cannot answer together'):
     ensembles.check_alike(runs)

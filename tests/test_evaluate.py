@@ -18,15 +18,21 @@ import sklearn.metrics
 import tiny
 
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation import data, files, judge, plan, search, submission
 from pnx_jax.evaluation import evaluate as evaluation
-from pnx_jax.evaluation.held_out import HeldOut
-from pnx_jax.evaluation.network import SIZE
-from pnx_jax.evaluation.postprocess import Postprocess
+from pnx_jax.evaluation import (
+  protocol,
+  provenance,
+  result_files,
+  results,
+  rule_search,
+)
+from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.formats import letterbox, rle, tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.metrics.rules import Rule
+from pnx_jax.prediction.network import SIZE
+from pnx_jax.prediction.postprocess import Postprocess
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -67,7 +73,7 @@ def test_metrics_follow_from_the_table_of_images(evaluated, dataset_dir):
   folder, metrics = evaluated
   assert json.loads((folder / 'metrics.json').read_text()) == metrics
   rows = _rows(folder / 'per_image.csv')
-  assert tuple(rows[0]) == files.PER_IMAGE
+  assert tuple(rows[0]) == result_files.PER_IMAGE
   dataset = pipeline.Dataset(dataset_dir, ['fold0', 'fold1'])
   assert [row['image_id'] for row in rows] == [
     record.image_id for record in dataset.records
@@ -111,7 +117,7 @@ def test_what_was_trained_and_scored_on_is_told(evaluated, workdir):
     f'{_patients(workdir)} patients are told apart by the patient map. All '
     'folds answer together, which was not scored itself.'
   )
-  told = data.describe(
+  told = provenance.describe(
     'data/siim/',
     tfrecord.Origin('auto', False, 90, 20, 0, 90, 'PatientID'),
     runs=[workdir, workdir],
@@ -154,7 +160,7 @@ def test_pictures_boxes_and_rule_are_written(evaluated):
   predicted = {r['image_id'] for r in rows if int(r['predicted_area'])}
   assert {row['image_id'] for row in _rows(folder / 'boxes.csv')} == predicted
   post = Postprocess.load(folder / 'postprocess.json')
-  assert post.rule in search.GRID
+  assert post.rule in rule_search.GRID
   assert len(post.operating_points) == 6
   assert post.temperature == metrics['temperature']
   page = (folder / 'report.html').read_text()
@@ -245,16 +251,16 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
     seen = ['elsewhere', *(key for key, of in fold_of.items() if of != fold)]
     file = path / f'fold{fold}' / 'trained_on.json'
     file.write_text(json.dumps(seen))
-  made = plan.make(tiny.config(dataset_dir), path)
+  made = protocol.make(tiny.config(dataset_dir), path)
   assert made.settled is None and made.folder == path / 'eval'
   twice = tiny.config(dataset_dir, **{'eval.ensemble': f'{path}/,{path}'})
-  assert plan.make(twice, path).deployment == made.deployment
+  assert protocol.make(twice, path).deployment == made.deployment
   with pytest.raises(UserError, match=r'no dataset at .*nowhere'):
-    plan.make(tiny.config(str(tmp_path / 'nowhere')), path)
+    protocol.make(tiny.config(str(tmp_path / 'nowhere')), path)
   recipe = json.loads((path / 'config.json').read_text())
   recipe['init_from'] = 'runs/first/'
   (path / 'config.json').write_text(json.dumps(recipe))
-  told = data.describe(
+  told = provenance.describe(
     dataset_dir,
     tfrecord.origin(dataset_dir),
     runs=[path],
@@ -353,8 +359,10 @@ def _judged(num_images, positives, **statistics):
     'intersection': areas,
     'probability': np.where(held_out.label, 0.9, 0.1),
   } | statistics
-  groups = search.patient_groups([r.patient for r in records], held_out.label)
-  return judge.judge(held_out, table, groups, replicates=50).flat()
+  groups = rule_search.patient_groups(
+    [r.patient for r in records], held_out.label
+  )
+  return results.judge(held_out, table, groups, replicates=50).flat()
 
 
 def test_a_perfect_answer_scores_one():
@@ -374,7 +382,7 @@ def test_one_class_alone_leaves_gaps_but_no_errors(positives):
   assert metrics['dice'] == 1
   missing = 'specificity' if positives else 'dice_positive'
   assert metrics[missing] is None
-  files.summary(metrics)
+  result_files.summary(metrics)
 
 
 def test_the_submission_of_3205_masks_takes_seconds(tmp_path):
@@ -388,7 +396,7 @@ def test_the_submission_of_3205_masks_takes_seconds(tmp_path):
   rows = [
     (str(i), rle.encode(post.film_mask(probs, 1.0, film))) for i in range(40)
   ]
-  submission.write(tmp_path / 'submission.csv', rows)
+  rle.write_csv(tmp_path / 'submission.csv', rows)
   assert (time.process_time() - start) / 40 * 3205 < 10
 
 

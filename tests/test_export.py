@@ -21,14 +21,15 @@ import pytest
 
 import pnx_jax
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation.deployment import Deployment
-from pnx_jax.evaluation.network import SIZE, Network
-from pnx_jax.evaluation.postprocess import Postprocess
-from pnx_jax.inference import export, exported, model, standalone
+from pnx_jax.export import export, standalone
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.rules import Rule
 from pnx_jax.models import convolution, segmenter
-from pnx_jax.training import state, workdir
+from pnx_jax.prediction import exported, predictor
+from pnx_jax.prediction.deployment import Deployment
+from pnx_jax.prediction.network import SIZE, Network
+from pnx_jax.prediction.postprocess import Postprocess
+from pnx_jax.training import run_files, train_state
 
 # Installed packages are not found, but jax with what it needs, and flatbuffers.
 _ALONE = """
@@ -76,7 +77,7 @@ def run(folder):
 
 @pytest.fixture(scope='module')
 def original(run):
-  return model.load(run)
+  return predictor.load(run)
 
 
 @pytest.fixture(scope='module')
@@ -149,7 +150,7 @@ def test_programs_are_for_all_platforms_and_any_batch(folder):
 def test_folders_hold_no_paths_and_are_the_same_again(folder, run, monkeypatch):
   content = {path.name: path.read_bytes() for path in folder.iterdir()}
   settings = json.loads(content['model.json'])
-  monkeypatch.setattr(workdir, 'commit', lambda: settings['commit'])
+  monkeypatch.setattr(run_files, 'commit', lambda: settings['commit'])
   assert content == export.files(run)
   root = str(pathlib.Path(export.__file__).parents[2]).encode()
   for name, data in content.items():
@@ -160,7 +161,7 @@ def test_folders_hold_no_paths_and_are_the_same_again(folder, run, monkeypatch):
 def _network(seed, *, image_size, **options):
   created = segmenter.create(encoder='unet', **options)
   init = functools.partial(
-    state.init_variables, model=created, image_size=image_size
+    train_state.init_variables, model=created, image_size=image_size
   )
   rng = np.random.default_rng(seed)
   variables = jax.tree.map(
@@ -190,7 +191,7 @@ def test_an_ensemble_is_the_mean_of_its_members(
   export.export(other, tmp_path / 'model')
   found = pnx_jax.load(tmp_path / 'model').answer(images)
   answers = [
-    model.mean_answer([one], images, flip=False, scales=(1.0,))
+    predictor.mean_answer([one], images, flip=False, scales=(1.0,))
     for one in networks
   ]
   assert all(a['probs'].std() > 0.005 for a in answers)

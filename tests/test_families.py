@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from pnx_jax.input import pipeline
-from pnx_jax.training import experiment, losses, sharding, state, steps
+from pnx_jax.training import experiment, losses, sharding, steps, train_state
 from pnx_jax.training.checkpoint import Checkpoints
 
 # Less time to compile, more to run: a few steps are taken.
@@ -80,7 +80,7 @@ def test_learns_on_eight_devices_as_on_one_and_is_restored(
     checkpoints.save(3, now)
     checkpoints.wait()
     restored = checkpoints.restore_latest(
-      state.abstract(run.create_state, key, whole)
+      train_state.abstract(run.create_state, key, whole)
     )
   for ours, saved in zip(
     jax.tree.leaves(restored), jax.tree.leaves(now), strict=True

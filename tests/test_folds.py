@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from data_prep import folds, grouping, leakage
+from data_prep import fold_audit, folds, grouping
 from pnx_jax.formats import rle
 
 
@@ -77,7 +77,7 @@ def test_audit_counts_shared_patients():
   fold = {'a': 0, 'b': 1, 'c': 0, 'd': 1, 'e': 1}
   label = {'a': 1, 'b': 1, 'c': 0, 'd': 0, 'e': 1}
   patient = {'a': 'x', 'b': 'x', 'c': 'y', 'd': 'z', 'e': 'w'}
-  result = leakage.audit(fold, label, patient)
+  result = fold_audit.audit(fold, label, patient)
   assert result.images == 5
   assert result.positives == 3
   assert result.shared == 2 / 5
@@ -88,7 +88,7 @@ def test_auc_agrees_with_scikit_learn():
   score = np.round(np.random.default_rng(0).random(200), 1)
   label = np.random.default_rng(1).random(200) < score
   expected = metrics.roc_auc_score(label, score)
-  assert leakage._auc(score, label) == pytest.approx(expected)
+  assert fold_audit._auc(score, label) == pytest.approx(expected)
 
 
 def test_patient_map(tmp_path):
@@ -173,7 +173,7 @@ def test_folds_of_the_real_labels(real):
   fold = folds.assign(images, 5)
   assert len(fold) == 12047
   label = {i: int(bool(rows)) for i, rows in annotations.items()}
-  result = leakage.audit(fold, label, patients)
+  result = fold_audit.audit(fold, label, patients)
   assert result.shared == 0
   assert result.lookup_auc < 0.55
   number = np.array([fold[i] for i in annotations])
@@ -189,7 +189,9 @@ def test_audit_of_image_level_folds_of_the_real_labels(real, seed):
   ids = sorted(annotations)
   number = np.random.default_rng(seed).permutation(len(ids)) % 5
   label = {i: int(bool(annotations[i])) for i in ids}
-  result = leakage.audit(dict(zip(ids, number, strict=True)), label, patients)
+  result = fold_audit.audit(
+    dict(zip(ids, number, strict=True)), label, patients
+  )
   assert 0.60 <= result.shared <= 0.63
   assert 0.93 <= result.shared_positive <= 0.955
   assert result.lookup_auc == pytest.approx(0.84, abs=0.01)

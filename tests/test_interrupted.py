@@ -15,7 +15,7 @@ import time
 import dicom_files
 import pytest
 
-from data_prep import batches, dataset, report, working
+from data_prep import batches, dataset, report, staging
 from data_prep.request import Request
 from pnx_jax.errors import UserError
 from pnx_jax.formats import tfrecord
@@ -207,7 +207,7 @@ def test_a_kill_while_publishing_loses_no_dataset(
 
     return call
 
-  with working.folder(output_dir) as folder:
+  with staging.folder(output_dir) as folder:
     (folder / 'inputs.json').touch()
     built = folder / 'built'
     built.mkdir()
@@ -216,8 +216,8 @@ def test_a_kill_while_publishing_loses_no_dataset(
       patch.setattr(pathlib.Path, 'rename', counted(pathlib.Path.rename))
       patch.setattr(shutil, 'rmtree', counted(shutil.rmtree))
       with contextlib.suppress(Killed):
-        working.publish(built, output_dir)
-  working.settle(output_dir)
+        staging.publish(built, output_dir)
+  staging.settle(output_dir)
   begun = folder.exists() and (folder / 'inputs.json').exists()
   if last == 0:  # Nothing was moved: the build goes on.
     assert begun and output_dir.exists() == older
@@ -229,6 +229,6 @@ def test_a_kill_while_publishing_loses_no_dataset(
 def test_a_dataset_out_of_the_way_comes_back(tmp_path, capsys):
   (tmp_path / '.siim.replaced').mkdir()
   (tmp_path / '.siim.replaced' / 'old').touch()
-  working.settle(tmp_path / 'siim')
+  staging.settle(tmp_path / 'siim')
   assert 'in order' in capsys.readouterr().out
   assert [path.name for path in tmp_path.rglob('*')] == ['siim', 'old']

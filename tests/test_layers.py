@@ -8,13 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pnx_jax.models import (
-  compiled,
-  convolution,
-  depthwise,
-  layers,
-  normalisation,
-)
+from pnx_jax.models import convolution, layers
+from pnx_jax.models.cpu import batch_norm, compiled, depthwise
 
 
 def random(*shape, seed=0):
@@ -63,9 +58,9 @@ def test_depthwise(size, stride, padding):
 @pytest.mark.parametrize('total', ['on_cpu', 'direct'])
 @pytest.mark.parametrize('height', [7, 16])
 def test_batch_normalisation(monkeypatch, total, height):
-  monkeypatch.setattr(normalisation, 'total', getattr(normalisation, total))
+  monkeypatch.setattr(batch_norm, 'total', getattr(batch_norm, total))
   theirs = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-3)
-  ours = normalisation.BatchNorm(
+  ours = batch_norm.BatchNorm(
     use_running_average=False, momentum=0.9, epsilon=1e-3, dtype=jnp.float32
   )
   x = 3 + 2 * random(2, height, 5, 4)
@@ -99,7 +94,7 @@ def test_batch_normalisation_keeps_what_its_input_is_made_of():
   x = jnp.asarray(random(2, 7, 5, 4), jnp.bfloat16)
 
   def projected(x, scale, bias):
-    return jnp.sum(normalisation.normalise(x, scale, bias, 1e-3)[0] ** 3)
+    return jnp.sum(batch_norm.normalise(x, scale, bias, 1e-3)[0] ** 3)
 
   gradient = jax.grad(projected, argnums=(0, 1, 2))
   arguments = random(4, seed=2), random(4, seed=3)

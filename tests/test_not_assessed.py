@@ -9,7 +9,7 @@ import pydicom
 from written import rows
 
 from pnx_jax.formats import dicom, letterbox
-from pnx_jax.inference import films, studies
+from pnx_jax.inference import decoding, discovery
 
 
 def test_what_is_not_assessed_is_listed_apart(predict, some, tmp_path):
@@ -52,7 +52,7 @@ def test_awkward_files_are_all_accounted_for(predict, some, tmp_path):
   folder = pathlib.Path(pydicom.__file__).parent / 'data' / 'test_files'
   readings = predict(folder, some / 'a.dcm', accept_modality=())
   refused = rows(tmp_path / 'out' / 'not_assessed.csv')
-  found = studies.find([str(folder)], leave_out=tmp_path)
+  found = discovery.find([str(folder)], leave_out=tmp_path)
   assert {row['path'] for row in refused} == {one.path for one in found}
   assert [name for name, one in readings.items() if one.assessed] == ['a']
 
@@ -77,10 +77,10 @@ def test_what_is_no_file_or_hangs_is_refused_and_the_others_are_read(
   some, tmp_path
 ):
   os.mkfifo(tmp_path / 'pipe.dcm')
-  sources = studies.find([str(some), str(tmp_path)], leave_out='nowhere')
-  hangs = studies.Source(dicom_files.Hangs(), 'hangs', 'hangs', '')
-  looks = films.Looks(32, 'auto', dicom.RADIOGRAPHY)
-  with films.read(
+  sources = discovery.find([str(some), str(tmp_path)], leave_out='nowhere')
+  hangs = discovery.Source(dicom_files.Hangs(), 'hangs', 'hangs', '')
+  looks = decoding.Looks(32, 'auto', dicom.RADIOGRAPHY)
+  with decoding.read(
     [*sources, hangs], looks, num_workers=1, seconds_per_file=1
   ) as found:
     found = {film.source.image_id: film for film in found}

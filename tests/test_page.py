@@ -10,7 +10,7 @@ import pytest
 
 from pnx_jax.errors import UserError
 from pnx_jax.inference import page
-from pnx_jax.inference.reading import Reading
+from pnx_jax.inference.readings import Reading
 from pnx_jax.metrics.calibration import OperatingPoint
 
 POINTS = [

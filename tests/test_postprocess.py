@@ -8,11 +8,11 @@ import pytest
 from scipy import ndimage
 
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation.network import SIZE
-from pnx_jax.evaluation.postprocess import Postprocess
 from pnx_jax.formats import letterbox
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.rules import Rule
+from pnx_jax.prediction.network import SIZE
+from pnx_jax.prediction.postprocess import Postprocess
 
 
 def _probabilities():

@@ -14,8 +14,9 @@ import pytest
 from written import contents, rows
 
 from pnx_jax.errors import UserError
+from pnx_jax.export import export
 from pnx_jax.formats import dicom, rle
-from pnx_jax.inference import export, studies, worklist
+from pnx_jax.inference import discovery, worklist
 from pnx_jax.inference import predict as predicting
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -76,7 +77,7 @@ def test_the_table_is_in_order_and_agrees_with_the_files(
     assert area == mask.sum()
     millimetres = area * header.pixel_spacing[0] * header.pixel_spacing[1]
     assert float(row['area_mm2']) == pytest.approx(millimetres, abs=0.06)
-    name = studies.name_of(row['path'])
+    name = discovery.name_of(row['path'])
     picture = cv2.imread(str(everything / 'pictures' / f'{name}.jpg'))
     assert picture.shape[1] == 640
     png = everything / 'masks' / f'{name}.png'
@@ -140,7 +141,7 @@ def test_inputs_are_found_once_and_outputs_never(some, tmp_path):
   shutil.copy(some / 'b.dcm', some / 'without_suffix')
   (some / 'link.dcm').symlink_to('c.dcm')
   inputs = [str(some), str(some / 'a.dcm'), f'{some}/../some/d.dcm']
-  sources = studies.find(inputs, leave_out=some / 'out')
+  sources = discovery.find(inputs, leave_out=some / 'out')
   ids = sorted(source.image_id for source in sources)
   assert ids == [*'abcde', 'without_suffix']
   assert len({source.name for source in sources}) == len(sources)
@@ -148,7 +149,7 @@ def test_inputs_are_found_once_and_outputs_never(some, tmp_path):
 
 def test_workers_load_without_jax():
   code = (
-    'import sys, launch, pnx_jax.inference.films; '
+    'import sys, launch, pnx_jax.inference.decoding; '
     'sys.exit("jax" in sys.modules)'
   )
   subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)

@@ -14,8 +14,8 @@ import pytest
 from written import contents, rows
 
 from pnx_jax.errors import UserError
+from pnx_jax.inference import assessment as readers
 from pnx_jax.inference import journal
-from pnx_jax.inference import reader as readers
 
 ROOT = pathlib.Path(__file__).parent.parent
 

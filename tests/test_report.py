@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pnx_jax import draw
-from pnx_jax.evaluation import gallery, judge, report, search
-from pnx_jax.evaluation.charts import Axis, Chart
+from pnx_jax.evaluation import results, rule_search
+from pnx_jax.evaluation.report import gallery, page
+from pnx_jax.evaluation.report.charts import Axis, Chart
 from pnx_jax.metrics.dice import THRESHOLDS
 
 
@@ -41,14 +42,14 @@ def _page(num_images=60, positives=20):
   held_out = types.SimpleNamespace(
     records=records, label=label, fold=np.zeros(num_images, int)
   )
-  groups = search.patient_groups([r.patient for r in records], label)
-  verdict = judge.judge(held_out, statistics, groups, replicates=50)
+  groups = rule_search.patient_groups([r.patient for r in records], label)
+  verdict = results.judge(held_out, statistics, groups, replicates=50)
   image = rng.integers(0, 255, (64, 64), np.uint8)
   pictures = {
     case: draw.panel(image, image > 200, image > 190, text='case')
     for case in gallery.choose(verdict.images, 2)
   }
-  return report.render(
+  return page.render(
     title='runs & <tests>',
     config='{"a": "<b>"}',
     records=records,
@@ -60,7 +61,7 @@ def _page(num_images=60, positives=20):
 
 
 @pytest.fixture(scope='module')
-def page():
+def report():
   return _page()
 
 
@@ -76,31 +77,33 @@ class _Tags(html.parser.HTMLParser):
     self.found.append((tag, dict(attrs)))
 
 
-def test_nothing_is_fetched(page):
-  tags = _Tags(page).found
+def test_nothing_is_fetched(report):
+  tags = _Tags(report).found
   for tag, attributes in tags:
     assert tag not in ('script', 'link', 'iframe'), tag
     for name in ('src', 'href', 'data', 'srcset'):
       assert attributes.get(name, 'data:').startswith('data:')
-  assert '@import' not in page and 'url(' not in page
+  assert '@import' not in report and 'url(' not in report
 
 
-def test_pictures_are_described_and_names_escaped(page):
-  images = [attributes for tag, attributes in _Tags(page).found if tag == 'img']
+def test_pictures_are_described_and_names_escaped(report):
+  images = [
+    attributes for tag, attributes in _Tags(report).found if tag == 'img'
+  ]
   assert len(images) == 4
   assert all(image['alt'].startswith('<img') for image in images)
-  charts = re.findall(r'<svg.*?</svg>', page, re.DOTALL)
+  charts = re.findall(r'<svg.*?</svg>', report, re.DOTALL)
   named = [chart for chart in charts if 'aria-hidden' not in chart]
   assert len(named) == 5
   for chart in charts:
     ET.fromstring(chart)
   for chart in named:
     assert ET.fromstring(chart).get('aria-label')
-  assert 'runs &amp; &lt;tests&gt;' in page and '&lt;b&gt;' in page
+  assert 'runs &amp; &lt;tests&gt;' in report
 
 
-def test_folds_that_may_share_patients_are_said_to(page):
-  notices = re.findall(r'<p class="notice">(.*?)</p>', page, re.DOTALL)
+def test_folds_that_may_share_patients_are_said_to(report):
+  notices = re.findall(r'<p class="notice">(.*?)</p>', report, re.DOTALL)
   assert any('--patient_map' in notice for notice in notices)
 
 
@@ -124,8 +127,8 @@ def test_a_chart_puts_values_where_they_belong():
   assert corners[2] == middle
 
 
-def test_a_bin_of_few_images_looks_uncertain(page):
-  charts = re.findall(r'<svg.*?</svg>', page, re.DOTALL)
+def test_a_bin_of_few_images_looks_uncertain(report):
+  charts = re.findall(r'<svg.*?</svg>', report, re.DOTALL)
   (chart,) = (chart for chart in charts if 'Share of positives' in chart)
   dots = [dot for dot in ET.fromstring(chart).iter('circle')]
   told = [re.search('of ([0-9]+) images around', dot[0].text) for dot in dots]
@@ -134,14 +137,14 @@ def test_a_bin_of_few_images_looks_uncertain(page):
   radii = np.array([float(dot.get('r')) for dot in dots])
   assert np.all(np.diff(radii[np.argsort(counts)]) >= 0)
   assert radii.max() > 1.5 * radii.min()
-  cells = re.search('Images in each bin.*?</table>', page, re.DOTALL)[0]
+  cells = re.search('Images in each bin.*?</table>', report, re.DOTALL)[0]
   assert [int(n) for n in re.findall(r'<td>(\d+)</td>', cells)] == counts
 
 
 @pytest.mark.skipif(not chromium.COMMAND, reason='no Chromium here')
-def test_chromium_shows_it_without_sideways_scrolling(page, tmp_path):
+def test_chromium_shows_it_without_sideways_scrolling(report, tmp_path):
   path = tmp_path / 'report.html'
-  path.write_text(page)
+  path.write_text(report)
   with chromium.Chromium(tmp_path / 'profile') as browser:
     for width in (1100, 390):
       browser.open(path, width=width, height=2000)

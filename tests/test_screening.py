@@ -10,7 +10,7 @@ from pydicom.sr.codedict import codes
 
 from pnx_jax.formats import dicom, dicom_header
 from pnx_jax.formats.dicom import UnusableDicom
-from pnx_jax.inference import screening
+from pnx_jax.prediction import screening
 
 TURNS = (1, 2, 3)
 

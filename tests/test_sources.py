@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import batches, likeness, sources
+from data_prep import batches, near_duplicates, sources
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom
 
@@ -116,10 +116,12 @@ def recompressed(film):
 def test_altered_copies_are_found(real_data, copy):
   paths = sorted((real_data / 'siim').rglob('*.dcm'))[:20]
   films = {path.stem: dicom.read(path).pixels for path in paths}
-  prints = {name: likeness.fingerprint(film) for name, film in films.items()}
+  prints = {
+    name: near_duplicates.fingerprint(film) for name, film in films.items()
+  }
   name = paths[7].stem
-  prints['zz copy'] = likeness.fingerprint(copy(films[name]))
-  assert likeness.near_duplicates(prints) == [[name, 'zz copy']]
+  prints['zz copy'] = near_duplicates.fingerprint(copy(films[name]))
+  assert near_duplicates.near_duplicates(prints) == [[name, 'zz copy']]
 
 
 def test_groups_of_near_duplicates_agree_with_brute_force():
@@ -134,8 +136,8 @@ def test_groups_of_near_duplicates_agree_with_brute_force():
   distance = (bits[:, None] != bits[None]).sum(-1)
   close = {(i, j) for i, j in np.argwhere(distance <= 150) if i < j}
   assert close == {(0, 150), (150, 299), (0, 299), (7, 8)}
-  assert likeness.near_duplicates(prints) == [
+  assert near_duplicates.near_duplicates(prints) == [
     ['000', '150', '299'],
     ['007', '008'],
   ]
-  assert likeness.near_duplicates({}) == []
+  assert near_duplicates.near_duplicates({}) == []

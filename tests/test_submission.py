@@ -32,7 +32,7 @@ def _file(folder, text, name='submission.csv'):
 def test_what_is_written_reads_back_without_fault(tmp_path):
   masks = {'b': _mask(0, 0), 'a': _mask(9, 9) & False, 'c,"d': _mask(974, 984)}
   path = tmp_path / 'submission.csv'
-  submission.write(path, ((key, rle.encode(masks[key])) for key in masks))
+  rle.write_csv(path, ((key, rle.encode(masks[key])) for key in masks))
   lines = path.read_bytes().split(b'\n')
   assert lines[0] == b'ImageId,EncodedPixels'
   assert lines[2] == b'a,-1'
@@ -49,9 +49,9 @@ def test_scores_equal_the_definition(tmp_path):
   truth_rows = [
     (key, rle.encode(mask)) for key in truth for mask in truth[key]
   ] + [('b', ' -1'), ('e', '-1')]
-  submission.write(tmp_path / 'truth.csv', truth_rows)
+  rle.write_csv(tmp_path / 'truth.csv', truth_rows)
   rows = ((key, rle.encode(mask)) for key, mask in guess.items())
-  submission.write(tmp_path / 'guess.csv', rows)
+  rle.write_csv(tmp_path / 'guess.csv', rows)
   faults, scores = submission.check(
     tmp_path / 'guess.csv', truth=tmp_path / 'truth.csv'
   )
@@ -127,7 +127,7 @@ def test_repeated_and_overlapping_rows_are_faults_but_score_as_their_union(
 def test_the_longest_mask_can_be_read(tmp_path):
   mask = np.zeros((1024, 1024), bool)
   mask[::2] = True
-  submission.write(tmp_path / 'long.csv', [('a', rle.encode(mask))])
+  rle.write_csv(tmp_path / 'long.csv', [('a', rle.encode(mask))])
   assert submission.check(tmp_path / 'long.csv') == ([], None)
 
 
@@ -136,7 +136,7 @@ def test_sideways_masks_are_noticed(tmp_path):
   upright = [_mask(*rng.integers((0, 0), (500, 900))) for _ in range(20)]
   for name, masks in {'up': upright, 'side': [m.T for m in upright]}.items():
     rows = [(f'{name}{i}', rle.encode(m)) for i, m in enumerate(masks)]
-    submission.write(tmp_path / name, rows)
+    rle.write_csv(tmp_path / name, rows)
   assert submission.check(tmp_path / 'up')[0] == []
   (fault,) = submission.check(tmp_path / 'side')[0]
   assert fault.startswith('the masks look transposed: of 20 centroids')
@@ -144,7 +144,7 @@ def test_sideways_masks_are_noticed(tmp_path):
   half = [
     (f'up{i}', rle.encode(m[::2, ::2])) for i, m in enumerate(upright + low)
   ]
-  submission.write(tmp_path / 'half', half)
+  rle.write_csv(tmp_path / 'half', half)
   (fault,), _ = submission.check(tmp_path / 'half')
   assert fault.startswith('the masks look like those of smaller pictures')
   (fault,), scores = submission.check(tmp_path / 'up', truth=tmp_path / 'half')
@@ -233,6 +233,6 @@ def test_a_real_submission_turned_sideways_is_noticed(tmp_path):
     for line in file.readlines()[1:]:
       image_id, row = line.split(',')
       rows.append((image_id, rle.encode(rle.decode(row, size, size).T)))
-  submission.write(tmp_path / 'sideways.csv', rows)
+  rle.write_csv(tmp_path / 'sideways.csv', rows)
   (fault,) = submission.check(tmp_path / 'sideways.csv')[0]
   assert 'look transposed' in fault

@@ -16,7 +16,13 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
-from pnx_jax.training import experiment, preemption, sharding, state, workdir
+from pnx_jax.training import (
+  experiment,
+  preemption,
+  run_files,
+  sharding,
+  train_state,
+)
 from pnx_jax.training import train as training
 from pnx_jax.training.checkpoint import Checkpoints
 
@@ -25,9 +31,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def latest(config, path):
   """The newest checkpoint, as numpy."""
-  directory = workdir.checkpoint_dir(path, config.fold)
+  directory = run_files.checkpoint_dir(path, config.fold)
   run = experiment.Experiment.build(config)
-  abstract = state.abstract(
+  abstract = train_state.abstract(
     run.create_state, jax.random.key(0), sharding.replicated(sharding.mesh())
   )
   with Checkpoints(directory) as checkpoints:
@@ -50,12 +56,12 @@ def assert_same(found, expected):
 
 def start(path, config, before=''):
   """Training in a process of its own, which runs the lines `before` first."""
-  workdir.write(path, config, [])
+  run_files.write(path, config, [])
   code = f"""
 import os, signal, sys
 from pnx_jax.training import train, workdir
 {before}
-train.train(workdir.load(sys.argv[1]), sys.argv[1])
+train.train(run_files.load(sys.argv[1]), sys.argv[1])
 """
   return subprocess.Popen([sys.executable, '-c', code, str(path)], cwd=ROOT)
 
@@ -154,11 +160,11 @@ def test_all_folds_are_trained_one_after_another(dataset_dir, tmp_path):
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert len(re.findall('^Total: ', done.stdout, re.MULTILINE)) == 3
-  assert workdir.trained_folds(tmp_path) == [0, 1, 2]
-  trained_on = [workdir.trained_on(tmp_path, fold) for fold in range(3)]
+  assert run_files.trained_folds(tmp_path) == [0, 1, 2]
+  trained_on = [run_files.trained_on(tmp_path, fold) for fold in range(3)]
   assert not set.intersection(*trained_on)
   for fold in range(3):
-    assert (workdir.checkpoint_dir(tmp_path, fold) / '6').exists()
+    assert (run_files.checkpoint_dir(tmp_path, fold) / '6').exists()
 
 
 def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
@@ -167,7 +173,7 @@ def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
   _, expected, scalars, _ = finished
   config = tiny.config(dataset_dir)
   process = start(tmp_path, config)
-  done = workdir.checkpoint_dir(tmp_path, 0) / '3'
+  done = run_files.checkpoint_dir(tmp_path, 0) / '3'
   while process.poll() is None and not done.exists():
     pass
   process.send_signal(signal.SIGKILL)
@@ -206,7 +212,7 @@ def test_a_loss_or_update_that_is_not_finite_stops_the_run(
     training.train(config, tmp_path)
   saved = np.load(tmp_path / 'fold0' / f'bad_batch_{step}_0.npz')
   assert saved['image'].shape == (8, 32, 32, 1)
-  assert not list(workdir.checkpoint_dir(tmp_path, 0).glob('[0-9]*'))
+  assert not list(run_files.checkpoint_dir(tmp_path, 0).glob('[0-9]*'))
 
 
 def test_a_batch_that_does_not_divide_is_refused(dataset_dir, tmp_path):
@@ -220,9 +226,9 @@ def test_another_runs_weights_and_a_longer_schedule(
   """The first of two runs is profiled, too."""
   source, before = tmp_path / 'source', finished[1]
   shutil.copytree(finished[0], source)
-  own = workdir.trained_on(source, 0)
+  own = run_files.trained_on(source, 0)
   # It may have seen others than this run does.
-  workdir.write(source, workdir.load(source), ['elsewhere'])
+  run_files.write(source, run_files.load(source), ['elsewhere'])
   path = tmp_path / 'run'
   changes = {
     'log_steps': 1,
@@ -249,7 +255,7 @@ def test_another_runs_weights_and_a_longer_schedule(
   )
   assert near < 0.01 < far
   assert list((path / 'fold0' / 'events').rglob('*.xplane.pb'))
-  assert workdir.trained_on(path, 0) == own | {'elsewhere'}
+  assert run_files.trained_on(path, 0) == own | {'elsewhere'}
 
   longer = tiny.config(dataset_dir, **changes, total_steps=4)
   training.train(longer, path)
@@ -270,7 +276,7 @@ def test_weights_of_a_run_that_saw_the_held_out_images_are_refused(
 ):
   other = tmp_path / 'other'
   held = pipeline.Dataset(dataset_dir, ['fold0']).records
-  workdir.write(
+  run_files.write(
     other, tiny.config(dataset_dir), [record.image_id for record in held]
   )
   config = tiny.config(dataset_dir, init_from=str(other))

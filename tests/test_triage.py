@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation.postprocess import Postprocess
-from pnx_jax.inference import triage
-from pnx_jax.inference.cohort import Cohort
-from pnx_jax.inference.reading_queue import Clinic, begins, waits
 from pnx_jax.metrics.calibration import OperatingPoint
+from pnx_jax.prediction.postprocess import Postprocess
+from pnx_jax.triage import triage
+from pnx_jax.triage.cohort import Cohort
+from pnx_jax.triage.reading_queue import Clinic, begins, waits
 
 
 def _clinic(**changes):

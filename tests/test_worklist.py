@@ -8,7 +8,7 @@ import numpy as np
 from pnx_jax.case import Case
 from pnx_jax.formats import dicom
 from pnx_jax.inference import worklist
-from pnx_jax.inference.reading import Reading
+from pnx_jax.inference.readings import Reading
 
 
 def test_priority_is_probability_then_area():

@@ -3,7 +3,7 @@
 from tensorboard.backend.event_processing import event_accumulator
 
 from configs import default
-from pnx_jax.training import workdir
+from pnx_jax.training import run_files
 
 FIELDS = {
   'image_size': 32,
@@ -35,7 +35,7 @@ def flags(data_dir, **changes):
 
 def events(path, fold=0):
   """(step, value) of every scalar that is no timing, by name."""
-  folder = workdir.fold_dir(path, fold) / 'events'
+  folder = run_files.fold_dir(path, fold) / 'events'
   accumulator = event_accumulator.EventAccumulator(
     str(folder), size_guidance={'scalars': 0}
   )

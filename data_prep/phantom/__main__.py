@@ -6,7 +6,7 @@ from absl import app, flags
 
 from data_prep.phantom import generate
 from pnx_jax import pool
-from pnx_jax.errors import one_line, parse_flags
+from pnx_jax.cli import one_line, parse_flags
 
 
 def main(argv: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from data_prep import working
+from data_prep import staging
 from data_prep.phantom import air, anatomy, film, header
 from pnx_jax import pool
 from pnx_jax.errors import UserError
@@ -87,14 +87,14 @@ def write(
 ) -> None:
   """Makes the images in a hidden folder, then moves them to `output_dir`."""
   jobs = plan(request)
-  working.settle(output_dir)
+  staging.settle(output_dir)
   if os.path.exists(output_dir) and not _ours(output_dir):
     raise UserError(
       f'{output_dir} exists and was not made by data_prep.phantom: '
       'choose another --output_dir'
     )
-  with working.folder(output_dir) as folder:
-    working.empty(folder)
+  with staging.folder(output_dir) as folder:
+    staging.empty(folder)
     made = folder / 'made'
     made.mkdir()
     labels = {}
@@ -110,7 +110,7 @@ def write(
     _write_tables(made, jobs, labels)
     about = json.dumps(request._asdict(), indent=2)
     (made / _ABOUT).write_text(about + '\n')
-    working.publish(made, output_dir)
+    staging.publish(made, output_dir)
 
 
 def draw(job: Job, request: Request):

@@ -12,21 +12,19 @@ import ml_collections
 import numpy as np
 
 from pnx_jax.evaluation import (
-  data,
-  files,
-  gallery,
-  plan,
-  report,
-  scores,
-  search,
-  submission,
+  protocol,
+  provenance,
+  result_files,
+  rule_search,
+  tables,
 )
-from pnx_jax.evaluation.ensemble import Ensemble
-from pnx_jax.evaluation.held_out import HeldOut
-from pnx_jax.evaluation.judge import Verdict, judge
-from pnx_jax.formats import rle, schema, tfrecord
+from pnx_jax.evaluation.cross_validation import HeldOut
+from pnx_jax.evaluation.report import gallery, page
+from pnx_jax.evaluation.results import Verdict, judge
+from pnx_jax.formats import files, rle, schema, tfrecord
 from pnx_jax.input import pipeline
-from pnx_jax.metrics import intervals
+from pnx_jax.metrics import bootstrap
+from pnx_jax.prediction.ensemble import Ensemble
 from pnx_jax.training import experiment, sharding
 
 
@@ -52,7 +50,7 @@ def evaluate(
   experiment.check_numbers(config)
   options = config.eval
   sharding.check_batch_size(options.batch_size, 'eval.batch_size')
-  made = plan.make(config, workdir)
+  made = protocol.make(config, workdir)
   deployment = made.deployment
   ensemble = functools.partial(
     Ensemble,
@@ -78,7 +76,7 @@ def evaluate(
   groups = np.searchsorted(made.folds, held_out.fold)
   if len(made.folds) == 1:
     patients = [record.patient for record in held_out.records]
-    groups = search.patient_groups(patients, held_out.label)
+    groups = rule_search.patient_groups(patients, held_out.label)
   verdict = judge(
     held_out,
     statistics,
@@ -105,8 +103,8 @@ def evaluate(
   if any(cleaning.values()):
     cleaned = {'dice_cleaned': findings.cleaned}
     metrics['dice_cleaned'] = float(findings.cleaned.mean())
-    metrics['intervals'] |= intervals.cluster_bootstrap(
-      functools.partial(scores.means, cleaned),
+    metrics['intervals'] |= bootstrap.cluster_bootstrap(
+      functools.partial(tables.means, cleaned),
       verdict.images.patient,
       replicates=options.bootstrap,
     )
@@ -122,7 +120,7 @@ def evaluate(
       dataclasses.replace(
         deployment,
         steps=tuple(steps[member] for member in everyone.members),
-        data=data.describe(
+        data=provenance.describe(
           config.data_dir,
           origin,
           runs=[os.path.join(workdir, run) for run in deployment.runs],
@@ -133,8 +131,8 @@ def evaluate(
     if predictions is None:
       (folder / 'submission.csv').unlink(missing_ok=True)
     else:
-      submission.write(folder / 'submission.csv', predictions)
-    page = report.render(
+      rle.write_csv(folder / 'submission.csv', predictions)
+    html = page.render(
       title=made.title,
       config=config.to_json_best_effort(indent=2),
       records=held_out.records,
@@ -143,8 +141,8 @@ def evaluate(
       findings=findings,
       metrics=metrics,
     )
-    (folder / 'report.html').write_text(page, encoding='utf-8')
-    print(files.summary(metrics))
+    (folder / 'report.html').write_text(html, encoding='utf-8')
+    print(result_files.summary(metrics))
     print('Wrote', ', '.join(sorted(str(p) for p in folder.iterdir())))
   return metrics
 
@@ -171,10 +169,10 @@ def _write(
   shutil.rmtree(folder / 'overlays', ignore_errors=True)
   folder.mkdir(parents=True, exist_ok=True)
   files.write_json(folder / 'metrics.json', metrics)
-  files.write_per_image(
+  result_files.write_per_image(
     folder / 'per_image.csv', held_out.records, held_out.fold, verdict.images
   )
-  files.write_csv(folder / 'boxes.csv', files.BOXES, findings.boxes)
+  files.write_csv(folder / 'boxes.csv', result_files.BOXES, findings.boxes)
   for case, picture in findings.pictures.items():
     record = held_out.records[case.index]
     gallery.save(picture, case, record, folder / 'overlays')

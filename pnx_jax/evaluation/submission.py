@@ -1,4 +1,4 @@
-"""Writes a submission, and checks and scores one.
+"""Checks a submission, and scores it where the truth is known.
 
 `python -m pnx_jax.evaluation.submission --check=sub.csv
 [--sample=sample_submission.csv] [--truth=train-rle.csv]` lists every fault on
@@ -10,17 +10,16 @@ status is 1 where there are faults.
 import argparse
 import csv
 import json
-import pathlib
 import sys
-from collections.abc import Iterable
 
 import numpy as np
 
-from pnx_jax.errors import UserError, one_line
+from pnx_jax.cli import one_line
+from pnx_jax.errors import UserError
 from pnx_jax.formats import rle
 from pnx_jax.metrics.dice import dice
 
-HEADER = ['ImageId', 'EncodedPixels']
+_HEADER = list(rle.HEADER)
 # Side of the competition's radiographs, and so of its masks.
 SIZE = 1024
 # Masks look sideways when this many more lie left than lie high: of the true
@@ -34,17 +33,6 @@ SMALL = 5
 csv.field_size_limit(16 * SIZE * SIZE)
 
 _NOTHING = np.zeros((SIZE, SIZE), bool).T
-
-
-def write(path, masks: Iterable[tuple[str, str]]) -> None:
-  """Writes pairs of image id and RLE, which is `-1` for no mask."""
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
-  with partial.open('w', newline='', encoding='utf-8') as file:
-    rows = csv.writer(file, lineterminator='\n')
-    rows.writerow(HEADER)
-    rows.writerows(masks)
-  partial.replace(path)
 
 
 def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
@@ -103,18 +91,18 @@ def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
     raise UserError(f'{path} is no csv: {error}') from error
   header = lines[0] if lines else []
   faults = []
-  if header != HEADER:
-    faults.append(f'line 1: expected the header {",".join(HEADER)}')
+  if header != _HEADER:
+    faults.append(f'line 1: expected the header {",".join(_HEADER)}')
     named = [cell.strip().lower() for cell in header] == [
-      name.lower() for name in HEADER
+      name.lower() for name in _HEADER
     ]
     headless = len(header) == 2 and not header[1].strip('-0123456789 ')
     if not named and not headless:
       raise UserError(
         f'{path}: no submission to this competition: it starts with '
-        f'{",".join(header)[:60]!r} instead of {",".join(HEADER)!r}'
+        f'{",".join(header)[:60]!r} instead of {",".join(_HEADER)!r}'
       )
-    lines = lines if named else [HEADER, *lines]
+    lines = lines if named else [_HEADER, *lines]
   rows: dict[str, list[str]] = {}
   for number, line in enumerate(lines[1:], 2):
     row = [cell.strip() for cell in line]

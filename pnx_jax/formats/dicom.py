@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import dicom_header, dicom_pixels, greyscale
+from pnx_jax.formats import dicom_header, dicom_pixels, grayscale
 from pnx_jax.formats.dicom_header import Header
 from pnx_jax.formats.dicom_pixels import UnusableDicom
 from pnx_jax.formats.names import printable
@@ -59,7 +59,7 @@ def read(
       header = dicom_header.parse(dataset)
       _check(dataset, header, accept_modality, accept_body_part)
       stored = dicom_pixels.decode(dataset, header)
-      return Film(greyscale.to_uint8(stored, dataset, window=window), header)
+      return Film(grayscale.to_uint8(stored, dataset, window=window), header)
     except UnusableDicom:
       raise
     except Exception as error:

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from pnx_jax.errors import UserError
+from pnx_jax.formats import files
 
+HEADER = ('ImageId', 'EncodedPixels')
 EMPTY = '-1'
 _NUMBERS = re.compile(r'[\d\s]*', re.ASCII)
 
@@ -100,6 +102,13 @@ def read_csv(path: str | os.PathLike) -> dict[str, list[str]]:
     if not is_empty(rle):
       rows.append(rle)
   return annotations
+
+
+def write_csv(
+  path: str | os.PathLike, masks: Iterable[tuple[str, str]]
+) -> None:
+  """Writes `ImageId,EncodedPixels`; the RLE of an empty mask is `-1`."""
+  files.write_csv(path, HEADER, masks)
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[str]:

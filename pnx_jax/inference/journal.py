@@ -4,7 +4,6 @@ Lines are only ever added, and each is there whole or not at all: whatever ends
 a run, the next one goes on behind the last whole line.
 """
 
-import contextlib
 import dataclasses
 import fcntl
 import json
@@ -13,7 +12,8 @@ import pathlib
 from collections.abc import Iterator
 
 from pnx_jax.errors import UserError
-from pnx_jax.inference.reading import Reading
+from pnx_jax.formats import files
+from pnx_jax.inference.readings import Reading
 
 NAME = 'readings.jsonl'
 
@@ -33,7 +33,7 @@ class Journal:
 
   def __init__(self, folder: str | os.PathLike):
     self.path = pathlib.Path(folder, NAME)
-    with writing(self.path):
+    with files.explained(self.path):
       self.path.parent.mkdir(parents=True, exist_ok=True)
       # Unbuffered: nothing is left to be written when it is closed.
       self._file = self.path.open('ab', buffering=0)
@@ -68,7 +68,7 @@ class Journal:
     if self.known.get(reading.name) == _without_mask(reading):
       return
     line = json.dumps(dataclasses.asdict(reading)).encode('ascii') + b'\n'
-    with writing(self.path):
+    with files.explained(self.path):
       while line:
         line = line[self._file.write(line) :]
     self.known[reading.name] = _without_mask(reading)
@@ -100,28 +100,6 @@ class Journal:
     with self.path.open('rb') as file:
       whole = sum(len(line) for line in file if line.endswith(b'\n'))
     self._file.truncate(whole)
-
-
-@contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
-  """Makes one line of what keeps a file from being written."""
-  try:
-    yield
-  except OSError as error:
-    raise UserError(
-      f'cannot write {path}: {error.strerror}; what was written before stays '
-      'valid, and the same command goes on from there'
-    ) from None
-
-
-def replace(path: str | os.PathLike, content: bytes) -> None:
-  """Writes a file whole or not at all."""
-  path = pathlib.Path(path)
-  partial = path.with_name(path.name + '.partial')
-  with writing(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def _without_mask(reading: Reading) -> Reading:

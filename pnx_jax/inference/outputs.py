@@ -9,12 +9,10 @@ import numpy as np
 from pnx_jax import draw
 from pnx_jax.case import Case, marked
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation.gallery import encoded
-from pnx_jax.formats import dicom_seg
-from pnx_jax.inference.films import PICTURE_SIZE
-from pnx_jax.inference.journal import replace, writing
-from pnx_jax.inference.reading import Reading
-from pnx_jax.inference.studies import Source
+from pnx_jax.formats import dicom_seg, files
+from pnx_jax.inference.decoding import PICTURE_SIZE
+from pnx_jax.inference.discovery import Source
+from pnx_jax.inference.readings import Reading
 
 RESEARCH_ONLY = 'research use only, not for diagnosis or treatment'
 
@@ -45,15 +43,15 @@ class Outputs:
     """Writes a film's files; returns why there is no DICOM SEG, if so."""
     self.remove(source.name)
     picture = draw.caption(marked(case, PICTURE_SIZE), [RESEARCH_ONLY])
-    replace(self._picture(source.name), encoded(picture, '.jpg'))
+    files.write(self._picture(source.name), draw.encoded(picture, '.jpg'))
     if not case.mask.any():
       return ''
     png = cv2.imencode('.png', case.mask.view(np.uint8) * 255)[1]
-    replace(self._mask(source.name), png.tobytes())
+    files.write(self._mask(source.name), png.tobytes())
     if not self.with_dicom_seg:
       return ''
     path = self._dicom_seg(source.name)
-    with writing(path):
+    with files.explained(path):
       path.parent.mkdir(exist_ok=True)
       try:
         dicom_seg.write(source.path, case.mask, path, **versions)
@@ -64,7 +62,7 @@ class Outputs:
   def remove(self, name: str) -> None:
     """Removes a film's files: what its file held before is gone."""
     for path in (self._picture(name), self._mask(name), self._dicom_seg(name)):
-      with writing(path):
+      with files.explained(path):
         path.unlink(missing_ok=True)
 
   @property

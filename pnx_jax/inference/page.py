@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pnx_jax import pages
-from pnx_jax.inference.journal import writing
-from pnx_jax.inference.reading import Reading
-from pnx_jax.inference.studies import printable
+from pnx_jax.formats import files
+from pnx_jax.inference.discovery import printable
+from pnx_jax.inference.readings import Reading
 from pnx_jax.metrics.calibration import OperatingPoint
 
 _MOST_PICTURES = 200
@@ -46,7 +46,6 @@ def write(
     UserError: the page cannot be written.
   """
   path, pictures = pathlib.Path(path), pathlib.Path(pictures)
-  partial = path.with_name(path.name + '.partial')
   assessed = [reading for reading in readings if reading.assessed]
   pieces = pages.stream(
     'worklist.html',
@@ -61,10 +60,8 @@ def write(
     data=data,
     printable=printable,
   )
-  with writing(path):
-    with partial.open('w', encoding='utf-8') as file:
-      file.writelines(pieces)
-    partial.replace(path)
+  with files.atomic(path) as file:
+    file.writelines(piece.encode() for piece in pieces)
 
 
 def _rows(

@@ -11,16 +11,17 @@ import cv2
 
 import pnx_jax
 from pnx_jax import pool
-from pnx_jax.evaluation.deployment import Deployment
 from pnx_jax.formats import dicom, dicom_seg
-from pnx_jax.inference import exported, films, page, studies, worklist
-from pnx_jax.inference.films import Looks
+from pnx_jax.inference import decoding, discovery, page, worklist
+from pnx_jax.inference.assessment import Reader
+from pnx_jax.inference.decoding import Looks
+from pnx_jax.inference.discovery import Source
 from pnx_jax.inference.journal import Journal
 from pnx_jax.inference.outputs import RESEARCH_ONLY, Outputs
-from pnx_jax.inference.reader import Reader
-from pnx_jax.inference.reading import Reading
-from pnx_jax.inference.studies import Source
-from pnx_jax.training import preemption, sharding, workdir
+from pnx_jax.inference.readings import Reading
+from pnx_jax.prediction import exported
+from pnx_jax.prediction.deployment import Deployment
+from pnx_jax.training import preemption, run_files, sharding
 from pnx_jax.training.progress import Progress
 
 _SECONDS_BETWEEN_REPORTS = 10
@@ -58,7 +59,7 @@ def predict(
   cv2.setNumThreads(1)
   if with_dicom_seg:
     dicom_seg.check_installed()
-  sources = studies.find(inputs, leave_out=output_dir)
+  sources = discovery.find(inputs, leave_out=output_dir)
   is_export = pathlib.Path(model, exported.SETTINGS).exists()
   seen = _seen_by_export(model) if is_export else _seen_by_run(model)
   looks = Looks(*seen, tuple(name.upper() for name in accept_modality))
@@ -67,7 +68,7 @@ def predict(
     left = [one for one in sources if not _is_done(journal, outputs, one)]
     _logger.info('%d films, %d of them to be read.', len(sources), len(left))
     workers = max(1, pool.num_cores() // 2)  # The rest is for what follows.
-    with films.read(left, looks, num_workers=workers) as found:
+    with decoding.read(left, looks, num_workers=workers) as found:
       loaded = pnx_jax.load(model)
       # Exported programs are written for one device.
       mesh = None if is_export else sharding.mesh()
@@ -85,7 +86,7 @@ def predict(
       outputs.folder / 'worklist.html',
       readings,
       outputs.pictures,
-      about=reader.versions | {'code': workdir.commit()},
+      about=reader.versions | {'code': run_files.commit()},
       points=loaded.postprocess.operating_points,
       data=loaded.data,
     )
@@ -99,7 +100,7 @@ def _seen_by_run(path) -> tuple[int, str]:
   """A model's image size and window, known long before it is loaded."""
   deployment = Deployment.load(path)
   members = deployment.members(path)
-  sizes = (workdir.load(member.workdir).image_size for member in members)
+  sizes = (run_files.load(member.workdir).image_size for member in members)
   return max(sizes), deployment.window
 
 

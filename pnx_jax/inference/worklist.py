@@ -1,15 +1,12 @@
 """The tables that follow from the readings."""
 
 import collections
-import csv
-import io
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from pnx_jax.evaluation import submission
-from pnx_jax.inference import journal
-from pnx_jax.inference.reading import Reading
-from pnx_jax.inference.studies import printable
+from pnx_jax.formats import files, rle
+from pnx_jax.inference.discovery import printable
+from pnx_jax.inference.readings import Reading
 
 COLUMNS = (
   'rank',
@@ -58,10 +55,7 @@ def write(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
     (_cell(r.image_id if count[r.image_id] == 1 else r.name), r.rle)
     for r in assessed
   )
-  path = folder / 'masks' / 'masks.csv'
-  with journal.writing(path):
-    path.parent.mkdir(exist_ok=True)
-    submission.write(path, sorted(masks))
+  rle.write_csv(folder / 'masks' / 'masks.csv', sorted(masks))
 
 
 def _urgency(reading: Reading) -> tuple:
@@ -90,11 +84,7 @@ def _row(rank: int, reading: Reading) -> tuple:
 
 
 def _write(path, header, rows) -> None:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(header)
-  writer.writerows(map(_cell, row) for row in rows)
-  journal.replace(path, text.getvalue().encode())
+  files.write_csv(path, header, (tuple(map(_cell, row)) for row in rows))
 
 
 def _cell(value):

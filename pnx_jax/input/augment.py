@@ -18,7 +18,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from pnx_jax import draw
-from pnx_jax.errors import UserError, one_line, parse_flags
+from pnx_jax.cli import one_line, parse_flags
+from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
 
 _PREVIEW_SIZE = 200

@@ -11,7 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from pnx_jax.models.depthwise import depthwise
+from pnx_jax.models.cpu.depthwise import depthwise
 
 _DENSE_CHANNELS = 64
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pnx_jax.models import convolution
-from pnx_jax.models.normalisation import BatchNorm
+from pnx_jax.models.cpu.batch_norm import BatchNorm
 
 NORMALISATIONS = ('batch', 'frozen', 'group')
 

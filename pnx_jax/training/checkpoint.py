@@ -25,7 +25,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from pnx_jax.errors import UserError
-from pnx_jax.training.state import TrainState
+from pnx_jax.training.train_state import TrainState
 
 _logger = logging.getLogger(__name__)
 # Most checkpoints are not scored; orbax warns at each of them.

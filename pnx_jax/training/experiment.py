@@ -20,10 +20,10 @@ from pnx_jax.training import (
   durations,
   losses,
   optim,
+  run_files,
   sharding,
-  state,
   steps,
-  workdir,
+  train_state,
 )
 
 _LEAST = {
@@ -77,7 +77,7 @@ _MOST = {
 
 def check_numbers(config: ml_collections.ConfigDict) -> None:
   """Raises UserError for a field that no run can have."""
-  values = workdir.flat(config)
+  values = run_files.flat(config)
   for name, least in _LEAST.items():
     if values[name] < least:
       raise UserError(f'{name}={values[name]} must be at least {least}')
@@ -126,11 +126,13 @@ def abstract_variables(
 ) -> Any:
   """Shapes and shardings of the network's variables."""
   init = functools.partial(
-    state.init_variables,
+    train_state.init_variables,
     model=network(config),
     image_size=config.image_size,
   )
-  return state.abstract(init, jax.random.key(0), sharding.replicated(mesh))
+  return train_state.abstract(
+    init, jax.random.key(0), sharding.replicated(mesh)
+  )
 
 
 def reading(
@@ -223,9 +225,9 @@ class Experiment:
       seed=config.seed,
     )
 
-  def create_state(self, key: jax.Array) -> state.TrainState:
+  def create_state(self, key: jax.Array) -> train_state.TrainState:
     """The state before the first step."""
-    return state.create(
+    return train_state.create(
       key,
       model=self.model,
       optimiser=self.optimiser,

@@ -8,7 +8,7 @@ import optax
 from pnx_jax.input.augment import Augmentation
 from pnx_jax.metrics import dice
 from pnx_jax.training import losses
-from pnx_jax.training.state import TrainState
+from pnx_jax.training.train_state import TrainState
 
 # The threshold of the Dice that is logged beside the best rule's.
 PLAIN_THRESHOLD = 0.5

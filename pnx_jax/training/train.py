@@ -11,7 +11,8 @@ import numpy as np
 
 from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
-from pnx_jax.models import compiled, pretrained
+from pnx_jax.models import pretrained
+from pnx_jax.models.cpu import compiled
 from pnx_jax.training import (
   durations,
   overview,
@@ -20,8 +21,8 @@ from pnx_jax.training import (
   validate,
 )
 from pnx_jax.training import experiment as experiments
-from pnx_jax.training import state as states
-from pnx_jax.training import workdir as workdirs
+from pnx_jax.training import run_files as workdirs
+from pnx_jax.training import train_state as states
 from pnx_jax.training.checkpoint import Checkpoints
 from pnx_jax.training.events import Events, prefixed
 from pnx_jax.training.progress import Progress

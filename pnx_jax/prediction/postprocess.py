@@ -1,0 +1,123 @@
+"""From probabilities to a mask: what evaluation chose, kept as JSON."""
+
+import dataclasses
+import json
+import pathlib
+
+import cv2
+import numpy as np
+
+from pnx_jax.errors import UserError
+from pnx_jax.formats import letterbox
+from pnx_jax.metrics import calibration, rules
+from pnx_jax.metrics.calibration import OperatingPoint
+from pnx_jax.metrics.rules import Rule
+from pnx_jax.prediction.network import SIZE
+
+
+@dataclasses.dataclass(frozen=True)
+class Postprocess:
+  """What is done to a network's answer.
+
+  Attributes:
+    rule: which images keep a mask, and which pixels.
+    temperature: for the probability of an image, see `calibration.scale`.
+    operating_points: on the calibrated probability.
+    min_component: smaller regions go, in pixels at 1024 x 1024; 0 keeps all.
+    fill_holes: fill them.
+  """
+
+  rule: Rule = rules.PLAIN
+  temperature: float = 1.0
+  operating_points: tuple[OperatingPoint, ...] = ()
+  min_component: int = 0
+  fill_holes: bool = False
+
+  @property
+  def cleans(self) -> bool:
+    return bool(self.min_component or self.fill_holes)
+
+  def mask(self, probs: np.ndarray, probability: float) -> np.ndarray:
+    """The mask bool[SIZE, SIZE] of probabilities f32[SIZE, SIZE].
+
+    They are 0 beside the film, see `letterbox.blanked`.
+    """
+    mask = probs > np.float32(self.rule.bottom)
+    if not self._positive(probs, probability):
+      mask[:] = False
+    return self._cleaned(mask, 1.0)
+
+  def film_mask(self, probs, probability, record) -> np.ndarray:
+    """The mask at the film's own size, bool[H, W].
+
+    Args:
+      probs: f32[SIZE, SIZE].
+      probability: of the presence head, not calibrated.
+      record: of the film: `height`, `width`, `pixel_aspect`.
+    """
+    shape = (record.height, record.width)
+    # What the network sees beside the film is nothing.
+    probs = letterbox.blanked(probs, *shape, pixel_aspect=record.pixel_aspect)
+    if not self._positive(probs, probability):
+      return np.zeros(shape, bool)
+    film = letterbox.unletterbox(
+      probs, *shape, pixel_aspect=record.pixel_aspect
+    )
+    inside = letterbox.place(*shape, SIZE, pixel_aspect=record.pixel_aspect)
+    scale = film.size / (inside.height * inside.width)
+    return self._cleaned(film > np.float32(self.rule.bottom), scale)
+
+  def calibrated(self, probability):
+    return calibration.scale(probability, self.temperature)
+
+  def reached(self, calibrated: float) -> str:
+    """The strictest operating point that a probability reaches, or ''."""
+    reached = [
+      point for point in self.operating_points if calibrated >= point.threshold
+    ]
+    if not reached:
+      return ''
+    return max(reached, key=lambda point: point.threshold).name
+
+  def _positive(self, probs, probability) -> bool:
+    large = np.count_nonzero(probs > np.float32(self.rule.top)) > self.rule.area
+    return bool(large and probability > self.rule.gate)
+
+  def _cleaned(self, mask, scale):
+    if self.fill_holes and mask.any():
+      outlines, _ = cv2.findContours(
+        mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+      )
+      filled = np.zeros(mask.shape, np.uint8)
+      mask = cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED).view(bool)
+    if self.min_component and mask.any():
+      _, regions, sizes, _ = cv2.connectedComponentsWithStats(
+        mask.view(np.uint8), connectivity=8
+      )
+      keep = sizes[:, cv2.CC_STAT_AREA] >= self.min_component * scale
+      keep[0] = False
+      mask = keep[regions]
+    return mask
+
+  def save(self, path) -> None:
+    text = json.dumps(dataclasses.asdict(self), indent=2)
+    pathlib.Path(path).write_text(text + '\n')
+
+  @classmethod
+  def parse(cls, fields: dict) -> 'Postprocess':
+    """From what `dataclasses.asdict` made of one."""
+    rule = Rule(**fields['rule'])
+    points = (OperatingPoint(**point) for point in fields['operating_points'])
+    return cls(**fields | {'rule': rule, 'operating_points': tuple(points)})
+
+  @classmethod
+  def load(cls, path) -> 'Postprocess':
+    """Raises UserError where the file is missing or not what `save` wrote."""
+    try:
+      return cls.parse(json.loads(pathlib.Path(path).read_text()))
+    except FileNotFoundError:
+      raise UserError(
+        f'no {path}; `python launch.py --mode=eval --workdir=...` writes it'
+      ) from None
+    except (KeyError, TypeError, ValueError) as error:
+      raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error
