@@ -65,38 +65,48 @@ def dataset_dir(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope='session')
-def uninterrupted(dataset_dir, tmp_path_factory) -> tuple[pathlib.Path, dict]:
-  """Workdir and last scores of the run in tiny.py, on 8 devices."""
-  import tiny
+def trained_run_and_scores(
+  dataset_dir, tmp_path_factory
+) -> tuple[pathlib.Path, dict]:
+  """Workdir and last scores of the run in small_run.py, on 8 devices."""
+  import small_run
 
   from pnx_jax.training.train import train
 
-  path = tmp_path_factory.mktemp('uninterrupted')
-  return path, train(tiny.config(dataset_dir), path)
+  path = tmp_path_factory.mktemp('trained_run')
+  return path, train(small_run.config(dataset_dir), path)
 
 
 @pytest.fixture(scope='session')
-def evaluated_run(uninterrupted, dataset_dir, tmp_path_factory) -> pathlib.Path:
+def trained_run(trained_run_and_scores) -> pathlib.Path:
+  """Workdir of that run; copy it to change it."""
+  return trained_run_and_scores[0]
+
+
+@pytest.fixture(scope='session')
+def evaluated_run(trained_run, dataset_dir, tmp_path_factory) -> pathlib.Path:
   """A copy of that run, evaluated."""
-  import tiny
+  import small_run
 
   from pnx_jax.evaluation.evaluate import evaluate
 
   path = tmp_path_factory.mktemp('evaluated_run') / 'run'
-  shutil.copytree(uninterrupted[0], path)
+  shutil.copytree(trained_run, path)
   changes = {'eval.bootstrap': 50, 'eval.num_overlays': 0}
-  evaluate(tiny.config(dataset_dir, **changes), path)
+  evaluate(small_run.config(dataset_dir, **changes), path)
   return path
 
 
 @pytest.fixture(scope='session')
-def phantoms(dataset_dir) -> pathlib.Path:
+def phantom_films(dataset_dir) -> pathlib.Path:
   """The folder of the dataset's films."""
   return pathlib.Path(dataset_dir).parent / 'films'
 
 
 @pytest.fixture(scope='session')
-def marking_run(evaluated_run, dataset_dir, tmp_path_factory) -> pathlib.Path:
+def run_with_findings(
+  evaluated_run, dataset_dir, tmp_path_factory
+) -> pathlib.Path:
   """A copy of the evaluated run whose rule marks half of the films.
 
   Its submission is made anew, by the evaluation from the dataset's records.
@@ -111,7 +121,7 @@ def marking_run(evaluated_run, dataset_dir, tmp_path_factory) -> pathlib.Path:
   from pnx_jax.prediction.postprocess import Postprocess
   from pnx_jax.training import sharding
 
-  path = tmp_path_factory.mktemp('marking') / 'run'
+  path = tmp_path_factory.mktemp('run_with_findings') / 'run'
   shutil.copytree(evaluated_run, path)
   answering = ensemble.Ensemble(
     ensemble.members([path], folds=[0]),
@@ -136,24 +146,24 @@ def marking_run(evaluated_run, dataset_dir, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
-def marking_model(marking_run):
+def predictor_with_findings(run_with_findings):
   import pnx_jax
 
-  return pnx_jax.load(marking_run)
+  return pnx_jax.load(run_with_findings)
 
 
 @pytest.fixture(scope='session')
-def some(phantoms, tmp_path_factory) -> pathlib.Path:
+def five_films(phantom_films, tmp_path_factory) -> pathlib.Path:
   """A folder with five phantoms, a.dcm to e.dcm; copy it to change them."""
-  folder = tmp_path_factory.mktemp('some')
-  paths = sorted(phantoms.rglob('*.dcm'))[:5]
+  folder = tmp_path_factory.mktemp('five_films')
+  paths = sorted(phantom_films.rglob('*.dcm'))[:5]
   for path, name in zip(paths, 'abcde', strict=True):
     shutil.copy(path, folder / f'{name}.dcm')
   return folder
 
 
 @pytest.fixture
-def predict(marking_run, marking_model, tmp_path, monkeypatch):
+def predict(run_with_findings, predictor_with_findings, tmp_path, monkeypatch):
   """Predicts inputs into `tmp_path / 'out'`; returns the readings by id."""
   import pnx_jax
   from pnx_jax.inference import predict as predicting
@@ -162,11 +172,13 @@ def predict(marking_run, marking_model, tmp_path, monkeypatch):
   monkeypatch.setattr(
     pnx_jax,
     'load',
-    lambda path: marking_model if path == marking_run else load(path),
+    lambda path: (
+      predictor_with_findings if path == run_with_findings else load(path)
+    ),
   )
 
   def predict_into(*inputs, output_dir=tmp_path / 'out', **options):
-    options = {'model': marking_run} | options
+    options = {'model': run_with_findings} | options
     inputs = list(map(os.fspath, inputs))
     readings = predicting.predict(inputs, output_dir, **options)
     return {reading.image_id: reading for reading in readings}
@@ -175,18 +187,18 @@ def predict(marking_run, marking_model, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope='session')
-def some_read(some, marking_run, tmp_path_factory):
-  """The output folder of `some`, and the readings by id."""
+def five_films_predicted(five_films, run_with_findings, tmp_path_factory):
+  """Output folder of predicting `five_films`, and the readings by id."""
   from pnx_jax.inference.predict import predict
 
-  folder = tmp_path_factory.mktemp('some_read')
-  readings = predict([str(some)], folder, model=marking_run)
+  folder = tmp_path_factory.mktemp('five_films_predicted')
+  readings = predict([str(five_films)], folder, model=run_with_findings)
   return folder, {reading.image_id: reading for reading in readings}
 
 
 @pytest.fixture
-def known(some_read, tmp_path):
-  """The readings of `some`, which `predict` finds where it writes."""
-  folder, readings = some_read
+def earlier_readings(five_films_predicted, tmp_path):
+  """Readings of `five_films`, already in the folder `predict` writes to."""
+  folder, readings = five_films_predicted
   shutil.copytree(folder, tmp_path / 'out')
   return readings

@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-import tiny
+import small_run
 
 from pnx_jax.input import pipeline
 from pnx_jax.models.cpu import compiled
@@ -31,7 +31,7 @@ def mesh_of(number):
 @pytest.fixture(scope='module')
 def first_steps(dataset_dir):
   """The loss and the state after one step, by number of devices."""
-  run = experiment.Experiment.build(tiny.config(dataset_dir))
+  run = experiment.Experiment.build(small_run.config(dataset_dir))
   reading = pipeline.Reading(batch_size=8)
   batch = next(
     pipeline.training_batches(
@@ -76,7 +76,7 @@ def test_eight_devices_take_the_same_step_as_one(first_steps):
 
 def last_state(dataset_dir, path, devices=8):
   """The arrays of the newest checkpoint, read onto some devices."""
-  run = experiment.Experiment.build(tiny.config(dataset_dir))
+  run = experiment.Experiment.build(small_run.config(dataset_dir))
   whole = sharding.replicated(mesh_of(devices))
   abstract = train_state.abstract(run.create_state, jax.random.key(0), whole)
   with Checkpoints(run_files.checkpoint_dir(path, 0)) as checkpoints:
@@ -85,8 +85,8 @@ def last_state(dataset_dir, path, devices=8):
   return jax.tree.leaves(jax.device_get(found))
 
 
-def test_a_checkpoint_of_eight_devices_opens_on_one(uninterrupted, dataset_dir):
-  path, _ = uninterrupted
+def test_a_checkpoint_of_eight_devices_opens_on_one(trained_run, dataset_dir):
+  path = trained_run
   one, eight = (last_state(dataset_dir, path, devices=n) for n in (1, 8))
   for ours, theirs in zip(one, eight, strict=True):
     np.testing.assert_array_equal(ours, theirs)
@@ -108,7 +108,7 @@ runpy.run_path('launch.py', run_name='__main__')
   return [
     subprocess.Popen(
       [
-        *(sys.executable, '-c', code, *tiny.flags(dataset_dir)),
+        *(sys.executable, '-c', code, *small_run.flags(dataset_dir)),
         f'--workdir={path}',
         f'--coordinator_address=127.0.0.1:{port}',
         '--num_processes=2',
@@ -139,8 +139,8 @@ def by_two(dataset_dir, tmp_path_factory):
   return path
 
 
-def test_two_processes_train_like_one(by_two, uninterrupted):
-  found, expected = tiny.events(by_two), tiny.events(uninterrupted[0])
+def test_two_processes_train_like_one(by_two, trained_run):
+  found, expected = small_run.events(by_two), small_run.events(trained_run)
   assert found.keys() == expected.keys()
   for name in ('train/loss', 'train/dice', 'validation/loss'):
     steps_found, values = zip(*found[name], strict=True)
@@ -221,7 +221,7 @@ def test_a_run_that_was_stopped_and_damaged_goes_on_bit_for_bit(
 
   texts = printed(two_processes(dataset_dir, tmp_path))
   assert f'step {second} to 6' in texts[0]
-  assert tiny.events(tmp_path) == tiny.events(by_two)
+  assert small_run.events(tmp_path) == small_run.events(by_two)
   found, expected = (
     last_state(dataset_dir, path) for path in (tmp_path, by_two)
   )

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import sklearn.metrics
-import tiny
+import small_run
 
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation import evaluate as evaluation
@@ -38,13 +38,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='module')
-def workdir(uninterrupted, tmp_path_factory):
+def workdir(trained_run, tmp_path_factory):
   """A copy of the small run with two folds, the second trained like the first.
 
   Six steps teach nothing: what is tested is that the figures are right.
   """
   path = tmp_path_factory.mktemp('evaluated') / 'run'
-  shutil.copytree(uninterrupted[0], path)
+  shutil.copytree(trained_run, path)
   shutil.copytree(
     path / 'fold0' / 'checkpoints', path / 'fold1' / 'checkpoints'
   )
@@ -58,7 +58,7 @@ def workdir(uninterrupted, tmp_path_factory):
 @pytest.fixture(scope='module')
 def evaluated(workdir, dataset_dir):
   """The eval folder and what `evaluate` returned."""
-  config = tiny.config(
+  config = small_run.config(
     dataset_dir, **{'eval.bootstrap': 50, 'eval.num_overlays': 2}
   )
   return workdir / 'eval', evaluation.evaluate(config, workdir)
@@ -199,7 +199,7 @@ def test_other_data_put_the_settled_rules_to_the_test(stranger, dataset_dir):
     for path in (stranger / 'eval').iterdir()
     if path.is_file()
   }
-  config = tiny.config(
+  config = small_run.config(
     dataset_dir, **{'eval.bootstrap': 50, 'eval.num_overlays': 0}
   )
   metrics = evaluation.evaluate(config, stranger)
@@ -251,12 +251,12 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
     seen = ['elsewhere', *(key for key, of in fold_of.items() if of != fold)]
     file = path / f'fold{fold}' / 'trained_on.json'
     file.write_text(json.dumps(seen))
-  made = protocol.make(tiny.config(dataset_dir), path)
+  made = protocol.make(small_run.config(dataset_dir), path)
   assert made.settled is None and made.folder == path / 'eval'
-  twice = tiny.config(dataset_dir, **{'eval.ensemble': f'{path}/,{path}'})
+  twice = small_run.config(dataset_dir, **{'eval.ensemble': f'{path}/,{path}'})
   assert protocol.make(twice, path).deployment == made.deployment
   with pytest.raises(UserError, match=r'no dataset at .*nowhere'):
-    protocol.make(tiny.config(str(tmp_path / 'nowhere')), path)
+    protocol.make(small_run.config(str(tmp_path / 'nowhere')), path)
   recipe = json.loads((path / 'config.json').read_text())
   recipe['init_from'] = 'runs/first/'
   (path / 'config.json').write_text(json.dumps(recipe))
@@ -277,7 +277,7 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
 def test_other_data_settle_nothing(stranger, dataset_dir, monkeypatch):
   def refused(**changes):
     with pytest.raises(UserError) as caught:
-      evaluation.evaluate(tiny.config(dataset_dir, **changes), stranger)
+      evaluation.evaluate(small_run.config(dataset_dir, **changes), stranger)
     return str(caught.value)
 
   assert 'eval.scales cannot be changed' in refused(**{'eval.scales': '1,2'})
@@ -301,13 +301,13 @@ def test_other_data_settle_nothing(stranger, dataset_dir, monkeypatch):
 def test_no_run_no_fold_and_another_network_are_one_line(
   workdir, dataset_dir, tmp_path
 ):
-  config = tiny.config(dataset_dir)
+  config = small_run.config(dataset_dir)
   with pytest.raises(UserError, match='train first'):
     evaluation.evaluate(config, tmp_path / 'nothing')
   single = tmp_path / 'single'
   shutil.copytree(workdir / 'fold0', single / 'fold0')
   shutil.copy(workdir / 'config.json', single)
-  mixed = tiny.config(dataset_dir, **{'eval.ensemble': str(single)})
+  mixed = small_run.config(dataset_dir, **{'eval.ensemble': str(single)})
   with pytest.raises(UserError, match='single has no checkpoint of fold 1'):
     evaluation.evaluate(mixed, workdir)
   written = json.loads((single / 'config.json').read_text())
@@ -335,7 +335,7 @@ def test_runs_of_different_folds_may_not_judge_each_other(
   sizes['fold0']['shardLengths'], sizes['fold2']['shardLengths'] = lengths[::-1]
   (swapped / 'dataset_info.json').write_text(json.dumps(info))
   with pytest.raises(UserError, match='it has seen images'):
-    evaluation.evaluate(tiny.config(str(swapped)), workdir)
+    evaluation.evaluate(small_run.config(str(swapped)), workdir)
 
 
 def _judged(num_images, positives, **statistics):
@@ -442,7 +442,7 @@ def test_two_processes_write_what_one_writes(workdir, dataset_dir, tmp_path):
 
 @pytest.mark.parametrize('scales', ['', '1;2', '1,-2', 'nan', '1e9'])
 def test_mistyped_scales_are_one_line(workdir, dataset_dir, scales):
-  config = tiny.config(dataset_dir, **{'eval.scales': scales})
+  config = small_run.config(dataset_dir, **{'eval.scales': scales})
   with pytest.raises(UserError, match=r'eval\.scales=.* expected numbers'):
     evaluation.evaluate(config, workdir)
 

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-import tiny
+import small_run
 
 from pnx_jax.input import pipeline
 from pnx_jax.training import experiment, losses, sharding, steps, train_state
@@ -45,7 +45,7 @@ def test_learns_on_eight_devices_as_on_one_and_is_restored(
     'model.encoder': encoder,
     'optimizer.warmup_epochs': 0.0,
   }
-  config = tiny.config(dataset_dir, **fields, **FAMILIES[encoder])
+  config = small_run.config(dataset_dir, **fields, **FAMILIES[encoder])
   run = dataclasses.replace(
     experiment.Experiment.build(config),
     augmentation=lambda key, image, label: (image, label),

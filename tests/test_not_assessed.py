@@ -6,14 +6,14 @@ import pathlib
 import dicom_files
 import numpy as np
 import pydicom
-from written import rows
+from output_files import csv_rows
 
 from pnx_jax.formats import dicom, letterbox
 from pnx_jax.inference import decoding, discovery
 
 
-def test_what_is_not_assessed_is_listed_apart(predict, some, tmp_path):
-  pixels = dicom.read(some / 'a.dcm').pixels
+def test_what_is_not_assessed_is_listed_apart(predict, five_films, tmp_path):
+  pixels = dicom.read(five_films / 'a.dcm').pixels
   folder = tmp_path / 'others'
   for name, picture, attributes in (
     ('lateral', pixels, {'ViewPosition': 'LL'}),
@@ -27,9 +27,11 @@ def test_what_is_not_assessed_is_listed_apart(predict, some, tmp_path):
   (folder / 'text.dcm').write_text('no DICOM')
   (folder / 'notes.txt').write_text('neither')
   (folder / 'gone.dcm').symlink_to('nowhere')
-  readings = predict(folder, some / 'a.dcm')
+  readings = predict(folder, five_films / 'a.dcm')
   out = tmp_path / 'out'
-  found = {r['image_id']: r['reason'] for r in rows(out / 'not_assessed.csv')}
+  found = {
+    r['image_id']: r['reason'] for r in csv_rows(out / 'not_assessed.csv')
+  }
   assert found == {
     'lateral': 'lateral',
     'hand': 'body_part',
@@ -39,7 +41,7 @@ def test_what_is_not_assessed_is_listed_apart(predict, some, tmp_path):
     'text': 'not_dicom',
     'gone': 'unreadable',
   }
-  scored = {row['image_id'] for row in rows(out / 'worklist.csv')}
+  scored = {row['image_id'] for row in csv_rows(out / 'worklist.csv')}
   assert scored == {'unnamed', 'a'}
   assert readings['blank'].probability == -1
   again = predict(folder, accept_modality=('CR', 'CT'))
@@ -47,11 +49,11 @@ def test_what_is_not_assessed_is_listed_apart(predict, some, tmp_path):
   assert not again['lateral'].assessed
 
 
-def test_awkward_files_are_all_accounted_for(predict, some, tmp_path):
+def test_awkward_files_are_all_accounted_for(predict, five_films, tmp_path):
   """pydicom's own: no chest film is among them."""
   folder = pathlib.Path(pydicom.__file__).parent / 'data' / 'test_files'
-  readings = predict(folder, some / 'a.dcm', accept_modality=())
-  refused = rows(tmp_path / 'out' / 'not_assessed.csv')
+  readings = predict(folder, five_films / 'a.dcm', accept_modality=())
+  refused = csv_rows(tmp_path / 'out' / 'not_assessed.csv')
   found = discovery.find([str(folder)], leave_out=tmp_path)
   assert {row['path'] for row in refused} == {one.path for one in found}
   assert [name for name, one in readings.items() if one.assessed] == ['a']
@@ -74,10 +76,12 @@ def test_real_films_are_assessed_and_others_are_not(predict, real_data):
 
 
 def test_what_is_no_file_or_hangs_is_refused_and_the_others_are_read(
-  some, tmp_path
+  five_films, tmp_path
 ):
   os.mkfifo(tmp_path / 'pipe.dcm')
-  sources = discovery.find([str(some), str(tmp_path)], leave_out='nowhere')
+  sources = discovery.find(
+    [str(five_films), str(tmp_path)], leave_out='nowhere'
+  )
   hangs = discovery.Source(dicom_files.Hangs(), 'hangs', 'hangs', '')
   looks = decoding.Looks(32, 'auto', dicom.RADIOGRAPHY)
   with decoding.read(
@@ -91,7 +95,7 @@ def test_what_is_no_file_or_hangs_is_refused_and_the_others_are_read(
   assert found.pop('pipe').reason == 'unreadable'
   assert set(found) == set('abcde')
   for name, film in found.items():
-    pixels = dicom.read(some / f'{name}.dcm').pixels
+    pixels = dicom.read(five_films / f'{name}.dcm').pixels
     np.testing.assert_array_equal(
       film.square[..., 0], letterbox.letterbox(pixels, 32)
     )

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-from written import contents, rows
+from output_files import csv_rows, folder_contents
 
 from pnx_jax.errors import UserError
 from pnx_jax.export import export
@@ -23,18 +23,22 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='module')
-def everything(marking_run, phantoms, tmp_path_factory):
+def everything(run_with_findings, phantom_films, tmp_path_factory):
   """The output folder of all phantoms."""
   out = tmp_path_factory.mktemp('everything')
-  predicting.predict([str(phantoms)], out, model=marking_run)
+  predicting.predict([str(phantom_films)], out, model=run_with_findings)
   return out
 
 
-def test_films_are_read_as_the_evaluation_read_them(everything, marking_run):
+def test_films_are_read_as_the_evaluation_read_them(
+  everything, run_with_findings
+):
   """The test films' masks, and the probabilities of the held-out ones."""
-  folder = marking_run / 'eval'
-  masks = {r['ImageId']: r for r in rows(everything / 'masks' / 'masks.csv')}
-  submitted = rows(folder / 'submission.csv')
+  folder = run_with_findings / 'eval'
+  masks = {
+    r['ImageId']: r for r in csv_rows(everything / 'masks' / 'masks.csv')
+  }
+  submitted = csv_rows(folder / 'submission.csv')
   assert len(submitted) == 3
   assert len({row['EncodedPixels'] for row in submitted}) > 1
   for row in submitted:
@@ -42,8 +46,10 @@ def test_films_are_read_as_the_evaluation_read_them(everything, marking_run):
   temperature = json.loads((folder / 'postprocess.json').read_text())[
     'temperature'
   ]
-  table = {row['image_id']: row for row in rows(everything / 'worklist.csv')}
-  held_out = rows(folder / 'per_image.csv')
+  table = {
+    row['image_id']: row for row in csv_rows(everything / 'worklist.csv')
+  }
+  held_out = csv_rows(folder / 'per_image.csv')
   assert len(held_out) >= 15
   for row in held_out:
     odds = float(row['probability']) / (1 - float(row['probability']))
@@ -53,20 +59,22 @@ def test_films_are_read_as_the_evaluation_read_them(everything, marking_run):
 
 
 def test_the_table_is_in_order_and_agrees_with_the_files(
-  everything, marking_run
+  everything, run_with_findings
 ):
-  table = rows(everything / 'worklist.csv')
+  table = csv_rows(everything / 'worklist.csv')
   assert tuple(table[0]) == worklist.COLUMNS
   assert [int(row['rank']) for row in table] == list(range(1, 64))
   keys = [(-float(r['probability']), -int(r['area_px'])) for r in table]
   assert keys == sorted(keys)
-  rules = json.loads((marking_run / 'eval' / 'postprocess.json').read_text())
+  rules = json.loads(
+    (run_with_findings / 'eval' / 'postprocess.json').read_text()
+  )
   points = {
     point['name']: point['threshold'] for point in rules['operating_points']
   }
   masks = {
     row['ImageId']: row['EncodedPixels']
-    for row in rows(everything / 'masks' / 'masks.csv')
+    for row in csv_rows(everything / 'masks' / 'masks.csv')
   }
   marked = 0
   for row in table:
@@ -101,30 +109,34 @@ def test_the_table_is_in_order_and_agrees_with_the_files(
   assert marked and marked < len(table)
 
 
-def test_dicom_seg_may_be_asked_for_later(predict, some, known, tmp_path):
+def test_dicom_seg_may_be_asked_for_later(
+  predict, five_films, earlier_readings, tmp_path
+):
   pytest.importorskip('highdicom')
-  assert predict(some, with_dicom_seg=True) == known
-  marked = {reading.name for reading in known.values() if reading.area}
+  assert predict(five_films, with_dicom_seg=True) == earlier_readings
+  marked = {
+    reading.name for reading in earlier_readings.values() if reading.area
+  }
   assert marked
   out = tmp_path / 'out'
   assert {path.stem for path in (out / 'dicom_seg').iterdir()} == marked
-  for reading in known.values():
+  for reading in earlier_readings.values():
     if reading.area:
       mask = rle.decode(reading.rle, reading.height, reading.width)
       path = out / 'dicom_seg' / f'{reading.name}.dcm'
       saved = pydicom.dcmread(path)
       np.testing.assert_array_equal(saved.pixel_array.squeeze() != 0, mask)
-  before = contents(out)
-  assert predict(some, with_dicom_seg=True) == known
-  assert contents(out) == before
+  before = folder_contents(out)
+  assert predict(five_films, with_dicom_seg=True) == earlier_readings
+  assert folder_contents(out) == before
 
 
 def test_an_export_reads_the_same(
-  predict, marking_run, some, some_read, tmp_path
+  predict, run_with_findings, five_films, five_films_predicted, tmp_path
 ):
-  export.export(marking_run, tmp_path / 'model')
-  readings = predict(some, model=tmp_path / 'model')
-  _, originals = some_read
+  export.export(run_with_findings, tmp_path / 'model')
+  readings = predict(five_films, model=tmp_path / 'model')
+  _, originals = five_films_predicted
   assert readings.keys() == originals.keys()
   for name, reading in readings.items():
     original = originals[name]
@@ -133,15 +145,19 @@ def test_an_export_reads_the_same(
     assert reading == same
 
 
-def test_inputs_are_found_once_and_outputs_never(some, tmp_path):
-  some = shutil.copytree(some, tmp_path / 'some')
-  out = some / 'out' / 'dicom_seg'
+def test_inputs_are_found_once_and_outputs_never(five_films, tmp_path):
+  five_films = shutil.copytree(five_films, tmp_path / 'films')
+  out = five_films / 'out' / 'dicom_seg'
   out.mkdir(parents=True)
-  shutil.copy(some / 'a.dcm', out / 'a.dcm')
-  shutil.copy(some / 'b.dcm', some / 'without_suffix')
-  (some / 'link.dcm').symlink_to('c.dcm')
-  inputs = [str(some), str(some / 'a.dcm'), f'{some}/../some/d.dcm']
-  sources = discovery.find(inputs, leave_out=some / 'out')
+  shutil.copy(five_films / 'a.dcm', out / 'a.dcm')
+  shutil.copy(five_films / 'b.dcm', five_films / 'without_suffix')
+  (five_films / 'link.dcm').symlink_to('c.dcm')
+  inputs = [
+    str(five_films),
+    str(five_films / 'a.dcm'),
+    f'{five_films}/../films/d.dcm',
+  ]
+  sources = discovery.find(inputs, leave_out=five_films / 'out')
   ids = sorted(source.image_id for source in sources)
   assert ids == [*'abcde', 'without_suffix']
   assert len({source.name for source in sources}) == len(sources)
@@ -177,13 +193,13 @@ def test_missing_flags_are_one_line(flags, words):
   assert words in result.stderr
 
 
-def test_wrong_folders_are_one_line(predict, some, tmp_path):
+def test_wrong_folders_are_one_line(predict, five_films, tmp_path):
   (tmp_path / 'empty').mkdir()
   with pytest.raises(UserError, match=r'no DICOM file in --input=.*empty'):
     predict(tmp_path / 'empty')
   with pytest.raises(UserError, match='missing: no such file'):
-    predict(some, tmp_path / 'missing')
+    predict(five_films, tmp_path / 'missing')
   with pytest.raises(UserError, match=r'cannot write .*a\.dcm/readings.jsonl'):
-    predict(some, output_dir=some / 'a.dcm')
+    predict(five_films, output_dir=five_films / 'a.dcm')
   with pytest.raises(UserError, match='no evaluated run; evaluate it first'):
-    predict(some, model=tmp_path / 'empty')
+    predict(five_films, model=tmp_path / 'empty')

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from written import contents, rows
+from output_files import csv_rows, folder_contents
 
 from pnx_jax.errors import UserError
 from pnx_jax.inference import assessment as readers
@@ -21,13 +21,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_a_second_run_reads_what_is_new_or_changed_alone(
-  predict, some, tmp_path, monkeypatch
+  predict, five_films, tmp_path, monkeypatch
 ):
-  some = shutil.copytree(some, tmp_path / 'some')
+  five_films = shutil.copytree(five_films, tmp_path / 'films')
   out = tmp_path / 'out'
-  (some / 'e.dcm').rename(tmp_path / 'e.dcm')
-  assert set(predict(some)) == set('abcd')
-  before = contents(out)
+  (five_films / 'e.dcm').rename(tmp_path / 'e.dcm')
+  assert set(predict(five_films)) == set('abcd')
+  before = folder_contents(out)
   read = []
   monkeypatch.setattr(
     readers.Reader,
@@ -36,64 +36,68 @@ def test_a_second_run_reads_what_is_new_or_changed_alone(
       read.extend(film.source.image_id for film in batch) or answer(self, batch)
     ),
   )
-  predict(some)
-  assert contents(out) == before
+  predict(five_films)
+  assert folder_contents(out) == before
   assert not read
-  os.utime(some / 'b.dcm', ns=(1, 1))
+  os.utime(five_films / 'b.dcm', ns=(1, 1))
   next((out / 'pictures').glob('c_*')).unlink()
-  (tmp_path / 'e.dcm').rename(some / 'e.dcm')
-  assert set(predict(some)) == set('abcde')
+  (tmp_path / 'e.dcm').rename(five_films / 'e.dcm')
+  assert set(predict(five_films)) == set('abcde')
   assert sorted(read) == ['b', 'c', 'e']
-  after = contents(out)
+  after = folder_contents(out)
   assert all(
     after[name] == content
     for name, content in before.items()
     if name.endswith(('jpg', 'png'))
   )
   # What a file held before leaves nothing behind.
-  (some / 'b.dcm').write_bytes(b'no film')
+  (five_films / 'b.dcm').write_bytes(b'no film')
   (out / 'dicom_seg').mkdir()
   for name in {path.stem for path in (out / 'pictures').iterdir()}:
     (out / 'dicom_seg' / f'{name}.dcm').write_bytes(b'of an older film')
-  os.utime(some / 'c.dcm', ns=(1, 1))
-  assert not predict(some)['b'].assessed
+  os.utime(five_films / 'c.dcm', ns=(1, 1))
+  assert not predict(five_films)['b'].assessed
   left = [path.name for path in out.rglob('*') if path.is_file()]
   assert not [name for name in left if name.startswith('b_')]
   assert [n[0] for n in sorted(left) if n.endswith('.dcm')] == ['a', 'd', 'e']
 
 
-def test_a_torn_line_is_dropped(predict, some, known, tmp_path):
+def test_a_torn_line_is_dropped(
+  predict, five_films, earlier_readings, tmp_path
+):
   path = tmp_path / 'out' / journal.NAME
   lines = path.read_bytes().splitlines(keepends=True)
   path.write_bytes(b''.join(lines[:3]) + lines[3][:50])
-  assert predict(some) == known
+  assert predict(five_films) == earlier_readings
   again = path.read_bytes().splitlines(keepends=True)
   assert sorted(again) == sorted(lines)
 
 
-def test_another_model_or_another_run_keeps_out(predict, some, known, tmp_path):
+def test_another_model_or_another_run_keeps_out(
+  predict, five_films, earlier_readings, tmp_path
+):
   path = tmp_path / 'out' / journal.NAME
   with (
     journal.Journal(tmp_path / 'out'),
     pytest.raises(UserError, match='another run is writing to'),
   ):
-    predict(some)
+    predict(five_films)
   text = path.read_text()
   version = json.loads(text.splitlines()[0])['model']
   path.write_text(text.replace(version, 'older'))
   with pytest.raises(
     UserError, match=f'model older .* this is model {version}'
   ):
-    predict(some)
+    predict(five_films)
   path.write_text('{"name": "else"}\n')
   with pytest.raises(UserError, match='line 1: no reading'):
-    predict(some)
+    predict(five_films)
 
 
 def test_an_interrupted_run_leaves_tables_and_goes_on(
-  predict, phantoms, tmp_path, monkeypatch
+  predict, phantom_films, tmp_path, monkeypatch
 ):
-  twenty = sorted(phantoms.rglob('*.dcm'))[:20]
+  twenty = sorted(phantom_films.rglob('*.dcm'))[:20]
   original = readers.Reader.readings
 
   def interrupted(self, found):
@@ -104,25 +108,25 @@ def test_an_interrupted_run_leaves_tables_and_goes_on(
 
   with monkeypatch.context() as patch:
     patch.setattr(readers.Reader, 'readings', interrupted)
-    some = predict(*twenty)
-  assert 3 <= len(some) < 20
-  assert len(rows(tmp_path / 'out' / 'worklist.csv')) == len(some)
+    finished = predict(*twenty)
+  assert 3 <= len(finished) < 20
+  assert len(csv_rows(tmp_path / 'out' / 'worklist.csv')) == len(finished)
   assert (tmp_path / 'out' / 'worklist.html').exists()
   everything = predict(*twenty)
   assert len(everything) == 20
-  assert all(everything[name] == reading for name, reading in some.items())
+  assert all(everything[name] == reading for name, reading in finished.items())
 
 
-def test_ctrl_c_in_the_terminal(marking_run, phantoms, tmp_path):
+def test_ctrl_c_in_the_terminal(run_with_findings, phantom_films, tmp_path):
   """It reaches the workers, too: the whole group of processes."""
   out = tmp_path / 'out'
-  (tmp_path / 'one, two').symlink_to(phantoms / 'dicom-images-test')
+  (tmp_path / 'one, two').symlink_to(phantom_films / 'dicom-images-test')
   process = subprocess.Popen(
     [
       *(sys.executable, 'launch.py', '--mode=predict'),
-      *(f'--workdir={marking_run}', f'--output_dir={out}'),
+      *(f'--workdir={run_with_findings}', f'--output_dir={out}'),
       f'--input={tmp_path}/one, two',
-      f'--input={phantoms}/dicom-images-train',
+      f'--input={phantom_films}/dicom-images-train',
     ],
     cwd=ROOT,
     start_new_session=True,
@@ -142,11 +146,11 @@ def test_ctrl_c_in_the_terminal(marking_run, phantoms, tmp_path):
   assert 'research use only' in output
   assert 'are left: the same command goes on' in output
   written = lines.read_text().splitlines()
-  assert len(rows(out / 'worklist.csv')) == len(written) > 0
+  assert len(csv_rows(out / 'worklist.csv')) == len(written) > 0
 
 
-def test_a_full_disk_is_one_line(predict, some, some_read):
-  folder, whole = some_read
+def test_a_full_disk_is_one_line(predict, five_films, five_films_predicted):
+  folder, whole = five_films_predicted
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   size = (folder / journal.NAME).stat().st_size
   picture = max(path.stat().st_size for path in folder.rglob('*.jpg'))
@@ -156,7 +160,7 @@ def test_a_full_disk_is_one_line(predict, some, some_read):
       with pytest.raises(
         UserError, match=r'cannot write .* goes on from there'
       ):
-        predict(some)
+        predict(five_films)
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  assert predict(some) == whole
+  assert predict(five_films) == whole

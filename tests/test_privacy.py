@@ -4,7 +4,7 @@ import os
 import shutil
 
 import dicom_files
-from written import contents, rows
+from output_files import csv_rows, folder_contents
 
 from pnx_jax.formats import dicom
 from pnx_jax.inference import journal
@@ -26,10 +26,10 @@ SECRETS = {
 }
 
 
-def test_names_never_become_paths_or_formulas(predict, some, tmp_path):
+def test_names_never_become_paths_or_formulas(predict, five_films, tmp_path):
   def copy(source, path):
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    shutil.copy(some / source, path)
+    shutil.copy(five_films / source, path)
 
   odd = os.fsencode(tmp_path / 'odd')
   names = [
@@ -48,9 +48,9 @@ def test_names_never_become_paths_or_formulas(predict, some, tmp_path):
   for name in names:
     copy('a.dcm', os.path.join(odd, name))
   copy('b.dcm', os.path.join(odd, b'lateral/+plus.dcm'))
-  before = contents(some)
+  before = folder_contents(five_films)
   predict(tmp_path / 'odd', tmp_path / 'odd' / 'same')
-  assert contents(some) == before
+  assert folder_contents(five_films) == before
   out = tmp_path / 'out'
   written = [path for path in out.rglob('*') if path.is_file()]
   for path in written:
@@ -60,13 +60,13 @@ def test_names_never_become_paths_or_formulas(predict, some, tmp_path):
   for table in ('worklist.csv', 'masks/masks.csv'):
     text = (out / table).read_bytes().decode()
     assert not [c for c in text if not c.isprintable() and c != '\n']
-    cells = rows(out / table)
+    cells = csv_rows(out / table)
     assert len(cells) == len(names) + 1
     first = [row.get('image_id') or row['ImageId'] for row in cells]
     assert len(set(first)) == len(names) + (table != 'worklist.csv')
     assert not [name for name in first if name[0] in '=+-@\t\r']
     assert "'=cmd|calc" in first
-  paths = [row['path'] for row in rows(out / 'worklist.csv')]
+  paths = [row['path'] for row in csv_rows(out / 'worklist.csv')]
   assert any(r'\udcff\udcfe.dcm' in path for path in paths)
   # Known again, whatever it is called.
   read = (out / journal.NAME).read_bytes()
@@ -75,9 +75,9 @@ def test_names_never_become_paths_or_formulas(predict, some, tmp_path):
 
 
 def test_no_header_field_but_the_allowed_ones_is_written(
-  predict, some, tmp_path, caplog, capfd
+  predict, five_films, tmp_path, caplog, capfd
 ):
-  pixels = dicom.read(some / 'a.dcm').pixels
+  pixels = dicom.read(five_films / 'a.dcm').pixels
   folder = tmp_path / 'secret'
   dicom_files.write(folder / 'good.dcm', pixels, **SECRETS)
   for name, attributes in (
@@ -102,7 +102,7 @@ def test_no_header_field_but_the_allowed_ones_is_written(
     readings = predict(folder)
   assert [r.image_id for r in readings.values() if r.assessed] == ['good']
   captured = capfd.readouterr()
-  written = b'\n'.join(contents(tmp_path / 'out').values())
+  written = b'\n'.join(folder_contents(tmp_path / 'out').values())
   said = (caplog.text + captured.out + captured.err).encode()
   for secret in (*SECRETS.values(), 'Quoted'):
     for part in secret.split('^'):

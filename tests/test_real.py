@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-import tiny
+import small_run
 
 from configs import resunet
 from pnx_jax.evaluation import evaluate
@@ -58,7 +58,7 @@ def test_every_radiograph_becomes_a_record(built, real_data):
 
 
 def test_the_submission_holds_each_test_id_once(built, real_data, tmp_path):
-  config = tiny.config(str(built), total_steps=2)
+  config = small_run.config(str(built), total_steps=2)
   train.train(config, tmp_path)
   evaluate.evaluate(config, tmp_path)
   rows = (tmp_path / 'eval' / 'submission.csv').read_text().splitlines()

@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-import tiny
+import small_run
 from jax.experimental import multihost_utils
 from tensorboard.backend.event_processing import event_accumulator
 
@@ -41,11 +41,11 @@ def latest(config, path):
 
 
 @pytest.fixture(scope='module')
-def finished(uninterrupted, dataset_dir):
+def finished(trained_run_and_scores, dataset_dir):
   """Path, last state, scalars and scores of the uninterrupted run."""
-  path, scores = uninterrupted
-  config = tiny.config(dataset_dir)
-  return path, latest(config, path), tiny.events(path), scores
+  path, scores = trained_run_and_scores
+  config = small_run.config(dataset_dir)
+  return path, latest(config, path), small_run.events(path), scores
 
 
 def assert_same(found, expected):
@@ -87,7 +87,7 @@ def test_stop_and_resume_equal_the_uninterrupted_run_bit_for_bit(
   dataset_dir, tmp_path, finished
 ):
   _, expected, scalars, _ = finished
-  config = tiny.config(dataset_dir)
+  config = small_run.config(dataset_dir)
   # The signal comes before the first step and is obeyed after it.
   stopped = start(
     tmp_path,
@@ -105,7 +105,7 @@ steps.plain_dice = interrupt
   assert latest(config, tmp_path).step == 1
   training.train(config, tmp_path)
   assert_same(latest(config, tmp_path), expected)
-  assert tiny.events(tmp_path) == scalars
+  assert small_run.events(tmp_path) == scalars
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -144,19 +144,19 @@ def test_a_signal_while_a_fold_is_restored_ends_the_run(
     return restore(*arguments)
 
   monkeypatch.setattr(Checkpoints, 'restore_latest', interrupted)
-  assert training.train(tiny.config(dataset_dir), path) is None
+  assert training.train(small_run.config(dataset_dir), path) is None
   monkeypatch.undo()
   if trained:
-    assert_same(latest(tiny.config(dataset_dir), path), finished[1])
+    assert_same(latest(small_run.config(dataset_dir), path), finished[1])
   else:
     assert not (path / 'fold0' / 'events').exists()
-    assert latest(tiny.config(dataset_dir), path) is None
+    assert latest(small_run.config(dataset_dir), path) is None
 
 
 def test_all_folds_are_trained_one_after_another(dataset_dir, tmp_path):
   command = [sys.executable, 'launch.py', '--mode=folds']
   command += [f'--workdir={tmp_path}']
-  command += tiny.flags(dataset_dir, checkpoint_steps=6, eval_epochs=100.0)
+  command += small_run.flags(dataset_dir, checkpoint_steps=6, eval_epochs=100.0)
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert len(re.findall('^Total: ', done.stdout, re.MULTILINE)) == 3
@@ -171,7 +171,7 @@ def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
   dataset_dir, tmp_path, finished
 ):
   _, expected, scalars, _ = finished
-  config = tiny.config(dataset_dir)
+  config = small_run.config(dataset_dir)
   process = start(tmp_path, config)
   done = run_files.checkpoint_dir(tmp_path, 0) / '3'
   while process.poll() is None and not done.exists():
@@ -180,13 +180,13 @@ def test_kill_at_any_moment_resumes_from_the_newest_checkpoint(
   assert process.wait() == -signal.SIGKILL
   training.train(config, tmp_path)
   assert_same(latest(config, tmp_path), expected)
-  assert tiny.events(tmp_path) == scalars
+  assert small_run.events(tmp_path) == scalars
 
 
 def test_a_finished_run_is_not_trained_again(finished, dataset_dir):
   path, expected, _, _ = finished
-  assert training.train(tiny.config(dataset_dir), path) == {}
-  assert_same(latest(tiny.config(dataset_dir), path), expected)
+  assert training.train(small_run.config(dataset_dir), path) == {}
+  assert_same(latest(small_run.config(dataset_dir), path), expected)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_loss_or_update_that_is_not_finite_stops_the_run(
   dataset_dir, tmp_path, field, value, step, rate
 ):
   """The losses are looked at after the last step."""
-  config = tiny.config(
+  config = small_run.config(
     dataset_dir,
     **{field: value, 'total_steps': 4},
     checkpoint_steps=4,
@@ -217,7 +217,7 @@ def test_a_loss_or_update_that_is_not_finite_stops_the_run(
 
 def test_a_batch_that_does_not_divide_is_refused(dataset_dir, tmp_path):
   with pytest.raises(UserError, match='multiple of 8'):
-    training.train(tiny.config(dataset_dir, batch_size=12), tmp_path)
+    training.train(small_run.config(dataset_dir, batch_size=12), tmp_path)
 
 
 def test_another_runs_weights_and_a_longer_schedule(
@@ -236,7 +236,7 @@ def test_another_runs_weights_and_a_longer_schedule(
     'init_from': str(source),
     'seed': 1,
   }
-  config = tiny.config(
+  config = small_run.config(
     dataset_dir, **changes, total_steps=2, profile_steps='1:2'
   )
   training.train(config, path)
@@ -257,9 +257,9 @@ def test_another_runs_weights_and_a_longer_schedule(
   assert list((path / 'fold0' / 'events').rglob('*.xplane.pb'))
   assert run_files.trained_on(path, 0) == own | {'elsewhere'}
 
-  longer = tiny.config(dataset_dir, **changes, total_steps=4)
+  longer = small_run.config(dataset_dir, **changes, total_steps=4)
   training.train(longer, path)
-  rates = dict(tiny.events(path)['train/learning_rate'])
+  rates = dict(small_run.events(path)['train/learning_rate'])
   schedule = experiment.Experiment.build(longer).learning_rate
   for step in (3, 4):
     np.testing.assert_allclose(rates[step], schedule(step - 1), rtol=1e-6)
@@ -277,9 +277,9 @@ def test_weights_of_a_run_that_saw_the_held_out_images_are_refused(
   other = tmp_path / 'other'
   held = pipeline.Dataset(dataset_dir, ['fold0']).records
   run_files.write(
-    other, tiny.config(dataset_dir), [record.image_id for record in held]
+    other, small_run.config(dataset_dir), [record.image_id for record in held]
   )
-  config = tiny.config(dataset_dir, init_from=str(other))
+  config = small_run.config(dataset_dir, init_from=str(other))
   with pytest.raises(UserError, match='that are held out here'):
     training.train(config, tmp_path / 'run')
   assert not (tmp_path / 'run' / 'config.json').exists()
@@ -316,7 +316,7 @@ def test_event_files_hold_what_tensorboard_shows(finished):
 def test_a_config_that_cannot_work_leaves_no_workdir(
   dataset_dir, tmp_path, fields, words
 ):
-  config = tiny.config(
+  config = small_run.config(
     dataset_dir, **{'model.deep_supervision': True, **fields}
   )
   with pytest.raises(UserError, match=words):
@@ -330,7 +330,7 @@ def test_a_trained_network_beats_the_all_empty_one(
   """On the images it has learnt, since 32 x 32 is too coarse for others."""
   folds = pipeline.folds(dataset_dir)
   monkeypatch.setattr(pipeline, 'split_names', lambda *_: (folds, folds))
-  config = tiny.config(
+  config = small_run.config(
     dataset_dir,
     **{
       'total_steps': 100,

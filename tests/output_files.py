@@ -1,14 +1,14 @@
-"""What a command left behind, for tests."""
+"""Reads the files that a command wrote, for tests."""
 
 import csv
 
 
-def rows(path):
+def csv_rows(path):
   with path.open(newline='', encoding='utf-8') as file:
     return list(csv.DictReader(file))
 
 
-def contents(folder):
+def folder_contents(folder):
   return {
     str(path.relative_to(folder)): path.read_bytes()
     for path in folder.rglob('*')
