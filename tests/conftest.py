@@ -202,3 +202,32 @@ def earlier_readings(five_films_predicted, tmp_path):
   folder, readings = five_films_predicted
   shutil.copytree(folder, tmp_path / 'out')
   return readings
+
+
+@pytest.fixture(scope='module')
+def _chromium():
+  """The system's Chromium, headless.
+
+  A module's tests share it; one for all of them would leave Playwright's
+  event loop running in the tests of other modules, where Orbax starts its own.
+  """
+  names = ('chromium', 'chromium-browser', 'google-chrome')
+  command = next(filter(None, map(shutil.which, names)), None)
+  if not command:
+    if os.environ.get('CI') == 'true':
+      pytest.fail('CI needs Chromium: apt-get install chromium')
+    pytest.skip('no Chromium here')
+  from playwright import sync_api
+
+  with sync_api.sync_playwright() as started:
+    browser = started.chromium.launch(executable_path=command)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def tab(_chromium):
+  """An empty tab of Chromium, 1200 x 900: a `playwright.sync_api.Page`."""
+  opened = _chromium.new_page(viewport={'width': 1200, 'height': 900})
+  yield opened
+  opened.close()

@@ -5,7 +5,6 @@ import re
 import types
 import xml.etree.ElementTree as ET
 
-import chromium
 import cv2
 import numpy as np
 import pytest
@@ -141,20 +140,19 @@ def test_a_bin_of_few_images_looks_uncertain(report):
   assert [int(n) for n in re.findall(r'<td>(\d+)</td>', cells)] == counts
 
 
-@pytest.mark.skipif(not chromium.COMMAND, reason='no Chromium here')
-def test_chromium_shows_it_without_sideways_scrolling(report, tmp_path):
+def test_chromium_shows_it_without_sideways_scrolling(report, tab, tmp_path):
   path = tmp_path / 'report.html'
   path.write_text(report)
-  with chromium.Chromium(tmp_path / 'profile') as browser:
-    for width in (1100, 390):
-      browser.open(path, width=width, height=2000)
-      assert browser.run('document.documentElement.scrollWidth') <= width
-      browser.run('for (const i of document.images) i.loading = "eager"')
-      assert browser.comes_true(
-        '[...document.images].every(i => i.complete && i.naturalWidth)'
-      )
-      picture = cv2.imdecode(np.frombuffer(browser.screenshot(), np.uint8), 1)
-      assert picture.shape == (2000, width, 3)
-      # Text and charts on white, over the whole height of the window.
-      for part in np.array_split(picture, 6):
-        assert part.std() > 5
+  for width in (1100, 390):
+    tab.set_viewport_size({'width': width, 'height': 2000})
+    tab.goto(path.as_uri())
+    assert tab.evaluate('document.documentElement.scrollWidth') <= width
+    tab.evaluate('for (const i of document.images) i.loading = "eager"')
+    tab.wait_for_function(
+      '[...document.images].every(i => i.complete && i.naturalWidth)'
+    )
+    picture = cv2.imdecode(np.frombuffer(tab.screenshot(), np.uint8), 1)
+    assert picture.shape == (2000, width, 3)
+    # Text and charts on white, over the whole height of the window.
+    for part in np.array_split(picture, 6):
+      assert part.std() > 5
