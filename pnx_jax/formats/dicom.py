@@ -9,6 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pydicom
+from pydicom import uid
 
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom_header, dicom_pixels, grayscale
@@ -55,15 +56,28 @@ def read(
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     dataset = _open(path)
-    try:
-      header = dicom_header.parse(dataset)
-      _check(dataset, header, accept_modality, accept_body_part)
-      stored = dicom_pixels.decode(dataset, header)
-      return Film(grayscale.to_uint8(stored, dataset, window=window), header)
-    except UnusableDicom:
-      raise
-    except Exception as error:
-      raise UnusableDicom('undecodable', _told(error)) from error
+    return _film(dataset, window, accept_modality, accept_body_part)
+
+
+def from_dataset(
+  dataset: pydicom.Dataset,
+  *,
+  window: str = 'auto',
+  accept_modality: Collection[str] = RADIOGRAPHY,
+  accept_body_part: Collection[str] = CHEST,
+) -> Film:
+  """Makes a film of a dataset in memory, which is left as it is; see `read`.
+
+  Without a transfer syntax its pixels are taken as they were read, or as
+  little-endian where it was made in memory.
+
+  Raises:
+    UnusableDicom: The dataset is no such radiograph.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    dataset = _with_own_file_meta(dataset)
+    return _film(dataset, window, accept_modality, accept_body_part)
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -144,6 +158,17 @@ def _open(path: str | os.PathLike, *, pixels: bool = True) -> pydicom.Dataset:
   return dataset
 
 
+def _with_own_file_meta(dataset: pydicom.Dataset) -> pydicom.Dataset:
+  """A shallow copy whose transfer syntax may be set."""
+  result = dataset.copy()
+  meta = pydicom.dataset.FileMetaDataset()
+  meta.update(getattr(dataset, 'file_meta', {}))
+  if None in dataset.original_encoding and 'TransferSyntaxUID' not in meta:
+    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+  result.file_meta = meta
+  return result
+
+
 def _parse(file: BinaryIO, pixels: bool) -> pydicom.Dataset:
   try:
     return pydicom.dcmread(file, force=True, stop_before_pixels=not pixels)
@@ -160,6 +185,23 @@ def _check_for_cut_pixels(dataset: pydicom.Dataset, file: BinaryIO) -> None:
   file.seek(0)
   if 'PixelData' not in dataset and _PIXEL_DATA in file.read():
     raise UnusableDicom('truncated', 'the file ends within its pixels')
+
+
+def _film(
+  dataset: pydicom.Dataset,
+  window: str,
+  accept_modality: Collection[str],
+  accept_body_part: Collection[str],
+) -> Film:
+  try:
+    header = dicom_header.parse(dataset)
+    _check(dataset, header, accept_modality, accept_body_part)
+    stored = dicom_pixels.decode(dataset, header)
+    return Film(grayscale.to_uint8(stored, dataset, window=window), header)
+  except UnusableDicom:
+    raise
+  except Exception as error:
+    raise UnusableDicom('undecodable', _told(error)) from error
 
 
 def _check(
