@@ -34,14 +34,14 @@ def main(_):
   config = _CONFIG.value
   weights = experiment.loss_weights(config)
   model = experiment.network(config)
-  optimiser = optim.create(
+  optimizer = optim.create(
     name=config.optimizer.name, schedule=lambda _: 1e-4, clip_norm=1.0
   )
   replicated = sharding.replicated(sharding.mesh())
   create = functools.partial(
     train_state.create,
     model=model,
-    optimiser=optimiser,
+    optimizer=optimizer,
     metrics=SegmentationMetrics.with_losses(
       (*losses.names(weights), 'gradient_norm')
     ),
@@ -65,7 +65,7 @@ def main(_):
     function = functools.partial(
       steps.train_step,
       model=model,
-      optimiser=optimiser,
+      optimizer=optimizer,
       loss_weights=weights,
       augmentation=augmentation,
       ema_decay=0.999,

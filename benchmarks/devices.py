@@ -41,7 +41,7 @@ def run(config, devices):
     setup.dataset,
     setup.schedule,
     image_size=config.image_size,
-    reading=experiment.reading(config, config.batch_size),
+    loader=experiment.loader(config, config.batch_size),
     first_step=0,
     last_step=config.total_steps,
   )

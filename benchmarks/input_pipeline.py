@@ -29,7 +29,7 @@ def ours(dataset, size):
     dataset,
     Schedule(dataset.labels),
     image_size=size,
-    reading=pipeline.Reading(
+    loader=pipeline.Loader(
       batch_size=_BATCH_SIZE.value, threads=_THREADS.value
     ),
     first_step=0,

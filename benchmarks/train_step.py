@@ -63,7 +63,7 @@ class Ours:
     variables = jax.jit(lambda key: model.init(key, self.image, train=False))(
       jax.random.key(0)
     )
-    optimiser = optax.adamw(1e-4)
+    optimizer = optax.adamw(1e-4)
 
     def loss(params, statistics, image, label):
       outputs, changed = model.apply(
@@ -81,7 +81,7 @@ class Ours:
       grads, statistics = jax.grad(loss, has_aux=True)(
         params, statistics, image, label
       )
-      updates, opt_state = optimiser.update(grads, opt_state, params)
+      updates, opt_state = optimizer.update(grads, opt_state, params)
       return optax.apply_updates(params, updates), statistics, opt_state
 
     def predict(state, image, label):
@@ -96,7 +96,7 @@ class Ours:
       self.state = params, statistics, jnp.zeros(shape)
       step = predict
     else:
-      self.state = params, statistics, optimiser.init(params)
+      self.state = params, statistics, optimizer.init(params)
       step = train
     start = time.perf_counter()
     lowered = compiled.jit(step, donate_argnums=0).lower(

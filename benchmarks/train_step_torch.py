@@ -29,7 +29,7 @@ def trainer(network, *, size, batch):
   torch.backends.cudnn.benchmark = True
   torch.set_float32_matmul_precision('high')
   net = network.to(device, memory_format=torch.channels_last).train()
-  optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
+  optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
   image = torch.rand(batch, 1, size, size, device=device).contiguous(
     memory_format=torch.channels_last
   )
@@ -41,9 +41,9 @@ def trainer(network, *, size, batch):
     with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
       logits = forward(image)
     loss = cross_entropy(logits.float(), label)
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    optimiser.step()
+    optimizer.step()
 
   return step, torch.cuda.synchronize if cuda else lambda: None
 

@@ -126,9 +126,9 @@ def run_with_findings(
   answering = ensemble.Ensemble(
     ensemble.members([path], folds=[0]),
     mesh=sharding.mesh(),
-    reading=pipeline.Reading(batch_size=8),
+    reading=pipeline.Loader(batch_size=8),
   )
-  films = pipeline.Dataset(dataset_dir, ['fold0', 'test'], labelled_only=False)
+  films = pipeline.Dataset(dataset_dir, ['fold0', 'test'], labeled_only=False)
   probs, probability = zip(*answering.probabilities(films), strict=True)
   bottom = float(np.quantile(probs, 0.98))
   gate = float(np.median(probability))

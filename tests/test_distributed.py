@@ -32,13 +32,13 @@ def mesh_of(number):
 def first_steps(dataset_dir):
   """The loss and the state after one step, by number of devices."""
   run = experiment.Experiment.build(small_run.config(dataset_dir))
-  reading = pipeline.Reading(batch_size=8)
+  loader = pipeline.Loader(batch_size=8)
   batch = next(
     pipeline.training_batches(
       run.dataset,
       run.schedule,
       image_size=32,
-      reading=reading,
+      loader=loader,
       first_step=0,
       last_step=1,
     )

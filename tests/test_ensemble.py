@@ -169,7 +169,7 @@ def _ensemble(folds, *, batch_size=8, mesh=None, **options):
   return ensembles.Ensemble(
     [Member('run', fold) for fold in folds],
     mesh=mesh or sharding.mesh(),
-    reading=pipeline.Reading(batch_size=batch_size, threads=2),
+    reading=pipeline.Loader(batch_size=batch_size, threads=2),
     **options,
   )
 

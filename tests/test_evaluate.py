@@ -140,7 +140,7 @@ def _patients(workdir):
 
 def test_the_submission_holds_the_test_split(evaluated, dataset_dir, tmp_path):
   folder, _ = evaluated
-  test = pipeline.Dataset(dataset_dir, ['test'], labelled_only=False)
+  test = pipeline.Dataset(dataset_dir, ['test'], labeled_only=False)
   lines = (folder / 'submission.csv').read_text().splitlines()
   assert lines[0] == 'ImageId,EncodedPixels'
   assert [line.split(',')[0] for line in lines[1:]] == [

@@ -30,7 +30,7 @@ def first_batch(run):
       run.dataset,
       run.schedule,
       image_size=run.image_size,
-      reading=pipeline.Reading(batch_size=8),
+      loader=pipeline.Loader(batch_size=8),
       first_step=0,
       last_step=1,
     )

@@ -14,9 +14,9 @@ PARAMS = {
 GRADS = jax.tree.map(lambda x: 0.5 * x, PARAMS)
 
 
-def run(optimiser, steps, grads=GRADS):
-  params, state = PARAMS, optimiser.init(PARAMS)
-  update = jax.jit(optimiser.update)
+def run(optimizer, steps, grads=GRADS):
+  params, state = PARAMS, optimizer.init(PARAMS)
+  update = jax.jit(optimizer.update)
   for _ in range(steps):
     updates, state = update(grads, state, params)
     params = optax.apply_updates(params, updates)
@@ -32,12 +32,12 @@ def test_learning_rate_warms_up_and_follows_a_cosine_to_zero():
 
 
 def test_a_longer_run_is_the_longer_schedule_at_every_step():
-  optimiser = optim.create(
+  optimizer = optim.create(
     name='sgd',
     schedule=optim.learning_rate(peak=1.0, warmup_steps=0, total_steps=10),
   )
-  state = optimiser.init(PARAMS)
-  _, state = optimiser.update(GRADS, state, PARAMS)
+  state = optimizer.init(PARAMS)
+  _, state = optimizer.update(GRADS, state, PARAMS)
   longer = optim.learning_rate(peak=1.0, warmup_steps=0, total_steps=40)
   extended = optim.create(name='sgd', schedule=longer)
   fresh, _ = extended.update(GRADS, extended.init(PARAMS), PARAMS)
@@ -50,11 +50,11 @@ def test_a_longer_run_is_the_longer_schedule_at_every_step():
 
 
 def test_weight_decay_spares_biases():
-  optimiser = optim.create(
+  optimizer = optim.create(
     name='adamw', schedule=lambda _: 0.1, weight_decay=0.5
   )
   zero = jax.tree.map(jnp.zeros_like, GRADS)
-  params = run(optimiser, 1, zero)
+  params = run(optimizer, 1, zero)
   np.testing.assert_allclose(params['decoder']['kernel'], 0.95)
   np.testing.assert_allclose(params['decoder']['bias'], 1.0)
 
@@ -78,10 +78,10 @@ def test_encoder_is_frozen_then_moves_by_its_factor():
 def test_accumulated_batches_equal_one_large_batch():
   make = {'name': 'adamw', 'schedule': lambda _: 0.1, 'clip_norm': 0.3}
   halves = [optax.tree.scale(share, GRADS) for share in (0.5, 1.5)]
-  optimiser = optim.create(**make, accumulate_steps=2)
-  params, state = PARAMS, optimiser.init(PARAMS)
+  optimizer = optim.create(**make, accumulate_steps=2)
+  params, state = PARAMS, optimizer.init(PARAMS)
   for grads in halves:
-    updates, state = optimiser.update(grads, state, params)
+    updates, state = optimizer.update(grads, state, params)
     params = optax.apply_updates(params, updates)
   whole = run(optim.create(**make), 1)
   jax.tree.map(
@@ -90,14 +90,14 @@ def test_accumulated_batches_equal_one_large_batch():
 
 
 def test_clipping_bounds_the_norm():
-  optimiser = optim.create(name='sgd', schedule=lambda _: 1.0, clip_norm=0.1)
-  updates, _ = optimiser.update(GRADS, optimiser.init(PARAMS), PARAMS)
+  optimizer = optim.create(name='sgd', schedule=lambda _: 1.0, clip_norm=0.1)
+  updates, _ = optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
   # The first Nesterov update is 1.9 times the gradient.
   np.testing.assert_allclose(optax.tree.norm(updates), 0.19, rtol=1e-5)
 
 
 def test_a_frozen_encoder_takes_no_part_in_clipping():
-  optimiser = optim.create(
+  optimizer = optim.create(
     name='sgd',
     schedule=lambda _: 1.0,
     clip_norm=0.1,
@@ -105,8 +105,8 @@ def test_a_frozen_encoder_takes_no_part_in_clipping():
   )
   steep = GRADS | {'encoder': optax.tree.scale(100.0, GRADS['encoder'])}
   np.testing.assert_array_equal(
-    run(optimiser, 2, steep)['decoder']['kernel'],
-    run(optimiser, 2)['decoder']['kernel'],
+    run(optimizer, 2, steep)['decoder']['kernel'],
+    run(optimizer, 2)['decoder']['kernel'],
   )
 
 

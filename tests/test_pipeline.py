@@ -24,13 +24,13 @@ def schedule(dataset, seed=0):
   )
 
 
-def training(dataset, first, last, **reading):
+def training(dataset, first, last, **options):
   return list(
     pipeline.training_batches(
       dataset,
       schedule(dataset),
       image_size=16,
-      reading=pipeline.Reading(batch_size=4, threads=2, **reading),
+      loader=pipeline.Loader(batch_size=4, threads=2, **options),
       first_step=first,
       last_step=last,
     )
@@ -99,7 +99,7 @@ def test_evaluation_counts_every_image_once(dataset, processes):
       dataset,
       image_size=16,
       truth_size=64,
-      reading=pipeline.Reading(
+      loader=pipeline.Loader(
         batch_size=16, process_index=process, process_count=processes
       ),
     )

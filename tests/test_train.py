@@ -59,7 +59,7 @@ def start(path, config, before=''):
   run_files.write(path, config, [])
   code = f"""
 import os, signal, sys
-from pnx_jax.training import train, workdir
+from pnx_jax.training import run_files, train
 {before}
 train.train(run_files.load(sys.argv[1]), sys.argv[1])
 """

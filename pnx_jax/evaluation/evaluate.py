@@ -55,7 +55,7 @@ def evaluate(
   ensemble = functools.partial(
     Ensemble,
     mesh=sharding.mesh(),
-    reading=experiment.reading(config, options.batch_size),
+    reading=experiment.loader(config, options.batch_size),
     flip=deployment.flip,
     scales=deployment.scales,
   )
@@ -151,7 +151,7 @@ def _submission(data_dir, ensemble, post) -> list[tuple[str, str]] | None:
   """Image id and RLE of each test image; None where there are none."""
   if not tfrecord.split_sizes(data_dir).get(schema.TEST_SPLIT):
     return None
-  test = pipeline.Dataset(data_dir, [schema.TEST_SPLIT], labelled_only=False)
+  test = pipeline.Dataset(data_dir, [schema.TEST_SPLIT], labeled_only=False)
   answers = zip(test.records, ensemble.probabilities(test), strict=True)
   return [
     (record.image_id, rle.encode(post.film_mask(*answer, record)))

@@ -31,7 +31,7 @@ class Dataset:
   Args:
     data_dir: a folder written by `python -m data_prep.build`.
     splits: names of splits, such as ('fold0', 'fold2').
-    labelled_only: leave out records without an annotation.
+    labeled_only: leave out records without an annotation.
 
   Attributes:
     records: the fields of every record, but without the pictures.
@@ -42,7 +42,7 @@ class Dataset:
     data_dir: str,
     splits: Sequence[str],
     *,
-    labelled_only: bool = True,
+    labeled_only: bool = True,
   ):
     self._source = tfrecord.split_source(data_dir, splits)
     self._data_dir = data_dir
@@ -53,7 +53,7 @@ class Dataset:
     self._places = [
       place
       for place, record in enumerate(records)
-      if record.label != schema.UNLABELLED or not labelled_only
+      if record.label != schema.UNLABELLED or not labeled_only
     ]
     self.records = [records[place] for place in self._places]
 
@@ -134,7 +134,7 @@ def split_names(data_dir: str, fold: int) -> tuple[list[str], list[str]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class Loader:
   """How this process reads: its share of every batch and its threads."""
 
   batch_size: int
@@ -178,7 +178,7 @@ def training_batches(
   schedule: Schedule,
   *,
   image_size: int,
-  reading: Reading,
+  loader: Loader,
   first_step: int,
   last_step: int,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -188,14 +188,14 @@ def training_batches(
     index = schedule.record(position)
     return _example(dataset, index, image_size)
 
-  return reading.batches(example, first_step, last_step)
+  return loader.batches(example, first_step, last_step)
 
 
 def evaluation_batches(
   dataset: Dataset,
   *,
   image_size: int,
-  reading: Reading,
+  loader: Loader,
   truth_size: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Every record once, in order; the last batch is padded as not valid.
@@ -223,8 +223,8 @@ def evaluation_batches(
       )
     return example | {'valid': np.bool_(valid)}
 
-  num_batches = -(-len(dataset) // reading.batch_size)
-  return reading.batches(example, 0, num_batches)
+  num_batches = -(-len(dataset) // loader.batch_size)
+  return loader.batches(example, 0, num_batches)
 
 
 def _example(dataset, index: int, size: int) -> dict[str, np.ndarray]:

@@ -158,7 +158,7 @@ class Ensemble:
     batches = pipeline.evaluation_batches(
       dataset,
       image_size=network.image_size,
-      reading=self._reading,
+      loader=self._reading,
       truth_size=truth_size,
     )
     batches = sharding.prefetch(batches, self._mesh)

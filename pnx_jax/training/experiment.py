@@ -135,11 +135,11 @@ def abstract_variables(
   )
 
 
-def reading(
+def loader(
   config: ml_collections.ConfigDict, batch_size: int
-) -> pipeline.Reading:
+) -> pipeline.Loader:
   """This process' share of batches of `batch_size`."""
-  return pipeline.Reading(
+  return pipeline.Loader(
     batch_size=batch_size,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
@@ -162,7 +162,7 @@ class Experiment:
   durations: durations.Durations
   model: nn.Module
   learning_rate: optax.Schedule
-  optimiser: optax.GradientTransformation
+  optimizer: optax.GradientTransformation
   metrics: type[SegmentationMetrics]
   image_size: int
   ema_decay: float
@@ -198,7 +198,7 @@ class Experiment:
       warmup_steps=length.warmup_updates,
       total_steps=length.total_updates,
     )
-    optimiser = optim.create(
+    optimizer = optim.create(
       name=recipe.name,
       schedule=learning_rate,
       weight_decay=recipe.weight_decay,
@@ -214,7 +214,7 @@ class Experiment:
       durations=length,
       model=network(config),
       learning_rate=learning_rate,
-      optimiser=optimiser,
+      optimizer=optimizer,
       metrics=SegmentationMetrics.with_losses(
         (*losses.names(weights), 'gradient_norm')
       ),
@@ -230,7 +230,7 @@ class Experiment:
     return train_state.create(
       key,
       model=self.model,
-      optimiser=self.optimiser,
+      optimizer=self.optimizer,
       metrics=self.metrics,
       image_size=self.image_size,
       ema=self.ema_decay > 0,
@@ -242,7 +242,7 @@ class Experiment:
     return functools.partial(
       steps.train_step,
       model=self.model,
-      optimiser=self.optimiser,
+      optimizer=self.optimizer,
       loss_weights=self.loss_weights,
       augmentation=self.augmentation,
       ema_decay=self.ema_decay,

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule from plain values."""
+"""Optimizer and learning-rate schedule from plain values."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import optax
 
 from pnx_jax.errors import check_known
 
-_OPTIMISERS = {
+_OPTIMIZERS = {
   'adamw': lambda rate, decay, mask: optax.adamw(
     rate, weight_decay=decay, mask=mask
   ),
@@ -39,7 +39,7 @@ def create(
   encoder_factor: float = 1.0,
   freeze_encoder_steps: int = 0,
 ) -> optax.GradientTransformation:
-  """The optimiser: clip, update, hold the encoder back, accumulate.
+  """The optimizer: clip, update, hold the encoder back, accumulate.
 
   Weight decay acts on kernels alone (two or more axes). `schedule` and
   `freeze_encoder_steps` count updates, of which `accumulate_steps` batches
@@ -48,9 +48,9 @@ def create(
   Raises:
     UserError: an unknown name; the nearest one is suggested.
   """
-  check_known('optimizer', name, _OPTIMISERS)
+  check_known('optimizer', name, _OPTIMIZERS)
   parts = [
-    _OPTIMISERS[name](
+    _OPTIMIZERS[name](
       schedule,
       weight_decay,
       lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
@@ -63,11 +63,11 @@ def create(
     parts.insert(0, _hold_encoder(1.0, freeze_encoder_steps))
   if encoder_factor != 1.0 or freeze_encoder_steps:
     parts.append(_hold_encoder(encoder_factor, freeze_encoder_steps))
-  optimiser = optax.chain(*parts)
+  optimizer = optax.chain(*parts)
   if accumulate_steps > 1:
-    multi = optax.MultiSteps(optimiser, every_k_schedule=accumulate_steps)
-    optimiser = multi.gradient_transformation()
-  return optimiser
+    multi = optax.MultiSteps(optimizer, every_k_schedule=accumulate_steps)
+    optimizer = multi.gradient_transformation()
+  return optimizer
 
 
 def _hold_encoder(factor: float, freeze_steps: int):

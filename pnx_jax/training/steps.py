@@ -19,7 +19,7 @@ def train_step(
   batch: dict[str, jax.Array],
   *,
   model: nn.Module,
-  optimiser: optax.GradientTransformation,
+  optimizer: optax.GradientTransformation,
   loss_weights: dict[str, float],
   augmentation: Augmentation,
   ema_decay: float,
@@ -50,7 +50,7 @@ def train_step(
   (mean_loss, (outputs, changed, parts)), grads = jax.value_and_grad(
     loss, has_aux=True
   )(params)
-  updates, opt_state = optimiser.update(grads, state.opt_state, params)
+  updates, opt_state = optimizer.update(grads, state.opt_state, params)
   variables = {'params': optax.apply_updates(params, updates), **changed}
   norm = jnp.full(len(image), optax.tree.norm(grads))
   window = state.metrics.single_from_model_output(

@@ -71,7 +71,7 @@ def train(
     model=run.model,
     loss_weights=run.loss_weights,
     image_size=config.image_size,
-    reading=experiments.reading(config, config.eval.batch_size),
+    loader=experiments.loader(config, config.eval.batch_size),
     mesh=mesh,
   )
 
@@ -123,7 +123,7 @@ def train(
       run.dataset,
       run.schedule,
       image_size=config.image_size,
-      reading=experiments.reading(config, config.batch_size),
+      loader=experiments.loader(config, config.batch_size),
     )
     batches = sharding.prefetch(
       batches_from(first_step=first_step, last_step=total_steps), mesh

@@ -19,7 +19,7 @@ class TrainState:
     step: i32[], the number of batches seen.
     variables: `params` and, where the network has them, `batch_stats`.
     ema: the moving average of `variables`, or None.
-    opt_state: of the optimiser.
+    opt_state: of the optimizer.
     metrics: sums since the last line of the log, so that a resumed run logs
       what the uninterrupted one would have.
   """
@@ -54,7 +54,7 @@ def create(
   key: jax.Array,
   *,
   model: nn.Module,
-  optimiser: optax.GradientTransformation,
+  optimizer: optax.GradientTransformation,
   metrics: type[clu.metrics.Collection],
   image_size: int,
   ema: bool,
@@ -66,6 +66,6 @@ def create(
     variables=variables,
     # A copy: donated buffers may not be used twice.
     ema=jax.tree.map(jnp.copy, variables) if ema else None,
-    opt_state=optimiser.init(variables['params']),
+    opt_state=optimizer.init(variables['params']),
     metrics=metrics.empty(),
   )

@@ -30,7 +30,7 @@ class Validation:
     model: the network.
     loss_weights: by name, as in the config.
     image_size: that the network sees.
-    reading: batch size and threads.
+    loader: batch size and threads.
     mesh: of all devices.
   """
 
@@ -41,14 +41,14 @@ class Validation:
     model: nn.Module,
     loss_weights: dict[str, float],
     image_size: int,
-    reading: pipeline.Reading,
+    loader: pipeline.Loader,
     mesh: jax.sharding.Mesh,
   ):
     self._batches = functools.partial(
       pipeline.evaluation_batches,
       dataset,
       image_size=image_size,
-      reading=reading,
+      loader=loader,
     )
     self._mesh = mesh
     self._image_size = image_size
