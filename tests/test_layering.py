@@ -2,13 +2,16 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
-# Each may import those before it.
+# Each may import those before it; rooms on one floor do not import each other.
 FLOORS = [
-  {'errors', 'pages'},
+  {'config', 'errors', 'pages'},
   {'cli'},
   {'pool'},
   {'formats'},
@@ -20,63 +23,141 @@ FLOORS = [
   {'evaluation', 'export', 'triage', 'inference'},
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+BELOW_DATA_PREP = {'cli', 'errors', 'pool', 'formats', 'draw', 'case'}
+OWN = ('pnx_jax', 'data_prep', 'configs', 'benchmarks', 'launch')
+DOTTED = re.compile(r'\w+(\.\w+)*')
 
 
-def imported(path):
-  """Dotted names that a file imports anywhere in it."""
-  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+def imported(source):
+  """Dotted names that a file imports, in whatever way.
+
+  Yields what import statements name anywhere in the file, what it takes as an
+  attribute of the package (`pnx_jax.load`), and strings that are the name of
+  one of our modules, which `import_module` or `python -m` may be given.
+  """
+  tree = ast.parse(source)
+  for node in ast.walk(tree):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      assert not node.level, f'{path}: relative import'
-      yield node.module
+      assert not node.level, 'relative import'
       yield from (f'{node.module}.{alias.name}' for alias in node.names)
+    elif isinstance(node, ast.Attribute):
+      if isinstance(node.value, ast.Name) and node.value.id == 'pnx_jax':
+        yield f'pnx_jax.{node.attr}'
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+      first, *rest = node.value.split('.')
+      if first in OWN and rest and DOTTED.fullmatch(node.value):
+        yield node.value.rstrip('.')
+    elif isinstance(node, ast.JoinedStr):
+      first = node.values[0]
+      text = first.value if isinstance(first, ast.Constant) else ''
+      # A module whose name is computed: nobody can tell which.
+      if any(re.fullmatch(rf'{name}\.[\w.]*', text) for name in OWN):
+        yield text + '?'
 
 
-def sources(folder):
-  return sorted((ROOT / folder).rglob('*.py'))
+def not_below(source, room):
+  """What a file in a room imports of ours that does not lie below it.
+
+  Args:
+    source: text of the file.
+    room: name of a module or package in pnx_jax.
+
+  Returns:
+    Sorted dotted names.
+  """
+  wrong = set()
+  for name in imported(source):
+    top, _, rest = name.partition('.')
+    if top == 'pnx_jax':
+      other = rest.split('.')[0]
+      # `import pnx_jax` itself is caught where an attribute of it is used.
+      below = not other or FLOOR.get(other, len(FLOORS)) < FLOOR[room]
+      if not (below or other == room):
+        wrong.add(name)
+    elif top in OWN:
+      wrong.add(name)
+  return sorted(wrong)
 
 
-def test_imports_run_one_way():
-  wrong = []
-  for path in sources('pnx_jax'):
-    relative = path.relative_to(ROOT / 'pnx_jax').with_suffix('').parts
-    if relative == ('__init__',):
-      continue
-    here = FLOOR[relative[0]]
-    for name in imported(path):
-      parts = name.split('.')
-      if parts[0] == 'data_prep' or parts[0] in ('launch', 'configs'):
-        wrong.append((str(path), name))
-      elif parts[0] == 'pnx_jax' and len(parts) > 1:
-        other = FLOOR.get(parts[1])
-        same_room = parts[1] == relative[0]
-        if other is None or other > here or (other == here and not same_room):
-          wrong.append((str(path), name))
-  # The input pipeline, the networks and the metrics know nothing of each
-  # other, whichever floor they share.
-  assert not wrong
+def sources(*names):
+  """(path, text) of the Python files in folders or of single files."""
+  for name in names:
+    path = ROOT / name
+    for file in sorted(path.rglob('*.py')) if path.is_dir() else [path]:
+      yield file, file.read_text(encoding='utf-8')
 
 
-def test_data_prep_uses_formats_and_drawing_alone():
-  allowed = {'cli', 'errors', 'pool', 'formats', 'draw', 'case'}
-  for path in sources('data_prep'):
-    for name in imported(path):
-      parts = name.split('.')
-      if parts[0] == 'pnx_jax' and len(parts) > 1:
-        assert parts[1] in allowed, (str(path), name)
+def test_no_room_imports_upwards():
+  for path, source in sources('pnx_jax'):
+    room = path.relative_to(ROOT / 'pnx_jax').with_suffix('').parts[0]
+    if room != '__init__':
+      assert room in FLOOR, f'{path} has no floor'
+      # TODO: goes when the command loads through the prediction room.
+      allowed = ['pnx_jax.load'] if path.stem == 'predict' else []
+      assert not_below(source, room) in ([], allowed), path
+
+
+@pytest.mark.parametrize(
+  'source, found',
+  [
+    ('import pnx_jax.training.train', 'pnx_jax.training.train'),
+    ('from pnx_jax import training', 'pnx_jax.training'),
+    ('from pnx_jax import load', 'pnx_jax.load'),
+    ('def f():\n  from pnx_jax.export import card', 'pnx_jax.export.card'),
+    ('import pnx_jax\ndef f(x): return pnx_jax.load(x)', 'pnx_jax.load'),
+    ('import_module("pnx_jax.training.train")', 'pnx_jax.training.train'),
+    ('run(["-m", "pnx_jax.training"])', 'pnx_jax.training'),
+    ('import_module(f"pnx_jax.{name}")', 'pnx_jax.?'),
+    ('from pnx_jax.input import pipeline', 'pnx_jax.input.pipeline'),
+    ('import data_prep', 'data_prep'),
+    ('import_module("configs.default")', 'configs.default'),
+  ],
+)
+def test_every_way_upwards_is_seen(source, found):
+  assert not_below(source, 'models') == [found]
+
+
+def test_the_way_down_is_free():
+  source = (
+    '"""See pnx_jax.training."""\n'
+    'from pnx_jax import errors\n'
+    'from pnx_jax.formats import rle\n'
+    'from pnx_jax.models.layers import norm\n'
+    'NAME = "pnx_jax.models"\n'
+    'HINT = "run python -m pnx_jax.evaluation.submission"\n'
+  )
+  assert not_below(source, 'models') == []
+
+
+def test_data_prep_imports_only_what_lies_below_it():
+  for path, source in sources('data_prep'):
+    for name in imported(source):
+      top, _, rest = name.partition('.')
+      assert top not in ('configs', 'launch', 'benchmarks'), path
+      if top == 'pnx_jax' and rest:
+        assert rest.split('.')[0] in BELOW_DATA_PREP, (path, name)
+
+
+def test_recipes_import_the_schema_alone():
+  for path, source in sources('configs'):
+    for name in imported(source):
+      top, _, rest = name.partition('.')
+      assert top not in ('data_prep', 'launch', 'benchmarks'), path
+      if top == 'pnx_jax':
+        assert rest.split('.')[0] in ('config', 'errors'), (path, name)
 
 
 def test_tensorflow_is_imported_in_data_prep_alone():
-  for path in [*sources('pnx_jax'), *sources('configs'), ROOT / 'launch.py']:
-    assert not any(
-      name.split('.')[0] == 'tensorflow' for name in imported(path)
-    ), path
+  for path, source in sources('pnx_jax', 'configs', 'launch.py'):
+    tops = {name.split('.')[0] for name in imported(source)}
+    assert 'tensorflow' not in tops, path
 
 
 def test_mistyped_flags_end_every_command_alike():
-  for path in [*sources('data_prep'), *sources('pnx_jax')]:
-    _, *calls = path.read_text(encoding='utf-8').split('  app.run(')
+  for path, source in sources('data_prep', 'pnx_jax'):
+    _, *calls = source.split('  app.run(')
     for call in calls:
       parser = call.replace('functools.partial(', '').split('flags_parser=')[1]
       assert parser.startswith('parse_flags'), path
@@ -87,4 +168,9 @@ def test_training_and_evaluation_load_without_tensorflow():
     'import sys, pnx_jax.training.train, pnx_jax.evaluation.evaluate; '
     'sys.exit("tensorflow" in sys.modules)'
   )
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
+def test_the_package_loads_without_jax():
+  code = 'import sys, pnx_jax; sys.exit("jax" in sys.modules)'
   subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
