@@ -305,5 +305,7 @@ def test_a_missing_picture_is_left_out(tmp_path):
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
+  file = tmp_path / 'no_folder'
+  file.touch()
   with pytest.raises(UserError, match=r'cannot write .*worklist\.html'):
-    page.write(tmp_path / 'no' / 'worklist.html', [], tmp_path, about={})
+    page.write(file / 'worklist.html', [], tmp_path, about={})

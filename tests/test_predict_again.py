@@ -158,7 +158,7 @@ def test_a_full_disk_is_one_line(predict, five_films, five_films_predicted):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
       with pytest.raises(
-        UserError, match=r'cannot write .* goes on from there'
+        UserError, match=r'cannot write .* run the same command to resume'
       ):
         predict(five_films)
     finally:
