@@ -81,7 +81,9 @@ def make_archive(folder: pathlib.Path, num_images: int) -> pathlib.Path:
     make_films,
     pool.batches(enumerate(pairs), 32),
     num_workers=_NUM_WORKERS.value,
-    on_crash=lambda number, pair: sys.exit(f'{pair[0]} ends the process'),
+    on_death=lambda number, pair, death: sys.exit(
+      f'{pair[0]} ends the process ({death.cause})'
+    ),
   ):
     pass
   return write_labels(folder / 'train-rle.csv', num_images)

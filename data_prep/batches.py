@@ -12,10 +12,9 @@ from data_prep import prepare, sources, staging
 from data_prep.request import Request
 from pnx_jax import pool
 from pnx_jax.errors import UserError
-from pnx_jax.formats import schema
+from pnx_jax.formats import refusals, schema
 
 _FILES_PER_BATCH = 32
-_SECONDS_PER_FILE = 60
 
 
 def run(
@@ -41,21 +40,21 @@ def run(
 def _in_processes(
   request: Request, batches: Sequence[pool.Batch], folder: pathlib.Path
 ) -> None:
-  def crashed(number: int, source: sources.Source) -> sources.Rejection:
-    outcome = sources.reject(
-      source, 'undecodable', 'the decoder crashed or took too long'
-    )
+  def died(
+    number: int, source: sources.Source, death: pool.Death
+  ) -> sources.Rejection:
+    outcome = sources.reject(source, *refusals.of_death(death))
     prepare.save([(number, source)], [outcome], folder)
     return outcome
 
-  run_batch = functools.partial(
-    _function(request, folder), seconds_per_file=_SECONDS_PER_FILE
-  )
   with tqdm.tqdm(
     total=sum(map(len, batches)), unit=' films', disable=None
   ) as progress:
     for done in pool.run(
-      run_batch, batches, num_workers=request.num_workers, on_crash=crashed
+      _function(request, folder),
+      batches,
+      num_workers=request.num_workers,
+      on_death=died,
     ):
       progress.update(len(done))
       stop_at_bad_file(request, done)

@@ -19,7 +19,7 @@ from data_prep import sources
 from pnx_jax import pool
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
-from pnx_jax.formats import dicom
+from pnx_jax.formats import dicom, refusals
 from pnx_jax.formats.names import printable
 
 _BATCH = 256
@@ -54,10 +54,9 @@ class Unread(NamedTuple):
 
 def row(path: str) -> Row | Unread:
   """The row of a file, or why there is none."""
-  try:
-    header = dicom.read_header(path)
-  except dicom.UnusableDicom as error:
-    return Unread(path, error.reason)
+  header = refusals.attempt(dicom.read_header, path)
+  if isinstance(header, refusals.Refusal):
+    return Unread(path, header.reason)
   return Row(
     image_id=dicom.image_id_of(path),
     spacing_row_mm=header.pixel_spacing[0],
@@ -77,7 +76,7 @@ def rows(paths: Sequence[str], num_workers: int) -> Iterable[Row | Unread]:
     yield from map(row, paths)
     return
   for batch in pool.run(
-    _rows, batches, num_workers=num_workers, on_crash=_crashed
+    _rows, batches, num_workers=num_workers, on_death=_died
   ):
     yield from batch
 
@@ -133,13 +132,13 @@ def read_folder(
   )
 
 
-def _rows(batch: pool.Batch) -> list[Row | Unread]:
-  return [row(path) for _, path in batch]
+def _rows(batch: pool.Batch[str]) -> list[Row | Unread]:
+  return [row(path) for _, path in pool.each(batch)]
 
 
-def _crashed(number: int, path: str) -> Unread:
+def _died(number: int, path: str, death: pool.Death) -> Unread:
   del number
-  return Unread(path, 'crashed')
+  return Unread(path, refusals.of_death(death).reason)
 
 
 if __name__ == '__main__':

@@ -15,7 +15,6 @@ import itertools
 import os
 import pathlib
 import pickle
-import signal
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -26,7 +25,7 @@ import numpy as np
 from data_prep import near_duplicates, sources
 from pnx_jax import pool
 from pnx_jax.errors import UserError
-from pnx_jax.formats import boxes, dicom, letterbox, rle, schema
+from pnx_jax.formats import boxes, dicom, letterbox, refusals, rle, schema
 
 UNFINISHED = '.tmp'  # ends the names of files that are being written
 
@@ -44,13 +43,8 @@ _MASK_PNG = (
 )
 
 
-class UnusableAnnotation(ValueError):
-  """Annotations that are no masks of their film; see `Rejection`."""
-
-  def __init__(self, reason: str, detail: str):
-    super().__init__(f'{reason}: {detail}')
-    self.reason = reason
-    self.detail = detail
+class UnusableAnnotation(refusals.UnusableFilm):
+  """Annotations that are not masks of their film."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +111,6 @@ def run_batch(
   options: Options,
   folder: str | os.PathLike,
   salt: bytes,
-  seconds_per_file: int = 0,
 ) -> list[Outcome]:
   """Prepares a batch and leaves it in `folder`.
 
@@ -126,27 +119,22 @@ def run_batch(
     options: What decides the content of the records.
     folder: The working folder.
     salt: Keys the digests of the patients.
-    seconds_per_file: Where above 0, the process dies of a file that takes
-      longer: nothing else ends a decoder that hangs. For worker processes.
   """
   name = f'{_name(batch)}.records'
+  prepare_one = functools.partial(_prepare, options=options, salt=salt)
   outcomes: list[Outcome] = []
   with _appearing(pathlib.Path(folder, name)) as out:
-    for _, source in batch:
-      if seconds_per_file:
-        signal.alarm(seconds_per_file)
-      try:
-        record, about = _prepare(source, options, salt)
-      except (dicom.UnusableDicom, UnusableAnnotation) as error:
-        outcomes.append(sources.reject(source, error.reason, error.detail))
+    for _, source in pool.each(batch):
+      prepared = refusals.attempt(prepare_one, source)
+      if isinstance(prepared, refusals.Refusal):
+        outcomes.append(sources.reject(source, *prepared))
         continue
+      record, about = prepared
       offset = -1
       if record.label != schema.UNLABELLED or source.part == sources.TEST:
         offset = out.tell()
         pickle.dump(record, out)
       outcomes.append(about(records=name, offset=offset))
-  if seconds_per_file:
-    signal.alarm(0)
   save(batch, outcomes, folder)
   return outcomes
 

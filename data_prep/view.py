@@ -13,7 +13,6 @@ import functools
 import itertools
 import os
 import pathlib
-import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
@@ -26,11 +25,17 @@ from pnx_jax import draw, pool
 from pnx_jax.case import Case, marked
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
-from pnx_jax.formats import dicom, letterbox, rle, schema, tfrecord
+from pnx_jax.formats import (
+  dicom,
+  letterbox,
+  refusals,
+  rle,
+  schema,
+  tfrecord,
+)
 
 _SHEET = 24  # pictures on a contact sheet
 _FILMS_PER_BATCH = 4
-_SECONDS_PER_FILM = 60
 
 
 def from_dicom(source: sources.Source) -> Case:
@@ -106,9 +111,9 @@ def _pictures(films, folder, size) -> Iterator[np.ndarray | str]:
     functools.partial(_draw, size=size),
     batches,
     num_workers=min(pool.num_cores(), max(len(batches), 1)),
-    on_crash=lambda number, _: (
+    on_death=lambda number, _, death: (
       number,
-      f'{films[number][0]}: the decoder crashed or took too long',
+      _told(films[number][0], refusals.of_death(death)),
     ),
   )
   waiting, following = {}, 0
@@ -126,18 +131,18 @@ def _draw(
 ) -> list[tuple[int, np.ndarray | str]]:
   """Draws films in a worker, which a damaged one may end."""
   drawn = []
-  for number, (path, load) in batch:
-    signal.alarm(_SECONDS_PER_FILM)
-    try:
-      case = load()
-    except (dicom.UnusableDicom, ValueError) as error:
-      drawn.append((number, str(error)))
+  for number, (path, load) in pool.each(batch):
+    picture = refusals.attempt(lambda load: marked(load(), size), load)
+    if isinstance(picture, refusals.Refusal):
+      drawn.append((number, _told(path.stem, picture)))
       continue
-    picture = marked(case, size)
     _save(path, picture)
     drawn.append((number, picture))
-  signal.alarm(0)
   return drawn
+
+
+def _told(image_id: str, refusal: refusals.Refusal) -> str:
+  return f'{image_id}: {refusal.reason}: {refusal.detail}'
 
 
 def _without_failures(pictures, failures: list[str]) -> Iterator[np.ndarray]:

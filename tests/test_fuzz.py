@@ -67,7 +67,6 @@ def test_damaged_files(tmp_path, request):
     options=prepare.Options(16, 'auto', (), ()),
     folder=tmp_path,
     salt=b'',
-    seconds_per_file=SECONDS,
   )
   outcomes = [
     outcome
@@ -75,7 +74,8 @@ def test_damaged_files(tmp_path, request):
       run_batch,
       pool.batches(enumerate(damaged_files), 10),
       num_workers=2,
-      on_crash=lambda _, source: source.path,
+      on_death=lambda _, source, death: source.path,
+      limits=pool.Limits(seconds=SECONDS),
     )
     for outcome in done
   ]

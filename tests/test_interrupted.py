@@ -126,7 +126,7 @@ def test_a_build_goes_on_after_a_crash(archive, tmp_path, capsys, monkeypatch):
   summary = build('63')
   assert 'Going on with an interrupted build: ' in capsys.readouterr().out
   assert summary['found'] == FILMS
-  assert summary['rejected_by_reason'] == {'undecodable': 2}
+  assert summary['rejected_by_reason'] == {'crashed': 2}
   splits = [f'fold{k}' for k in range(5)]
   records = tfrecord.split_source(output_dir, splits)
   ids = [tfrecord.parse(records[n]).image_id for n in range(len(records))]

@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 from output_files import csv_rows
 
+from pnx_jax import pool
 from pnx_jax.formats import dicom, letterbox
 from pnx_jax.inference import decoding, discovery
 
@@ -85,12 +86,12 @@ def test_what_is_no_file_or_hangs_is_refused_and_the_others_are_read(
   hangs = discovery.Source(dicom_files.Hangs(), 'hangs', 'hangs', '')
   looks = decoding.Looks(32, 'auto', dicom.RADIOGRAPHY)
   with decoding.read(
-    [*sources, hangs], looks, num_workers=1, seconds_per_file=1
+    [*sources, hangs], looks, num_workers=1, limits=pool.Limits(seconds=2)
   ) as found:
     found = {film.source.image_id: film for film in found}
   assert found.pop('hangs')[1:] == (
-    'undecodable',
-    'the decoder crashed or took too long',
+    'limit',
+    'takes longer than --seconds_per_film=2',
   )
   assert found.pop('pipe').reason == 'unreadable'
   assert set(found) == set('abcde')

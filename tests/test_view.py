@@ -128,7 +128,9 @@ def test_command_from_dicom(films, tmp_path):
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  assert '3 pictures' in done.stdout and 'left out: not_dicom' in done.stdout
+  assert (
+    '3 pictures' in done.stdout and 'left out: broken: not_dicom' in done.stdout
+  )
   names = {path.name for path in output.iterdir()}
   assert names == {'a.png', 'b.png', 'c.png', 'contact_sheet_1.png'}
   picture = cv2.imread(str(output / 'a.png'))
@@ -235,7 +237,7 @@ def test_a_film_that_ends_its_decoder_and_one_id_twice(tmp_path):
   written, failures = view.write(films, tmp_path, size=64, columns=2)
   assert (written, failures) == (
     2,
-    ['b: the decoder crashed or took too long'],
+    ['b: crashed: its decoder ended the process (SIGABRT)'],
   )
   names = {path.name for path in tmp_path.iterdir()}
   assert names == {'a.png', 'a_2.png', 'contact_sheet_1.png'}

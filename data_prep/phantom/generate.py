@@ -103,7 +103,7 @@ def write(
         functools.partial(_write_batch, request, made),
         pool.batches(enumerate(jobs), _BATCH),
         num_workers=num_workers,
-        on_crash=_crashed,
+        on_death=_died,
       ):
         labels.update(batch)
         progress.update(len(batch))
@@ -162,5 +162,7 @@ def _ours(folder: str | os.PathLike) -> bool:
   return not os.listdir(folder) or (pathlib.Path(folder) / _ABOUT).exists()
 
 
-def _crashed(number: int, job: Job):
-  raise RuntimeError(f'the worker that drew {job}, number {number}, died')
+def _died(number: int, job: Job, death: pool.Death):
+  raise RuntimeError(
+    f'the worker that drew {job}, number {number}, died ({death.cause})'
+  )

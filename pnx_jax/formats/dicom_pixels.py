@@ -6,6 +6,7 @@ from pydicom import pixels as pydicom_pixels
 from pydicom import uid
 
 from pnx_jax.formats import dicom_header
+from pnx_jax.formats.refusals import UnusableFilm
 
 # In this order; the names are pydicom's, which itself reads RLE. Damaged files
 # can make gdcm end the process, and the JPEG decoder that pylibjpeg can be
@@ -21,23 +22,15 @@ DECODERS = {
 }
 
 
-class UnusableDicom(ValueError):
-  """A file that is no usable radiograph.
+class UnusableDicom(UnusableFilm):
+  """A file that is not a usable radiograph.
 
   Attributes:
     reason: Code for tables: `unreadable`, `not_dicom`, `modality`,
-      `body_part`, `no_pixels`, `multi_frame`, `colour`, `empty`, `truncated`,
-      `undecodable`.
+      `body_part`, `no_pixels`, `multi_frame`, `color`, `empty`, `truncated`,
+      `undecodable`, `limit`.
     detail: The same in words.
   """
-
-  def __init__(self, reason: str, detail: str):
-    super().__init__(f'{reason}: {detail}')
-    self.reason = reason
-    self.detail = detail
-
-  def __reduce__(self):
-    return type(self), (self.reason, self.detail)
 
 
 def decode(dataset: pydicom.Dataset, header: dicom_header.Header) -> np.ndarray:

@@ -6,16 +6,14 @@ What the workers import must not import JAX: they start in a second.
 import contextlib
 import dataclasses
 import functools
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import numpy as np
 
 from pnx_jax import draw, pool
-from pnx_jax.formats import dicom, letterbox
+from pnx_jax.formats import dicom, letterbox, refusals
 from pnx_jax.inference.discovery import Source
 from pnx_jax.prediction import screening
 
@@ -68,24 +66,23 @@ def read(
   looks: Looks,
   *,
   num_workers: int,
-  seconds_per_file: float = 60,
+  limits: pool.Limits = pool.Limits(),  # noqa: B008 (frozen)
 ) -> Iterator[Iterator[Film | Refused]]:
   """Yields the films, as they are done; the workers start at once.
 
-  No more are read ahead than keeps the workers busy. A file that takes longer
-  than `seconds_per_file`, or crashes its decoder, is refused.
+  No more are read ahead than keeps the workers busy. A file that ends its
+  worker or takes more than `limits` is refused.
   """
   batches = pool.run(
-    functools.partial(
-      _read_batch, looks=looks, seconds_per_file=seconds_per_file
-    ),
+    functools.partial(_read_batch, looks=looks),
     pool.batches(enumerate(sources), _FILES_PER_BATCH),
     num_workers=num_workers,
-    on_crash=lambda _, source: Refused(
-      source, 'undecodable', 'the decoder crashed or took too long'
+    on_death=lambda _, source, death: Refused(
+      source, *refusals.of_death(death)
     ),
+    limits=limits,
   )
-  with futures.ThreadPoolExecutor(1, initializer=_leave_interrupts) as thread:
+  with futures.ThreadPoolExecutor(1) as thread:
     ahead = thread.submit(next, batches, None)
 
     def films():
@@ -101,25 +98,23 @@ def read(
 
 
 def _read_batch(
-  batch: pool.Batch, *, looks: Looks, seconds_per_file: float
+  batch: pool.Batch[Source], *, looks: Looks
 ) -> list[Film | Refused]:
-  read = []
-  for _, source in batch:
-    # Nothing else ends a decoder that hangs: the process dies of it.
-    signal.setitimer(signal.ITIMER_REAL, seconds_per_file)
-    read.append(_read(source, looks))
-  signal.setitimer(signal.ITIMER_REAL, 0)
-  return read
+  read_one = functools.partial(_read, looks=looks)
+  found = []
+  for _, source in pool.each(batch):
+    film = refusals.attempt(read_one, source)
+    if isinstance(film, refusals.Refusal):
+      film = Refused(source, *film)
+    found.append(film)
+  return found
 
 
-def _read(source: Source, looks: Looks) -> Film | Refused:
-  try:
-    film = dicom.read(
-      source.path, window=looks.window, accept_modality=looks.accept_modality
-    )
-    screening.check(film)
-  except dicom.UnusableDicom as error:
-    return Refused(source, error.reason, error.detail)
+def _read(source: Source, looks: Looks) -> Film:
+  film = dicom.read(
+    source.path, window=looks.window, accept_modality=looks.accept_modality
+  )
+  screening.check(film)
   square = letterbox.letterbox(
     film.pixels, looks.image_size, pixel_aspect=film.header.pixel_aspect
   )
@@ -130,9 +125,3 @@ def _read(source: Source, looks: Looks) -> Film | Refused:
     square[..., None],
     np.ascontiguousarray(small),
   )
-
-
-def _leave_interrupts() -> None:
-  """Ctrl-C is for the process that waits; those started here inherit this."""
-  resource_tracker.ensure_running()  # Its start would undo the next line.
-  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
