@@ -137,6 +137,19 @@ def test_upsample_repeats_each_pixel():
   )
 
 
+def test_depth_to_space_lays_channels_out_as_squares():
+  x = random(2, 3, 4, 8)
+  larger = convolution.depth_to_space(x, 2)
+  assert larger.shape == (2, 6, 8, 2)
+  for row in (0, 1):
+    for column in (0, 1):
+      first = 2 * (2 * row + column)
+      np.testing.assert_array_equal(
+        larger[:, row::2, column::2], x[..., first : first + 2]
+      )
+  np.testing.assert_array_equal(convolution.space_to_depth(larger, 2), x)
+
+
 def test_pooling():
   x = random(2, 8, 12, 3)
   assert_same(convolution.max_pool, lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)

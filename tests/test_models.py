@@ -75,8 +75,16 @@ def run(**settings):
       'deep_supervision': True,
     },
     {'encoder': '_tiny_lite', 'dtype': 'bfloat16'},
+    {'encoder': 'unet', 'output_stride': 2},
+    {
+      'encoder': '_tiny_resnet',
+      'decoder': 'unetpp',
+      'depth': 4,
+      'deep_supervision': True,
+      'output_stride': 4,
+    },
   ],
-  ids=lambda settings: settings['encoder'],
+  ids=lambda settings: '-'.join(map(str, settings.values())),
 )
 def test_every_parameter_learns(settings):
   _, outputs, gradients, _ = run(**settings)
@@ -101,15 +109,70 @@ def test_deep_supervision_has_a_head_at_strides_2_4_and_8():
   assert sizes == [32, 16, 8]
 
 
-def test_starts_at_the_prevalences():
+@pytest.mark.parametrize('encoder', ['unet', 'resunet', 'resnet34'])
+@pytest.mark.parametrize('decoder', ['unet', 'unetpp'])
+@pytest.mark.parametrize('stride, deep', [(2, [16, 8]), (4, [8])])
+def test_masks_have_the_images_size_at_every_output_stride(
+  encoder, decoder, stride, deep
+):
   model = segmenter.create(
-    encoder='unet', width=4, depth=1, image_prevalence=0.3
+    encoder=encoder,
+    decoder=decoder,
+    depth=5,
+    deep_supervision=True,
+    output_stride=stride,
+  )
+  outputs, variables = jax.eval_shape(
+    lambda: model.init_with_output(
+      jax.random.key(0), jnp.zeros((1, 64, 64, 1)), train=False
+    )
+  )
+  assert outputs['mask_logits'].shape == (1, 64, 64, 1)
+  assert [logits.shape[1] for logits in outputs['deep_logits']] == deep
+  assert variables['params']['mask']['kernel'].shape[-1] == stride**2
+  blocks = variables['params']['decoder']
+  assert min(int(name.split('_')[0][6:]) for name in blocks) == stride
+
+
+def test_published_encoders_do_not_depend_on_the_output_stride():
+  """So that published weights load as before."""
+  encoders = [
+    shapes(segmenter.create(encoder='resnet34', depth=5, output_stride=stride))[
+      'params'
+    ]['encoder']
+    for stride in (1, 2, 4)
+  ]
+  assert encoders[0] == encoders[1] == encoders[2]
+
+
+def test_a_sub_pixel_head_starts_without_a_checkerboard():
+  model = segmenter.create(encoder='unet', width=4, depth=2, output_stride=2)
+  outputs, _ = jax.jit(
+    lambda key: model.init_with_output(key, IMAGE, train=False),
+    compiler_options=QUICK,
+  )(jax.random.key(0))
+  logits = outputs['mask_logits']
+  squares = np.asarray(logits).reshape(2, 16, 2, 16, 2)
+  np.testing.assert_array_equal(squares, squares[:, :, :1, :, :1] + 0 * squares)
+  assert np.std(squares[:, :, 0, :, 0]) > 0
+
+
+@pytest.mark.parametrize('output_stride', [1, 2])
+def test_starts_at_the_prevalences(output_stride):
+  model = segmenter.create(
+    encoder='unet',
+    width=4,
+    depth=2,
+    image_prevalence=0.3,
+    output_stride=output_stride,
   )
   variables = jax.jit(
     lambda key: model.init(key, IMAGE, train=False), compiler_options=QUICK
   )(jax.random.key(0))
   params = variables['params']
-  assert jax.nn.sigmoid(params['mask']['bias']) == pytest.approx(0.003)
+  np.testing.assert_allclose(
+    jax.nn.sigmoid(params['mask']['bias']), 0.003, rtol=1e-5
+  )
   assert jax.nn.sigmoid(params['presence']['bias']) == pytest.approx(0.3)
 
 
@@ -211,6 +274,17 @@ def test_presence_reads_the_mask_without_changing_it():
     ({'encoder': 'unet', 'normalisation': 'batchnorm'}, "'batch'"),
     ({'encoder': 'unet', 'drop_path': 0.1}, 'drop_path'),
     ({'encoder': 'resnet34', 'depth': 6}, 'depth of 1 to 5'),
+    ({'encoder': 'unet', 'output_stride': 3}, '1, 2 or 4, not 3'),
+    ({'encoder': 'unet', 'depth': 2, 'output_stride': 4}, 'raise depth'),
+    (
+      {
+        'encoder': 'unet',
+        'depth': 2,
+        'output_stride': 2,
+        'deep_supervision': True,
+      },
+      'deep_supervision has no stride left',
+    ),
   ],
 )
 def test_wrong_settings_are_one_line(settings, words):

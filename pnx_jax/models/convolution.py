@@ -112,6 +112,31 @@ def upsample(x):
   return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
+def space_to_depth(x, block):
+  """Squares of pixels to channels: `[B, H, W, C]` to `[B, H/b, W/b, b*b*C]`."""
+  if block == 1:
+    return x
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch, height // block, block, width // block, block, channels)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(
+    batch, height // block, width // block, block * block * channels
+  )
+
+
+def depth_to_space(x, block):
+  """Channels to squares of pixels, the inverse of `space_to_depth`.
+
+  The last step of a sub-pixel convolution (Shi 2016, arXiv:1609.05158).
+  """
+  if block == 1:
+    return x
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch, height, width, block, block, channels // block**2)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(
+    batch, height * block, width * block, channels // block**2
+  )
+
+
 def max_pool(x):
   """Largest of each 2x2 window; `[B, H, W, C]` to `[B, H/2, W/2, C]`.
 

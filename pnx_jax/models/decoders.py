@@ -32,11 +32,19 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-  """What decoders share: their fields, and how they make a block."""
+  """What decoders share: their fields, and how they make a block.
+
+  Attributes:
+    width: channels at stride 1, doubled with each stride.
+    attention: whether blocks end in scSE.
+    style: of the layers.
+    output_stride: the finest stride that is decoded.
+  """
 
   width: int
   attention: bool
   style: layers.Style
+  output_stride: int = 1
 
   def block(self, stride, inputs, train, *, name):
     block = layers.block(Block, self.style)
@@ -52,7 +60,7 @@ class UNetDecoder(Decoder):
     stride = max(features)
     x = features[stride]
     decoded = {}
-    while stride > 1:
+    while stride > self.output_stride:
       stride //= 2
       skips = [features[stride]] if stride in features else []
       x = self.block(stride, [x, *skips], train, name=f'stride{stride}')
@@ -73,7 +81,7 @@ class UNetPlusPlusDecoder(Decoder):
     stride = max(features)
     nodes = [features[stride]]
     decoded = {}
-    while stride > 1:
+    while stride > self.output_stride:
       stride //= 2
       below = nodes
       nodes = [features[stride]] if stride in features else []

@@ -1,4 +1,8 @@
-"""Encoders: image to features by stride, `{1: [B, H, W, C], 2: ...}`."""
+"""Encoders: image to features by stride, `{1: [B, H, W, C], 2: ...}`.
+
+The plain ones begin at `first_stride`: where that is 2 or 4, squares of pixels
+become the channels that their first convolution sees.
+"""
 
 import flax.linen as nn
 
@@ -14,13 +18,16 @@ class UNetEncoder(nn.Module):
   width: int
   depth: int
   style: layers.Style
+  first_stride: int = 1
 
   @nn.compact
   def __call__(self, x, train):
     conv_norm = layers.block(layers.ConvNorm, self.style)
     features = {}
-    for level in range(self.depth + 1):
-      if level:
+    first = self.first_stride.bit_length() - 1
+    x = convolution.space_to_depth(x, self.first_stride)
+    for level in range(first, self.depth + 1):
+      if level > first:
         x = convolution.max_pool(x)
       for index in (1, 2):
         x = conv_norm(
@@ -61,16 +68,19 @@ class ResUNetEncoder(nn.Module):
   width: int
   depth: int
   style: layers.Style
+  first_stride: int = 1
 
   @nn.compact
   def __call__(self, x, train):
     unit = layers.block(ResidualUnit, self.style)
     features = {}
-    x = layers.Conv(self.width, self.style, name='stem')(x)
-    for level in range(self.depth + 1):
+    first = self.first_stride.bit_length() - 1
+    x = convolution.space_to_depth(x, self.first_stride)
+    x = layers.Conv(self.width << first, self.style, name='stem')(x)
+    for level in range(first, self.depth + 1):
       x = unit(
         self.width << level,
-        stride=2 if level else 1,
+        stride=2 if level > first else 1,
         style=self.style,
         name=f'level{level}',
       )(x, train)

@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from pnx_jax.errors import UserError, check_known
-from pnx_jax.models import decoders, efficientnet, encoders, layers, resnet
+from pnx_jax.models import (
+  convolution,
+  decoders,
+  efficientnet,
+  encoders,
+  layers,
+  resnet,
+)
 
 PLAIN_ENCODERS = {
   'unet': encoders.UNetEncoder,
@@ -19,6 +26,7 @@ DECODERS = {
   'unet': decoders.UNetDecoder,
   'unetpp': decoders.UNetPlusPlusDecoder,
 }
+OUTPUT_STRIDES = (1, 2, 4)
 DEEP_STRIDES = (2, 4, 8)
 
 
@@ -34,6 +42,8 @@ class Segmenter(nn.Module):
     deep_supervision: whether coarser strides have mask heads too.
     pixel_prevalence: share of pneumothorax pixels before training.
     image_prevalence: share of images with a pneumothorax before training.
+    output_stride: of the decoder's last features. The mask head predicts a
+      square of so many pixels a side from each of their places.
   """
 
   encoder: nn.Module
@@ -44,6 +54,7 @@ class Segmenter(nn.Module):
   deep_supervision: bool
   pixel_prevalence: float
   image_prevalence: float
+  output_stride: int = 1
 
   @nn.compact
   def __call__(self, image, train):
@@ -55,20 +66,25 @@ class Segmenter(nn.Module):
 
     Returns:
       `mask_logits` f32[B, H, W, 1], `presence_logit` f32[B] and, with deep
-      supervision, `deep_logits`, f32[B, H / s, W / s, 1] for s in
-      `DEEP_STRIDES`.
+      supervision, `deep_logits`, f32[B, H / s, W / s, 1] for every s of
+      `DEEP_STRIDES` that is coarser than the output stride.
     """
     check_image(image.shape, depth=self.depth)
     features = self.encoder((image - self.mean) / self.deviation, train)
     decoded = self.decoder(features, train)
 
-    def mask(stride, name):
+    def mask(stride, name, side=1):
       head = nn.Conv(
-        1, (3, 3), bias_init=bias(self.pixel_prevalence), name=name
+        side * side,
+        (3, 3),
+        kernel_init=same_for_all(nn.initializers.lecun_normal()),
+        bias_init=bias(self.pixel_prevalence),
+        name=name,
       )
-      return head(decoded[stride].astype(jnp.float32))
+      logits = head(decoded[stride].astype(jnp.float32))
+      return convolution.depth_to_space(logits, side)
 
-    mask_logits = mask(1, 'mask')
+    mask_logits = mask(self.output_stride, 'mask', side=self.output_stride)
     outputs = {
       'mask_logits': mask_logits,
       'presence_logit': self._presence(features, mask_logits),
@@ -76,8 +92,7 @@ class Segmenter(nn.Module):
     if self.deep_supervision:
       outputs['deep_logits'] = [
         mask(stride, f'mask_stride{stride}')
-        for stride in DEEP_STRIDES
-        if stride in decoded
+        for stride in deep_strides(self.depth, self.output_stride)
       ]
     return outputs
 
@@ -102,6 +117,27 @@ class Segmenter(nn.Module):
     )
     head = nn.Dense(1, bias_init=bias(self.image_prevalence), name='presence')
     return head(evidence)[:, 0]
+
+
+def deep_strides(depth, output_stride):
+  """Where deep supervision has heads: below the mask's, above the deepest."""
+  return [
+    stride for stride in DEEP_STRIDES if output_stride < stride < 1 << depth
+  ]
+
+
+def same_for_all(initializer):
+  """The initializer of one output for all of them.
+
+  The pixels of a square begin alike, so that a sub-pixel head begins without
+  a checkerboard (Aitken 2017, arXiv:1707.02937).
+  """
+
+  def initialize(key, shape, dtype=jnp.float32):
+    kernel = initializer(key, (*shape[:-1], 1), dtype)
+    return jnp.repeat(kernel, shape[-1], axis=-1)
+
+  return initialize
 
 
 def bias(probability):
@@ -141,6 +177,7 @@ def create(
   deep_supervision=False,
   drop_path=0.0,
   remat=False,
+  output_stride=1,
   pixel_prevalence=0.003,
   image_prevalence=0.22,
   dtype='float32',
@@ -161,12 +198,16 @@ def create(
     drop_path: rate of left-out residual branches (EfficientNets).
     remat: whether activations inside blocks are computed again for the
       gradient: less memory, more time.
+    output_stride: the decoder ends at this stride, one of `OUTPUT_STRIDES`;
+      a sub-pixel head gives the mask the image's size. Plain encoders begin
+      there, too.
     pixel_prevalence: the mask heads start at this probability.
     image_prevalence: the presence head starts at this probability.
     dtype: what is computed in; parameters and logits are float32.
 
   Raises:
-    UserError: an unknown name; the nearest one is suggested.
+    UserError: an unknown name (the nearest one is suggested), or fields that
+      do not go together.
   """
   check_known('encoder', encoder, ENCODERS)
   check_known('decoder', decoder, tuple(DECODERS))
@@ -175,6 +216,24 @@ def create(
     raise UserError(f'drop_path is for EfficientNets; {encoder} has none')
   if encoder not in PLAIN_ENCODERS and not 1 <= depth <= 5:
     raise UserError(f'{encoder} has a depth of 1 to 5, not {depth}')
+  if output_stride not in OUTPUT_STRIDES:
+    raise UserError(f'output_stride is 1, 2 or 4, not {output_stride}')
+  if output_stride >= 1 << depth:
+    raise UserError(
+      f'output_stride={output_stride} leaves the decoder nothing to do: a '
+      f'depth of {depth} ends at stride {1 << depth}; raise depth, or lower '
+      'output_stride'
+    )
+  if (
+    deep_supervision
+    and output_stride > 1
+    and not deep_strides(depth, output_stride)
+  ):
+    raise UserError(
+      f'deep_supervision has no stride left between output_stride='
+      f'{output_stride} and the deepest, {1 << depth}: raise depth, or lower '
+      'output_stride'
+    )
   style = layers.Style(
     normalisation=normalisation, remat=remat, dtype=jnp.dtype(dtype)
   )
@@ -185,19 +244,25 @@ def create(
   mean, deviation = intensities(encoder)
   return Segmenter(
     encoder=create_encoder(
-      encoder, width=width, depth=depth, drop_path=drop_path, style=style
+      encoder,
+      width=width,
+      depth=depth,
+      drop_path=drop_path,
+      style=style,
+      first_stride=output_stride,
     ),
-    decoder=DECODERS[decoder](width, attention, decoder_style),
+    decoder=DECODERS[decoder](width, attention, decoder_style, output_stride),
     depth=depth,
     mean=mean,
     deviation=deviation,
     deep_supervision=deep_supervision,
     pixel_prevalence=pixel_prevalence,
     image_prevalence=image_prevalence,
+    output_stride=output_stride,
   )
 
 
-def create_encoder(name, *, width, depth, drop_path, style):
+def create_encoder(name, *, width, depth, drop_path, style, first_stride=1):
   """The encoder alone; see `create`."""
   if name in resnet.VARIANTS:
     return resnet.ResNetEncoder(resnet.VARIANTS[name], depth, style)
@@ -205,7 +270,7 @@ def create_encoder(name, *, width, depth, drop_path, style):
     return efficientnet.EfficientNetEncoder(
       efficientnet.VARIANTS[name], depth, drop_path, style
     )
-  return PLAIN_ENCODERS[name](width, depth, style)
+  return PLAIN_ENCODERS[name](width, depth, style, first_stride)
 
 
 def intensities(encoder):

@@ -52,6 +52,7 @@ _LEAST = {
   **{f'losses.{name}': 0 for name in (*losses.MASK_LOSSES, 'presence', 'deep')},
   'model.depth': 1,
   'model.drop_path': 0,
+  'model.output_stride': 1,
   'model.width': 1,
   'optimizer.accumulate_steps': 1,
   'optimizer.clip_norm': 0,

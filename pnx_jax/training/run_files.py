@@ -27,6 +27,8 @@ _FREE = (
   'deterministic',
   'eval.',
 )
+# Fields that older runs do not name, and what they were trained with.
+_ADDED = {'model.output_stride': 1}
 _OVERRIDABLE = ('eval.', 'data_dir', 'batch_size')
 
 
@@ -60,7 +62,7 @@ def check_same_run(
   """
   if not (pathlib.Path(workdir) / 'config.json').exists():
     return
-  new, old = flat(config), flat(load(workdir))
+  new, old = flat(config), {**_ADDED, **flat(load(workdir))}
   different = [
     f'{name}: {old.get(name)!r} there, {new.get(name)!r} here'
     for name in sorted(old.keys() | new.keys())
