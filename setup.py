@@ -31,6 +31,7 @@ setuptools.setup(
     'importlib_resources',
     'jax>=0.8',
     'jinja2',
+    'matplotlib>=3.8',
     'ml-collections>=1.0',
     'numpy',
     'opencv-python-headless>=4.11',

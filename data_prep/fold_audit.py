@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pnx_jax.metrics.curves import curve
+
 
 class Audit(NamedTuple):
   """How far folds leak; shares are of validation images, over all folds."""
@@ -53,16 +55,5 @@ def audit(
     int(label.sum()),
     float(shared.mean()),
     float(shared[label].mean()) if label.any() else float('nan'),
-    _auc(guess, label),
+    float(curve(guess, label).auc),
   )
-
-
-def _auc(score: np.ndarray, label: np.ndarray) -> float:
-  """Returns the area under the ROC curve; ties count half."""
-  if not 0 < label.sum() < label.size:
-    return float('nan')
-  _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-  ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-  positives = label.sum()
-  above = ranks[label].sum() - positives * (positives + 1) / 2
-  return float(above / (positives * (label.size - positives)))

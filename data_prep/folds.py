@@ -21,8 +21,8 @@ from data_prep import fold_audit
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
 from pnx_jax.formats import rle
+from pnx_jax.metrics.averages import NUM_QUARTILES, quartiles
 
-_AREA_QUARTILES = 4
 _NIH_FILE = re.compile(r'(\d{8})_\d{3}(\.png)?')
 _MASK = re.compile(r'encodedpixels|-1|\d+(\s+\d+)+', re.IGNORECASE)
 
@@ -127,13 +127,7 @@ def _rows(path: str | os.PathLike):
 
 def _strata(area: np.ndarray) -> np.ndarray:
   """Returns one-hot rows: negative, then the quartiles of positive area."""
-  positive = area > 0
-  strata = np.zeros(area.size, int)
-  if positive.any():
-    steps = np.linspace(0, 1, _AREA_QUARTILES + 1)[1:-1]
-    edges = np.quantile(area[positive], steps)
-    strata[positive] = 1 + np.searchsorted(edges, area[positive])
-  return np.eye(_AREA_QUARTILES + 1)[strata]
+  return np.eye(1 + NUM_QUARTILES)[quartiles(area, area > 0)]
 
 
 def _totals(strata: np.ndarray) -> np.ndarray:

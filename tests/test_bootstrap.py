@@ -1,4 +1,4 @@
-"""Bootstrap intervals: do they cover, and do they draw patients?"""
+"""Bootstrap intervals: coverage, width, and resampling by patient."""
 
 import functools
 
@@ -27,13 +27,13 @@ def test_intervals_cover_the_truth_with_dependent_images():
   covered, naive_covered = 0, 0
   for trial in range(100):
     values = np.repeat(rng.normal(size=40), 5) + 0.1 * rng.normal(size=200)
-    figure = functools.partial(_mean, values)
+    metric = functools.partial(_mean, values)
     low, high = bootstrap.cluster_bootstrap(
-      figure, patients, replicates=200, seed=trial
+      metric, patients, replicates=200, seed=trial
     )['mean']
     covered += low < 0 < high
     low, high = bootstrap.cluster_bootstrap(
-      figure, np.arange(200), replicates=200, seed=trial
+      metric, np.arange(200), replicates=200, seed=trial
     )['mean']
     naive_covered += low < 0 < high
   assert 88 <= covered <= 99
@@ -48,18 +48,18 @@ def test_width_agrees_with_the_standard_error():
   np.testing.assert_allclose(high - low, 2 * 1.96 * values.std() / 20, rtol=0.1)
 
 
-def test_a_figure_of_few_patients_has_no_interval():
+def test_a_metric_of_few_patients_has_no_interval():
   values = np.random.default_rng(0).random(40)
 
   def mean_of_first(count):
-    def figure(weights):
+    def metric(weights):
       first = weights[:, :count]
       with np.errstate(invalid='ignore'):
         return {'x': first @ values[:count] / first.sum(1)}
 
-    return bootstrap.cluster_bootstrap(figure, np.arange(40))['x']
+    return bootstrap.cluster_bootstrap(metric, np.arange(40))['x']
 
-  # Of 40 patients, so many have what the figure is about.
+  # How many of 40 patients carry the metric.
   assert [mean_of_first(count) is None for count in (1, 3, 8, 40)] == [
     True,
     True,
@@ -73,9 +73,9 @@ def test_a_figure_of_few_patients_has_no_interval():
 
 def test_the_same_seed_gives_the_same_interval():
   values = np.random.default_rng(0).random(30)
-  figure = functools.partial(_mean, values)
+  metric = functools.partial(_mean, values)
   first, second, other = (
-    bootstrap.cluster_bootstrap(figure, np.arange(30) // 2, seed=seed)
+    bootstrap.cluster_bootstrap(metric, np.arange(30) // 2, seed=seed)
     for seed in (1, 1, 2)
   )
   assert first == second != other

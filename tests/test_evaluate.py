@@ -288,12 +288,12 @@ def test_other_data_settle_nothing(stranger, dataset_dir, monkeypatch):
   seen = stranger / 'fold0' / 'trained_on.json'
   (record,) = pipeline.Dataset(dataset_dir, ['fold0']).records[:1]
   seen.write_text(json.dumps(['elsewhere', record.image_id]))
-  judged = _rows(stranger / 'eval' / 'per_image.csv')
-  assert f'holds 1 of the {len(judged) + 2} images' in refused()
+  scored = _rows(stranger / 'eval' / 'per_image.csv')
+  assert f'holds 1 of the {len(scored) + 2} images' in refused()
   seen.write_text(json.dumps(['elsewhere']))
   table = stranger / 'eval' / 'per_image.csv'
   table.write_text(table.read_text().replace('elsewhere-', ''))
-  assert f'holds {len(judged)} of the {len(judged) + 1} images' in refused()
+  assert f'holds {len(scored)} of the {len(scored) + 1} images' in refused()
   (stranger / 'eval' / 'deployment.json').unlink()
   assert 'is no evaluated run; evaluate it first' in refused()
 
@@ -317,7 +317,7 @@ def test_no_run_no_fold_and_another_network_are_one_line(
     evaluation.evaluate(config, single)
 
 
-def test_runs_of_different_folds_may_not_judge_each_other(
+def test_runs_of_different_folds_cannot_be_evaluated_together(
   workdir, dataset_dir, tmp_path
 ):
   """The same records under other fold names: what was held out was seen."""
@@ -338,8 +338,8 @@ def test_runs_of_different_folds_may_not_judge_each_other(
     evaluation.evaluate(small_run.config(str(swapped)), workdir)
 
 
-def _judged(num_images, positives, **statistics):
-  """A verdict on made-up answers."""
+def _results(num_images, positives, **statistics):
+  """Metrics of made-up predictions."""
   records = [
     types.SimpleNamespace(
       label=int(i < positives), patient=i // 2, view='PA', sex='F', age=40
@@ -362,11 +362,11 @@ def _judged(num_images, positives, **statistics):
   groups = rule_search.patient_groups(
     [r.patient for r in records], held_out.label
   )
-  return results.judge(held_out, table, groups, replicates=50).flat()
+  return results.compute(held_out, table, groups, replicates=50).flat()
 
 
 def test_a_perfect_answer_scores_one():
-  metrics = _judged(40, 12)
+  metrics = _results(40, 12)
   for name in ('dice', 'dice_positive', 'iou', 'auc', 'specificity'):
     assert metrics[name] == 1, name
   assert metrics['optimism'] == 0
@@ -375,7 +375,7 @@ def test_a_perfect_answer_scores_one():
 
 @pytest.mark.parametrize('positives', [0, 10])
 def test_one_class_alone_leaves_gaps_but_no_errors(positives):
-  metrics = _judged(10, positives)
+  metrics = _results(10, positives)
   text = json.dumps(metrics, allow_nan=False)
   assert json.loads(text)['auc'] is None
   assert metrics['intervals']['auc'] is None

@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from data_prep import fold_audit, folds, grouping
 from pnx_jax.formats import rle
@@ -82,13 +81,6 @@ def test_audit_counts_shared_patients():
   assert result.positives == 3
   assert result.shared == 2 / 5
   assert result.shared_positive == 2 / 3
-
-
-def test_auc_agrees_with_scikit_learn():
-  score = np.round(np.random.default_rng(0).random(200), 1)
-  label = np.random.default_rng(1).random(200) < score
-  expected = metrics.roc_auc_score(label, score)
-  assert fold_audit._auc(score, label) == pytest.approx(expected)
 
 
 def test_patient_map(tmp_path):

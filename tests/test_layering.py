@@ -23,7 +23,10 @@ FLOORS = [
   {'evaluation', 'export', 'triage', 'inference'},
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
-BELOW_DATA_PREP = {'cli', 'errors', 'pool', 'formats', 'draw', 'case'}
+# Of the metrics only what is numpy alone: quartiles and curves.
+BELOW_DATA_PREP = {
+  *('cli', 'errors', 'pool', 'formats', 'draw', 'case', 'metrics'),
+}
 OWN = ('pnx_jax', 'data_prep', 'configs', 'benchmarks', 'launch')
 DOTTED = re.compile(r'\w+(\.\w+)*')
 

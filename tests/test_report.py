@@ -1,5 +1,7 @@
 """The report: self-contained, described in words, readable on a phone."""
 
+import base64
+import datetime
 import html.parser
 import re
 import types
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 
 from pnx_jax import draw
-from pnx_jax.evaluation import results, rule_search
-from pnx_jax.evaluation.report import gallery, page
-from pnx_jax.evaluation.report.charts import Axis, Chart
+from pnx_jax.evaluation import results as results_lib
+from pnx_jax.evaluation import rule_search
+from pnx_jax.evaluation.report import charts, gallery, page
+from pnx_jax.metrics import calibration
 from pnx_jax.metrics.dice import THRESHOLDS
 
 
@@ -42,20 +45,20 @@ def _page(num_images=60, positives=20):
     records=records, label=label, fold=np.zeros(num_images, int)
   )
   groups = rule_search.patient_groups([r.patient for r in records], label)
-  verdict = results.judge(held_out, statistics, groups, replicates=50)
+  results = results_lib.compute(held_out, statistics, groups, replicates=50)
   image = rng.integers(0, 255, (64, 64), np.uint8)
   pictures = {
-    case: draw.panel(image, image > 200, image > 190, text='case')
-    for case in gallery.choose(verdict.images, 2)
+    example: draw.panel(image, image > 200, image > 190, text='example')
+    for example in gallery.choose(results.images, 2)
   }
   return page.render(
     title='runs & <tests>',
     config='{"a": "<b>"}',
     records=records,
     statistics=statistics,
-    verdict=verdict,
-    findings=gallery.Findings(pictures, [], verdict.images.dice),
-    metrics={'patient_safe': False, **verdict.flat()},
+    results=results,
+    second=gallery.SecondPass(pictures, [], results.images.dice),
+    metrics={'patient_safe': False, **results.flat()},
   )
 
 
@@ -89,15 +92,17 @@ def test_pictures_are_described_and_names_escaped(report):
   images = [
     attributes for tag, attributes in _Tags(report).found if tag == 'img'
   ]
-  assert len(images) == 4
-  assert all(image['alt'].startswith('<img') for image in images)
-  charts = re.findall(r'<svg.*?</svg>', report, re.DOTALL)
-  named = [chart for chart in charts if 'aria-hidden' not in chart]
-  assert len(named) == 5
-  for chart in charts:
-    ET.fromstring(chart)
-  for chart in named:
-    assert ET.fromstring(chart).get('aria-label')
+  examples, drawn = [], []
+  for image in images:
+    (drawn if 'svg+xml' in image['src'] else examples).append(image)
+  assert len(examples) == 4
+  assert all(image['alt'].startswith('<img') for image in examples)
+  assert len(drawn) == 5
+  for image in drawn:
+    _, data = image['src'].split('base64,')
+    ET.fromstring(base64.b64decode(data))
+    # What is seen is told, with numbers.
+    assert re.search(r'\d', image['alt']) or 'table below' in image['alt']
   assert 'runs &amp; &lt;tests&gt;' in report
 
 
@@ -111,33 +116,51 @@ def test_one_class_alone_makes_a_page_too(positives):
   assert '<h1>' in _page(12, positives)
 
 
-def test_a_chart_puts_values_where_they_belong():
-  chart = Chart(
-    'test',
-    x=Axis.logarithmic('x', 20, 900),
-    y=Axis.linear('y', 0, 10),
+@pytest.fixture
+def bins(num_images=300):
+  """A reliability diagram's bins."""
+  rng = np.random.default_rng(0)
+  probability = rng.beta(1, 3, num_images)
+  label = rng.random(num_images) < probability
+  bins = calibration.reliability(probability, label)
+  return {name: column[bins['count'] > 0] for name, column in bins.items()}
+
+
+def _circles(chart):
+  """Center and width of every dot of a scatter plot: f64[N, 3]."""
+  svg = '{http://www.w3.org/2000/svg}'
+  circles = []
+  for group in ET.fromstring(chart.svg).iter(f'{svg}g'):
+    if group.get('id', '').startswith('PathCollection'):
+      for path in group.iter(f'{svg}path'):
+        numbers = np.array(re.findall(r'-?[\d.]+', path.get('d')), float)
+        x, y = numbers.reshape(-1, 2).T
+        circles.append(
+          (np.ptp(x) / 2 + x.min(), y[0] - np.ptp(y) / 2, np.ptp(x))
+        )
+  return np.array(circles)
+
+
+def test_a_chart_puts_values_where_they_belong(bins):
+  x, y, width = _circles(charts.reliability({'as predicted': bins})).T
+  for place, value in ((x, bins['probability']), (y, bins['share'])):
+    assert abs(np.corrcoef(place, value)[0, 1]) > 1 - 1e-9
+  # The area of a dot is the number of images.
+  np.testing.assert_allclose(
+    width**2 / (width**2).sum(), bins['count'] / bins['count'].sum(), rtol=1e-3
   )
-  assert [label for _, label in chart.x_ticks] == ['10', '100', '1,000']
-  chart.points([10, 1000, 100], [0, 10, 5])
-  corners = [dot['place'] for dot in chart.dots]
-  assert corners[0] == (chart.left, chart.bottom)
-  assert corners[1] == (chart.right, chart.top)
-  middle = (chart.left + chart.right) / 2, (chart.top + chart.bottom) / 2
-  assert corners[2] == middle
 
 
-def test_a_bin_of_few_images_looks_uncertain(report):
-  charts = re.findall(r'<svg.*?</svg>', report, re.DOTALL)
-  (chart,) = (chart for chart in charts if 'Share of positives' in chart)
-  dots = [dot for dot in ET.fromstring(chart).iter('circle')]
-  told = [re.search('of ([0-9]+) images around', dot[0].text) for dot in dots]
-  counts = [int(found[1]) for found in told]
-  assert sum(counts) == 2 * 60  # As given, and calibrated.
-  radii = np.array([float(dot.get('r')) for dot in dots])
-  assert np.all(np.diff(radii[np.argsort(counts)]) >= 0)
-  assert radii.max() > 1.5 * radii.min()
+def test_the_same_data_give_the_same_picture(bins):
+  first, second = (charts.reliability({'a': bins}) for _ in range(2))
+  assert first == second
+  assert str(datetime.date.today().year) not in first.svg.decode()
+
+
+def test_the_table_of_bins_counts_every_image(report):
   cells = re.search('Images in each bin.*?</table>', report, re.DOTALL)[0]
-  assert [int(n) for n in re.findall(r'<td>(\d+)</td>', cells)] == counts
+  counts = [int(n) for n in re.findall(r'<td>(\d+)</td>', cells)]
+  assert sum(counts) == 2 * 60  # As predicted, and calibrated.
 
 
 def test_chromium_shows_it_without_sideways_scrolling(report, tab, tmp_path):

@@ -1,11 +1,10 @@
-"""Figures and their intervals against scikit-learn and plain loops."""
+"""All metrics of a table of images against scikit-learn and plain loops."""
 
 import numpy as np
 import pytest
 import sklearn.metrics
 
-from pnx_jax.metrics import bootstrap
-from pnx_jax.metrics import summary as figures_lib
+from pnx_jax.metrics import bootstrap, summary
 from pnx_jax.metrics.curves import curve
 from pnx_jax.metrics.dice import dice
 
@@ -16,7 +15,7 @@ def _images(num_images=60, seed=0, prevalence=0.3):
   truth = np.where(label, rng.integers(10, 900, num_images), 0)
   predicted = rng.integers(10, 900, num_images) * (rng.random(num_images) < 0.5)
   both = (np.minimum(truth, predicted) * rng.random(num_images)).astype(int)
-  return figures_lib.Images(
+  return summary.Images(
     label=label,
     probability=rng.integers(0, 12, num_images) / 12,  # with ties
     dice=dice(both, predicted, truth),
@@ -54,18 +53,18 @@ def _expected(images):
   }
 
 
-def test_every_figure_equals_its_definition():
+def test_every_metric_equals_its_definition():
   images = _images()
-  values = figures_lib.figures(images)
+  values = summary.compute(images)
   assert {name: value[0] for name, value in values.items()} == pytest.approx(
     _expected(images), rel=1e-12
   )
 
 
-def test_figures_do_not_depend_on_the_order_of_images():
+def test_metrics_do_not_depend_on_the_order_of_images():
   images = _images()
   shuffled = images[np.random.default_rng(1).permutation(len(images))]
-  values, again = figures_lib.figures(images), figures_lib.figures(shuffled)
+  values, again = summary.compute(images), summary.compute(shuffled)
   for name, value in values.items():
     assert value == pytest.approx(again[name], rel=1e-13), name
 
@@ -73,20 +72,20 @@ def test_figures_do_not_depend_on_the_order_of_images():
 def test_a_weight_is_a_repetition():
   images = _images(30)
   weights = np.random.default_rng(2).integers(0, 4, (5, 30)).astype(float)
-  values = figures_lib.figures(images, weights)
+  values = summary.compute(images, weights)
   for row, counts in enumerate(weights.astype(int)):
     repeated = images[np.repeat(np.arange(30), counts)]
     for name, expected in _expected(repeated).items():
       assert values[name][row] == pytest.approx(expected, rel=1e-12), name
 
 
-def test_what_is_undefined_is_nan():
-  negative = figures_lib.figures(_images(prevalence=-1))
+def test_undefined_metrics_are_nan():
+  negative = summary.compute(_images(prevalence=-1))
   for name in ('dice_positive', 'iou_positive', 'sensitivity', 'auc'):
     assert np.isnan(negative[name][0]), name
   assert np.isnan(negative['average_precision'][0])
   assert negative['all_empty_dice'][0] == 1
-  positive = figures_lib.figures(_images(prevalence=2))
+  positive = summary.compute(_images(prevalence=2))
   assert np.isnan(positive['specificity'][0])
   assert np.isnan(positive['auc'][0])
 
@@ -94,9 +93,9 @@ def test_what_is_undefined_is_nan():
 def test_large_bootstraps_are_computed_in_parts(monkeypatch):
   images = _images(20)
   weights = bootstrap.cluster_weights(images.patient, replicates=7)
-  whole = figures_lib.figures(images, weights)
-  monkeypatch.setattr(figures_lib, '_WEIGHTED_IMAGES', 45)
-  parts = figures_lib.figures(images, weights)
+  whole = summary.compute(images, weights)
+  monkeypatch.setattr(summary, '_WEIGHTED_IMAGES', 45)
+  parts = summary.compute(images, weights)
   for name in whole:
     np.testing.assert_allclose(parts[name], whole[name], rtol=1e-12)
 

@@ -15,12 +15,13 @@ from pnx_jax.evaluation import (
   protocol,
   provenance,
   result_files,
+  results,
   rule_search,
   tables,
 )
 from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.report import gallery, page
-from pnx_jax.evaluation.results import Verdict, judge
+from pnx_jax.evaluation.results import Results
 from pnx_jax.formats import files, rle, schema, tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import bootstrap
@@ -77,12 +78,12 @@ def evaluate(
   if len(made.folds) == 1:
     patients = [record.patient for record in held_out.records]
     groups = rule_search.patient_groups(patients, held_out.label)
-  verdict = judge(
+  found = results.compute(
     held_out,
     statistics,
     groups,
     replicates=options.bootstrap,
-    settled=made.settled,
+    saved=made.settled,
   )
 
   # A second look at some, and the test images by all networks together.
@@ -91,29 +92,29 @@ def evaluate(
     'min_component': fixed.min_component,
     'fill_holes': fixed.fill_holes,
   }
-  findings = gallery.look(
+  second = gallery.second_pass(
     held_out,
-    verdict,
-    gallery.choose(verdict.images, options.num_overlays),
+    found,
+    gallery.choose(found.images, options.num_overlays),
     image_size=config.image_size,
     **cleaning,
   )
   origin = tfrecord.origin(config.data_dir)
-  metrics = {'patient_safe': origin.patient_safe, **verdict.flat()}
+  metrics = {'patient_safe': origin.patient_safe, **found.flat()}
   if any(cleaning.values()):
-    cleaned = {'dice_cleaned': findings.cleaned}
-    metrics['dice_cleaned'] = float(findings.cleaned.mean())
+    cleaned = {'dice_cleaned': second.cleaned_dice}
+    metrics['dice_cleaned'] = float(second.cleaned_dice.mean())
     metrics['intervals'] |= bootstrap.cluster_bootstrap(
       functools.partial(tables.means, cleaned),
-      verdict.images.patient,
+      found.images.patient,
       replicates=options.bootstrap,
     )
-  post = verdict.postprocess(**cleaning)
+  post = found.postprocess(**cleaning)
   predictions = _submission(config.data_dir, everyone, post)
 
   folder = made.folder
   if jax.process_index() == 0:
-    _write(folder, held_out, verdict, findings, metrics)
+    _write(folder, held_out, found, second, metrics)
     post.save(folder / 'postprocess.json')
     if not made.settled:
       steps = collections.ChainMap(*(each.steps for each in ensembles.values()))
@@ -137,8 +138,8 @@ def evaluate(
       config=config.to_json_best_effort(indent=2),
       records=held_out.records,
       statistics=statistics,
-      verdict=verdict,
-      findings=findings,
+      results=found,
+      second=second,
       metrics=metrics,
     )
     (folder / 'report.html').write_text(html, encoding='utf-8')
@@ -162,17 +163,17 @@ def _submission(data_dir, ensemble, post) -> list[tuple[str, str]] | None:
 def _write(
   folder: pathlib.Path,
   held_out: HeldOut,
-  verdict: Verdict,
-  findings: gallery.Findings,
+  found: Results,
+  second: gallery.SecondPass,
   metrics: dict,
 ) -> None:
   shutil.rmtree(folder / 'overlays', ignore_errors=True)
   folder.mkdir(parents=True, exist_ok=True)
   files.write_json(folder / 'metrics.json', metrics)
   result_files.write_per_image(
-    folder / 'per_image.csv', held_out.records, held_out.fold, verdict.images
+    folder / 'per_image.csv', held_out.records, held_out.fold, found.images
   )
-  files.write_csv(folder / 'boxes.csv', result_files.BOXES, findings.boxes)
-  for case, picture in findings.pictures.items():
-    record = held_out.records[case.index]
-    gallery.save(picture, case, record, folder / 'overlays')
+  files.write_csv(folder / 'boxes.csv', result_files.BOXES, second.boxes)
+  for example, picture in second.pictures.items():
+    record = held_out.records[example.index]
+    gallery.save(picture, example, record, folder / 'overlays')

@@ -1,7 +1,14 @@
-"""The tables that an evaluation leaves behind."""
+"""The csv files of an evaluation, and its summary for the terminal."""
 
-from pnx_jax.evaluation import tables
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
 from pnx_jax.formats import files
+from pnx_jax.formats.schema import Record
+from pnx_jax.metrics.averages import quartiles
 from pnx_jax.metrics.summary import Images
 
 PER_IMAGE = (
@@ -21,9 +28,24 @@ PER_IMAGE = (
 BOXES = ('image_id', 'x', 'y', 'width', 'height', 'area')
 
 
-def write_per_image(path, records, fold, images: Images) -> None:
-  """One row per image; unknown cells and a negative's quartile are empty."""
-  quartile = tables.size_quartiles(images.truth_area, images.label)
+def write_per_image(
+  path: str | os.PathLike[str],
+  records: Sequence[Record],
+  fold: np.ndarray,
+  images: Images,
+) -> None:
+  """Writes one row per image; unknown cells are empty.
+
+  Args:
+    path: Of per_image.csv.
+    records: N records.
+    fold: int[N].
+    images: N images. Those without a pneumothorax have no size quartile.
+
+  Raises:
+    UserError: The file cannot be written.
+  """
+  quartile = quartiles(images.truth_area, images.label)
   rows = (
     (
       record.image_id,
@@ -44,8 +66,8 @@ def write_per_image(path, records, fold, images: Images) -> None:
   files.write_csv(path, PER_IMAGE, rows)
 
 
-def summary(metrics: dict) -> str:
-  """The headline as a table for the terminal."""
+def summary(metrics: Mapping[str, Any]) -> str:
+  """The main metrics of metrics.json as a table for the terminal."""
   names = {
     'dice': 'Dice',
     'all_empty_dice': 'Dice of all-empty',

@@ -1,54 +1,63 @@
-"""From the statistics of a pass to everything that is concluded from them."""
+"""From the statistics of the network pass to rule, calibration and metrics."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from pnx_jax.evaluation import rule_search, tables
+from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.rule_search import Search
-from pnx_jax.evaluation.tables import Calibration, Scores
+from pnx_jax.evaluation.tables import Calibration, Metrics
 from pnx_jax.metrics import rules
 from pnx_jax.metrics.summary import Images
 from pnx_jax.prediction.postprocess import Postprocess
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-  """What the held-out images say.
+class Results:
+  """The results on the held-out images.
 
   Attributes:
-    images: what is known of each, under the rule of its group.
-    groups: int[N]; the rule of a group was chosen by the others.
-    search: of the rule; where it was given, that one alone.
-    calibration: of the image probabilities; as given, or fitted.
-    headline: all figures of all images.
-    tables: figures of groups of images, by table and row.
+    images: All images, each under the rule of its group.
+    groups: int[N]; the rule of a group was chosen on the other groups.
+    search: The rules that were found, or the saved one.
+    calibration: Of the image probabilities, fitted or saved.
+    overall: Metrics of all images.
+    tables: Metrics of subgroups, by table and row.
   """
 
   images: Images
   groups: np.ndarray
   search: Search
   calibration: Calibration
-  headline: Scores
-  tables: dict[str, dict[str, Scores]]
+  overall: Metrics
+  tables: dict[str, dict[str, Metrics]]
 
-  def postprocess(self, group: int | None = None, **cleaning) -> Postprocess:
-    """What to do with new images, or what was done with those of a group."""
+  def postprocess(
+    self,
+    group: int | None = None,
+    *,
+    min_component: int = 0,
+    fill_holes: bool = False,
+  ) -> Postprocess:
+    """The post-processing for new images, or that of a group of images."""
+    search = self.search
     return Postprocess(
-      rule=(
-        self.search.rule if group is None else self.search.group_rules[group]
-      ),
+      rule=search.rule if group is None else search.group_rules[group],
       temperature=self.calibration.temperature,
       operating_points=self.calibration.points,
-      **cleaning,
+      min_component=min_component,
+      fill_holes=fill_holes,
     )
 
-  def flat(self) -> dict:
-    """metrics.json: scalars by name and `intervals`, undefined is None."""
-    flat = self.headline.flat()
+  def flat(self) -> dict[str, Any]:
+    """metrics.json: scalars by name and `intervals`; undefined is None."""
+    flat = self.overall.flat()
     for table, rows in self.tables.items():
-      for row, scored in rows.items():
-        part = scored.flat()
+      for row, metrics in rows.items():
+        part = metrics.flat()
         names = part.pop('intervals')
         prefix = f'{table}={row}/'
         flat |= {prefix + name: value for name, value in part.items()}
@@ -57,58 +66,60 @@ class Verdict:
     return flat
 
 
-def judge(
-  held_out,
-  statistics,
-  groups,
+def compute(
+  held_out: HeldOut,
+  statistics: Mapping[str, np.ndarray],
+  groups: np.ndarray,
   *,
   replicates: int,
-  settled: Postprocess | None = None,
-) -> Verdict:
-  """Searches the rule, calibrates and scores.
+  saved: Postprocess | None = None,
+) -> Results:
+  """Chooses rule and calibration by cross-fitting and computes all metrics.
 
   Args:
-    held_out: the images.
-    statistics: of the pass over them.
-    groups: int[N], for cross-fitting.
-    replicates: of the bootstrap.
-    settled: put this to the test instead.
+    held_out: N images.
+    statistics: Of the network pass over them, see `rules.predicted`.
+    groups: int[N], for cross-fitting, counted from 0.
+    replicates: Of the bootstrap.
+    saved: Post-processing to apply unchanged; nothing is chosen then.
   """
-  grid = (settled.rule,) if settled else rule_search.GRID
-  found = rule_search.cross_fit(statistics, groups, grid=grid)
-  images = tables.images_table(held_out.records, statistics, found.outcome)
+  grid = (saved.rule,) if saved else rule_search.GRID
+  search = rule_search.cross_fit(statistics, groups, grid=grid)
+  images = tables.images_table(held_out.records, statistics, search.outcome)
   columns = {'dice_at_0.5': rule_search.apply(statistics, rules.PLAIN).dice}
-  if settled:
+  if saved:
     calibration = Calibration(
-      settled.temperature,
-      settled.calibrated(images.probability),
-      settled.operating_points,
+      saved.temperature,
+      saved.calibrated(images.probability),
+      saved.operating_points,
     )
   else:
     calibration = Calibration.fit(images.probability, images.label, groups)
-    columns['dice_tuned'] = found.tuned.dice
-    columns['optimism'] = found.tuned.dice - images.dice
+    columns['dice_tuned'] = search.tuned.dice
+    columns['optimism'] = search.tuned.dice - images.dice
 
-  def more(weights):
+  def more(weights: np.ndarray) -> dict[str, np.ndarray]:
     values = tables.means(columns, weights)
-    values |= calibration.figures(images, weights)
-    return values | (calibration.reached(images, weights) if settled else {})
+    values |= calibration.metrics(images, weights)
+    if saved:
+      values |= calibration.operating_point_metrics(images, weights)
+    return values
 
-  headline = tables.with_intervals(images, replicates=replicates, more=more)
-  headline.values.update(
+  overall = tables.with_intervals(images, replicates=replicates, more=more)
+  overall.values.update(
     temperature=calibration.temperature,
     num_images=len(images),
     num_positive=int(images.label.sum()),
     num_patients=len(np.unique(images.patient)),
     num_folds=len(np.unique(held_out.fold)),
   )
-  by_group = {}
+  by_subgroup: dict[str, dict[str, Metrics]] = {}
   for table, rows in tables.strata(held_out.records, images).items():
-    by_group[table] = {}
+    by_subgroup[table] = {}
     for row, chosen in rows.items():
       part = tables.with_intervals(
-        images[chosen], replicates=replicates, names=tables.TABLE_FIGURES
+        images[chosen], replicates=replicates, names=tables.TABLE_METRICS
       )
       part.values['num_images'] = int(chosen.sum())
-      by_group[table][row] = part
-  return Verdict(images, groups, found, calibration, headline, by_group)
+      by_subgroup[table][row] = part
+  return Results(images, groups, search, calibration, overall, by_subgroup)

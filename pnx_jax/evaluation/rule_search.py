@@ -1,11 +1,12 @@
-"""The search for a rule, cross-fitted so that its score can be believed.
+"""The search for the best rule, cross-fitted so that its score is unbiased.
 
-A rule tuned and scored on the same images flatters itself. Here each group of
-images is scored under the rule that the other groups chose.
+The score of a rule on the images that it was tuned on is too high. Here each
+group of images is scored under the rule that was chosen on the other groups.
 """
 
 import dataclasses
 import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +22,7 @@ AREAS = (0, 100, 200, 400, 600, 800, 1000, 1500, 2000, 3000, 4500)
 _BOTTOMS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
 _GATES = (-1.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.8, 0.9)
 
-# Without gates first: of equal rules the simpler one wins.
+# Rules without a gate come first: of rules with equal scores the first wins.
 GRID = tuple(
   Rule(top, area, bottom, gate)
   for gate, top, area, bottom in itertools.product(
@@ -33,7 +34,14 @@ GRID = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What rules leave of each image: arrays of N rows."""
+  """The masks of N images under rules.
+
+  Attributes:
+    predicted: bool[N], the image keeps a mask.
+    predicted_area: int[N], area of the mask.
+    intersection: int[N], area of mask and truth.
+    dice: f64[N], the competition's Dice.
+  """
 
   predicted: np.ndarray
   predicted_area: np.ndarray
@@ -46,10 +54,10 @@ class Search:
   """The result of a search.
 
   Attributes:
-    rule: the best on all images; the one to use from now on.
-    tuned: what it leaves of the images that chose it.
-    group_rules: of each group, the rule that the others chose.
-    outcome: of every image under its group's rule.
+    rule: The best rule on all images; the one for new images.
+    tuned: The outcome of all images under that rule.
+    group_rules: For each group, the best rule on the other groups.
+    outcome: The outcome of every image under the rule of its group.
   """
 
   rule: Rule
@@ -58,21 +66,26 @@ class Search:
   outcome: Outcome
 
 
-def cross_fit(statistics, groups, *, grid=GRID) -> Search:
-  """Searches the rules, for all images and for each group by the others.
+def cross_fit(
+  statistics: Mapping[str, np.ndarray],
+  groups: np.ndarray,
+  *,
+  grid: Sequence[Rule] = GRID,
+) -> Search:
+  """Finds the best rule on all images, and for each group on the others.
 
-  With a single group there are no others: its own rule is taken.
+  A single group is scored under its own best rule.
 
   Args:
-    statistics: of N images, see `metrics.rules.predicted`.
+    statistics: Of N images, see `metrics.rules.predicted`.
     groups: int[N], counted from 0.
-    grid: the rules; the first of equals wins.
+    grid: The rules; of rules with equal scores the first wins.
   """
   scores = rules.group_scores(statistics, grid, groups)
   total = scores.sum(axis=1)
   num_groups = scores.shape[1]
 
-  def best(values):
+  def best(values: np.ndarray) -> Rule:
     return grid[int(np.argmax(values.round(9)))]
 
   rule = best(total)
@@ -90,8 +103,8 @@ def cross_fit(statistics, groups, *, grid=GRID) -> Search:
   return Search(rule, tuned, group_rules, outcome)
 
 
-def apply(statistics, rule) -> Outcome:
-  """What a rule leaves of each image."""
+def apply(statistics: Mapping[str, np.ndarray], rule: Rule) -> Outcome:
+  """The outcome of every image under one rule."""
   level = rules.column(rule.bottom)
   predicted = rules.predicted(statistics, rule)
   area, both = (
@@ -102,14 +115,25 @@ def apply(statistics, rule) -> Outcome:
   return Outcome(predicted, area, both, scores)
 
 
-def patient_groups(patients, label, *, num_groups=NUM_GROUPS, seed=0):
-  """Groups of whole patients, with equal shares of positive ones: int[N].
+def patient_groups(
+  patients: np.ndarray,
+  label: np.ndarray,
+  *,
+  num_groups: int = NUM_GROUPS,
+  seed: int = 0,
+) -> np.ndarray:
+  """Groups of whole patients with equal shares of positive ones: int[N].
+
+  The result does not depend on the order of the images.
 
   Args:
     patients: int[N].
     label: bool[N].
-    num_groups: fewer where there are fewer patients.
-    seed: of the division; the order of the images does not matter.
+    num_groups: There are fewer groups if there are fewer patients.
+    seed: Seed of the division.
+
+  Raises:
+    UserError: There are no images.
   """
   names, members = np.unique(patients, return_inverse=True)
   if not len(names):

@@ -1,31 +1,40 @@
-"""All figures of an evaluation, with intervals, overall and by group."""
+"""Metrics of an evaluation with their intervals, overall and by subgroup."""
 
 import dataclasses
 import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from pnx_jax.evaluation.rule_search import Outcome
 from pnx_jax.formats import schema
-from pnx_jax.metrics import bootstrap, calibration
+from pnx_jax.formats.schema import Record
+from pnx_jax.metrics import averages, bootstrap, calibration, summary
+from pnx_jax.metrics.averages import quartiles, weighted_mean
+from pnx_jax.metrics.bootstrap import Interval
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.curves import curve
-from pnx_jax.metrics.summary import Images, figures, rates
+from pnx_jax.metrics.summary import Images, rates
 
 AGE_BANDS = ((0, 17), (18, 39), (40, 59), (60, 79), (80, 120))
-# What the tables by view, sex, ... show.
-TABLE_FIGURES = ('dice', 'dice_positive', 'sensitivity', 'specificity', 'auc')
-
-Interval = tuple[float, float] | None
+# Columns of the tables by view, sex, age and size of the mask.
+TABLE_METRICS = ('dice', 'dice_positive', 'sensitivity', 'specificity', 'auc')
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
-  """Figures by name; NaN where undefined, None for an unknown interval."""
+class Metrics:
+  """Metrics by name with their intervals.
+
+  Attributes:
+    values: NaN where undefined.
+    intervals: None where too few patients carry the metric.
+  """
 
   values: dict[str, float]
   intervals: dict[str, Interval]
 
-  def flat(self) -> dict:
+  def flat(self) -> dict[str, Any]:
     """Scalars by name and `intervals`, ready for JSON: undefined is None."""
     return {
       **{name: _json(value) for name, value in self.values.items()},
@@ -36,8 +45,12 @@ class Scores:
     }
 
 
-def images_table(records, statistics, outcome) -> Images:
-  """What the figures need to know of each image."""
+def images_table(
+  records: Sequence[Record],
+  statistics: Mapping[str, np.ndarray],
+  outcome: Outcome,
+) -> Images:
+  """Joins records, statistics and the outcome of the rules into one table."""
   return Images(
     label=np.array([r.label == schema.POSITIVE for r in records], bool),
     probability=np.asarray(statistics['probability'], np.float64),
@@ -51,48 +64,45 @@ def images_table(records, statistics, outcome) -> Images:
 
 
 def with_intervals(
-  images: Images, *, replicates: int, names=None, more=None
-) -> Scores:
-  """Figures of some images, drawn by patient for their intervals.
+  images: Images,
+  *,
+  replicates: int,
+  names: Collection[str] | None = None,
+  more: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None,
+) -> Metrics:
+  """Metrics of images, with intervals from resampled patients.
 
   Args:
     images: N images.
-    replicates: R of the bootstrap.
-    names: only these figures.
-    more: from weights f64[R, N] to further figures f64[R] by name.
+    replicates: R, of the bootstrap.
+    names: The metrics of `summary.compute` to keep; all of them if None.
+    more: Maps weights f64[R, N] to further metrics f64[R] by name.
   """
 
-  def chosen(weights):
-    values = figures(images, weights)
+  def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+    values = summary.compute(images, weights)
     values = {name: values[name] for name in names or values}
     return values | (more(weights) if more else {})
 
-  values = chosen(np.ones((1, len(images))))
-  return Scores(
+  values = compute(np.ones((1, len(images))))
+  return Metrics(
     {name: float(value[0]) for name, value in values.items()},
-    bootstrap.cluster_bootstrap(chosen, images.patient, replicates=replicates),
+    bootstrap.cluster_bootstrap(compute, images.patient, replicates=replicates),
   )
 
 
-def means(columns: dict[str, np.ndarray], weights) -> dict[str, np.ndarray]:
+def means(
+  columns: Mapping[str, np.ndarray], weights: np.ndarray
+) -> dict[str, np.ndarray]:
   """Means of columns f64[N] under each of R weightings: f64[R] by name."""
-  return {
-    name: weights @ column / weights.sum(axis=1)
-    for name, column in columns.items()
-  }
+  return {name: weighted_mean(x, weights) for name, x in columns.items()}
 
 
-def size_quartiles(truth_area, label) -> np.ndarray:
-  """1 (smallest) to 4 for images with a pneumothorax, 0 for the others."""
-  if not label.any():
-    return np.zeros(len(label), int)
-  edges = np.quantile(truth_area[label], [0.25, 0.5, 0.75])
-  return np.where(label, 1 + np.searchsorted(edges, truth_area), 0)
-
-
-def strata(records, images: Images) -> dict[str, dict[str, np.ndarray]]:
-  """Groups of images that are looked at apart: bool[N] by table and row."""
-  quartile = size_quartiles(images.truth_area, images.label)
+def strata(
+  records: Sequence[Record], images: Images
+) -> dict[str, dict[str, np.ndarray]]:
+  """Subgroups of images: bool[N] by table and row; empty ones are left out."""
+  quartile = quartiles(images.truth_area, images.label)
   age = np.array([record.age for record in records])
   names = {
     'view': np.array([record.view or 'unknown' for record in records]),
@@ -101,7 +111,7 @@ def strata(records, images: Images) -> dict[str, dict[str, np.ndarray]]:
   return {
     'size_quartile': {
       str(number): rows
-      for number in range(1, 5)
+      for number in range(1, averages.NUM_QUARTILES + 1)
       if (rows := quartile == number).any()
     },
     **{
@@ -124,10 +134,13 @@ def strata(records, images: Images) -> dict[str, dict[str, np.ndarray]]:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-  """How far image probabilities can be trusted, before and after scaling.
+  """Image probabilities before and after temperature scaling.
 
-  `scaled` f64[N] holds out-of-fold values: each group of images is scaled by
-  the temperature that the others gave. `temperature` is that of all.
+  Attributes:
+    temperature: Fitted to all images, or the saved one.
+    scaled: f64[N], calibrated probabilities. If they were fitted here, each
+      group of images is scaled by the temperature of the other groups.
+    points: Operating points on the calibrated probability.
   """
 
   temperature: float
@@ -135,7 +148,16 @@ class Calibration:
   points: tuple[OperatingPoint, ...]
 
   @classmethod
-  def fit(cls, probability, label, groups) -> 'Calibration':
+  def fit(
+    cls, probability: np.ndarray, label: np.ndarray, groups: np.ndarray
+  ) -> 'Calibration':
+    """Fits the temperature and chooses operating points.
+
+    Args:
+      probability: f64[N].
+      label: bool[N].
+      groups: int[N], for cross-fitting.
+    """
     fit = calibration.fit_temperature
     temperature = fit(probability, label)
     scaled = np.array(probability, np.float64)
@@ -148,23 +170,14 @@ class Calibration:
     points = calibration.operating_points(everywhere, label)
     return cls(temperature, scaled, tuple(points))
 
-  def reached(self, images: Images, weights) -> dict[str, np.ndarray]:
-    """What each operating point does to these images: f64[R] by name."""
-    return {
-      f'operating_point={point.name}/{name}': values
-      for point in self.points
-      for name, values in rates(
-        self.scaled >= point.threshold, images.label, weights
-      ).items()
-    }
-
-  def figures(self, images: Images, weights) -> dict[str, np.ndarray]:
-    """Calibration and operating points under each weighting: f64[R]."""
+  def metrics(
+    self, images: Images, weights: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Calibration errors and points of the ROC curve: f64[R] by name."""
     label, error = images.label, calibration.expected_calibration_error
-    squares = (self.scaled - label) ** 2
     ranking = curve(images.probability, label, weights)
     return {
-      'brier_calibrated': weights @ squares / weights.sum(1),
+      'brier_calibrated': weighted_mean((self.scaled - label) ** 2, weights),
       'ece': error(images.probability, label, weights),
       'ece_calibrated': error(self.scaled, label, weights),
       **{
@@ -181,8 +194,20 @@ class Calibration:
       },
     }
 
+  def operating_point_metrics(
+    self, images: Images, weights: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Sensitivity and specificity at the operating points: f64[R] by name."""
+    return {
+      f'operating_point={point.name}/{name}': values
+      for point in self.points
+      for name, values in rates(
+        self.scaled >= point.threshold, images.label, weights
+      ).items()
+    }
 
-def _json(value):
-  """None for what is not a number."""
+
+def _json(value: Any) -> Any:
+  """None for NaN and infinity."""
   value = float(value) if isinstance(value, np.generic | float) else value
   return value if isinstance(value, int) or math.isfinite(value) else None

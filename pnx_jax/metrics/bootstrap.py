@@ -1,29 +1,35 @@
-"""Bootstrap intervals that draw patients, not images.
+"""Bootstrap intervals that resample patients, not images.
 
-Several images of one patient are no independent evidence: in this data 2,669
-positive images come from 802 patients. Efron and Tibshirani, An Introduction
-to the Bootstrap, 1993, percentile intervals.
+Several images of one patient are not independent evidence: in this data 2,669
+positive images come from 802 patients. Percentile intervals of Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
+from pnx_jax.metrics import averages
+
 REPLICATES = 1000
-CONFIDENCE = 0.95
-# Fewer say nothing of others. A figure that k patients carry is undefined in
-# exp(-k) of the replicates, so the share tells how many there are.
-LEAST_CLUSTERS = 5
-_LEAST_DEFINED = 1 - np.exp(-LEAST_CLUSTERS)
+# Fewer patients do not support an interval. A metric that k patients carry is
+# undefined in about exp(-k) of the replicates, so the share of replicates in
+# which it is defined tells how many patients carry it.
+MIN_CLUSTERS = 5
+_MIN_DEFINED = 1 - np.exp(-MIN_CLUSTERS)
+
+Interval = tuple[float, float] | None
 
 
-def cluster_weights(clusters, *, replicates=REPLICATES, seed=0) -> np.ndarray:
+def cluster_weights(
+  clusters: np.ndarray, *, replicates: int = REPLICATES, seed: int = 0
+) -> np.ndarray:
   """How often each image is drawn in each replicate: f64[R, N].
 
   Args:
-    clusters: int[N]; images of one cluster are drawn together.
+    clusters: [N]; images of one cluster are drawn together.
     replicates: R.
-    seed: of the draws.
+    seed: Seed of the draws.
   """
   names, members = np.unique(clusters, return_inverse=True)
   rng = np.random.default_rng(seed)
@@ -36,28 +42,26 @@ def cluster_weights(clusters, *, replicates=REPLICATES, seed=0) -> np.ndarray:
 
 
 def cluster_bootstrap(
-  figures: Callable[[np.ndarray], dict[str, np.ndarray]],
-  clusters,
+  metrics: Callable[[np.ndarray], dict[str, np.ndarray]],
+  clusters: np.ndarray,
   *,
-  replicates=REPLICATES,
-  seed=0,
-) -> dict[str, tuple[float, float] | None]:
-  """Intervals of figures; None for one that fewer than 5 clusters carry.
+  replicates: int = REPLICATES,
+  seed: int = 0,
+) -> dict[str, Interval]:
+  """Intervals of metrics; None for one that fewer than 5 clusters carry.
 
   Args:
-    figures: from weights f64[R, N] to f64[R] by name, NaN where undefined.
-    clusters: int[N], the patient of each image.
-    replicates: how often patients are drawn with replacement.
-    seed: of the draws.
+    metrics: Maps weights f64[R, N] to f64[R] by name, NaN where undefined.
+    clusters: [N], the patient of each image.
+    replicates: How often patients are drawn with replacement.
+    seed: Seed of the draws.
   """
-  if len(np.unique(clusters)) < LEAST_CLUSTERS:
-    return {name: None for name in figures(np.ones((1, len(clusters))))}
+  if len(np.unique(clusters)) < MIN_CLUSTERS:
+    return {name: None for name in metrics(np.ones((1, len(clusters))))}
   weights = cluster_weights(clusters, replicates=replicates, seed=seed)
-  tail = (1 - CONFIDENCE) / 2
-  intervals = {}
-  for name, values in figures(weights).items():
+  intervals: dict[str, Interval] = {}
+  for name, values in metrics(weights).items():
     values = values[np.isfinite(values)]
-    known = len(values) > _LEAST_DEFINED * replicates
-    bounds = np.quantile(values, [tail, 1 - tail]) if known else None
-    intervals[name] = None if bounds is None else tuple(map(float, bounds))
+    known = len(values) > _MIN_DEFINED * replicates
+    intervals[name] = averages.interval(values) if known else None
   return intervals

@@ -1,22 +1,25 @@
-"""ROC and precision-recall curves of image-level probabilities, weighted.
+"""ROC and precision-recall curves of image probabilities, with weights.
 
-Weights let one sorting serve every replicate of a bootstrap. Images of equal
-probability enter a curve together, so their order never matters.
+With weights, one sort serves all replicates of a bootstrap. Images of equal
+probability enter a curve together, so the order of images does not matter.
 """
 
 import dataclasses
 
 import numpy as np
 
+from pnx_jax.metrics.averages import divide
+
 _ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """Counts of images called positive at falling thresholds.
+  """Weighted counts of images called positive, at descending thresholds.
 
   Attributes:
-    thresholds: f64[K]; an image is called positive at `>=` a threshold.
+    thresholds: f64[K]; an image is called positive if its probability is at
+      least the threshold.
     true_positives: f64[..., K].
     false_positives: f64[..., K].
   """
@@ -27,20 +30,23 @@ class Curve:
 
   @property
   def sensitivity(self) -> np.ndarray:
-    return _ratio(self.true_positives, self.true_positives[..., -1:])
+    """True positive rate f64[..., K]; NaN without positives."""
+    return divide(self.true_positives, self.true_positives[..., -1:])
 
   @property
   def specificity(self) -> np.ndarray:
-    return 1 - _ratio(self.false_positives, self.false_positives[..., -1:])
+    """True negative rate f64[..., K]; NaN without negatives."""
+    return 1 - divide(self.false_positives, self.false_positives[..., -1:])
 
   @property
   def precision(self) -> np.ndarray:
+    """Positive predictive value f64[..., K]; 1 if none is called positive."""
     called = self.true_positives + self.false_positives
-    return _ratio(self.true_positives, called, undefined=1.0)
+    return divide(self.true_positives, called, undefined=1.0)
 
   @property
   def auc(self) -> np.ndarray:
-    """Area under the ROC curve; NaN without both classes."""
+    """Area under the ROC curve f64[...]; NaN if a class is missing."""
     x, y = (
       np.concatenate([np.zeros_like(rate[..., :1]), rate], axis=-1)
       for rate in (1 - self.specificity, self.sensitivity)
@@ -49,36 +55,44 @@ class Curve:
 
   @property
   def average_precision(self) -> np.ndarray:
-    """Precision averaged over the gains in recall; NaN without positives."""
+    """Precision averaged over gains in recall f64[...]; NaN if no positives."""
     gain = np.diff(self.sensitivity, axis=-1, prepend=0)
     return (gain * self.precision).sum(axis=-1)
 
   def sensitivity_at(self, specificity: float) -> np.ndarray:
-    """The highest one at no less than a specificity; NaN without both."""
+    """The highest sensitivity at no less than a specificity: f64[...].
+
+    NaN if a class is missing.
+    """
     allowed = self.specificity >= specificity - _ROUNDING
     best = np.where(allowed, self.sensitivity, 0).max(axis=-1)
     return np.where(self._defined, best, np.nan)
 
   def specificity_at(self, sensitivity: float) -> np.ndarray:
-    """The highest one at no less than a sensitivity; NaN without both."""
+    """The highest specificity at no less than a sensitivity: f64[...].
+
+    NaN if a class is missing.
+    """
     allowed = self.sensitivity >= sensitivity - _ROUNDING
     best = np.where(allowed, self.specificity, 0).max(axis=-1)
     return np.where(self._defined, best, np.nan)
 
   @property
-  def _defined(self):
+  def _defined(self) -> np.ndarray:
     return (self.true_positives[..., -1] > 0) & (
       self.false_positives[..., -1] > 0
     )
 
 
-def curve(probability, label, weights=None) -> Curve:
+def curve(
+  probability: np.ndarray, label: np.ndarray, weights: np.ndarray | None = None
+) -> Curve:
   """The curve of N images under one or many weightings.
 
   Args:
     probability: f64[N].
     label: bool[N].
-    weights: f64[..., N]; every image once where left out.
+    weights: f64[..., N]; if None, every image counts once.
   """
   order = np.argsort(-probability, kind='stable')
   probability, label = probability[order], label[order]
@@ -89,9 +103,3 @@ def curve(probability, label, weights=None) -> Curve:
     np.cumsum(weights * label, axis=-1)[..., last_of_ties],
     np.cumsum(weights * ~label, axis=-1)[..., last_of_ties],
   )
-
-
-def _ratio(part, whole, *, undefined=np.nan):
-  whole = np.broadcast_to(whole, part.shape)
-  ratio = np.full(part.shape, undefined)
-  return np.divide(part, whole, out=ratio, where=whole > 0)

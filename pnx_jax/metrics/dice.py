@@ -1,16 +1,21 @@
-"""Dice by the competition's rule, from areas counted on the device.
+"""The competition's Dice, from areas that are counted on the device.
 
-An image with an empty truth scores 1 where the prediction is empty too, else
-0; every other image scores 2 |A and B| / (|A| + |B|). The score is the mean
-over images. Areas are counted at many thresholds in one pass, so that every
+An image whose truth is empty scores 1 if the prediction is empty too, else 0;
+every other image scores 2 |A and B| / (|A| + |B|). The score is the mean over
+images. Areas are counted at many thresholds in one pass, so that every
 post-processing rule can be scored later without the network (see rules.py).
 """
+
+from collections.abc import Collection
+from typing import Any, TypeVar
 
 import clu.metrics
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+_Array = TypeVar('_Array', jax.Array, np.ndarray)
 
 # The thresholds at which areas are counted: `probs > threshold`.
 THRESHOLDS = (
@@ -21,8 +26,8 @@ THRESHOLDS = (
 )
 
 
-def threshold_areas(probs, label):
-  """Areas in pixels of truth, prediction and both, over THRESHOLDS.
+def threshold_areas(probs: jax.Array, label: jax.Array) -> dict[str, jax.Array]:
+  """Areas in pixels of truth, prediction and intersection at THRESHOLDS.
 
   A histogram: each pixel is counted once, in the bin between two thresholds,
   and the bins are summed from above. Counters are kept per row, which spares
@@ -34,6 +39,9 @@ def threshold_areas(probs, label):
 
   Returns:
     `truth_area` i32[B], `predicted_area` i32[B, T], `intersection` i32[B, T].
+
+  Raises:
+    ValueError: The shapes differ or are not [B, H, W].
   """
   if probs.ndim != 3 or probs.shape != label.shape:
     raise ValueError(f'Shapes differ: {probs.shape} and {label.shape}.')
@@ -42,7 +50,7 @@ def threshold_areas(probs, label):
   num_bins = len(THRESHOLDS) + 1
   height = probs.shape[1]
 
-  def histogram(bins, label):
+  def histogram(bins: jax.Array, label: jax.Array) -> jax.Array:
     row = jnp.arange(height)[:, None]
     address = (row * 2 + label) * num_bins + bins
     counts = jnp.zeros(height * 2 * num_bins, jnp.int32)
@@ -58,10 +66,13 @@ def threshold_areas(probs, label):
   }
 
 
-def dice(intersection, predicted_area, truth_area):
-  """Dice of each image by the competition's rule, from areas of one shape.
+def dice(
+  intersection: _Array, predicted_area: _Array, truth_area: _Array
+) -> _Array:
+  """The competition's Dice of each image, from areas [...] of one shape.
 
-  Works on JAX and on numpy arrays, in float32 and in float64.
+  Returns:
+    jax.Array f32[...] for JAX arrays, np.ndarray f64[...] for numpy's.
   """
   is_jax = isinstance(intersection, jax.Array)
   xp, dtype = (jnp, jnp.float32) if is_jax else (np, np.float64)
@@ -75,28 +86,40 @@ class PositiveDice(clu.metrics.Average):
   """Mean Dice of the images that have a pneumothorax; NaN without any."""
 
   @classmethod
-  def from_model_output(cls, *, dice, label, mask=None, **_):
+  def from_model_output(
+    cls,
+    *,
+    dice: jax.Array,
+    label: jax.Array,
+    mask: jax.Array | None = None,
+    **_: Any,
+  ) -> 'PositiveDice':
+    """From f32[B], bool[B] and, of real images, bool[B]."""
     positive = label if mask is None else label & mask
     return super().from_model_output(dice, mask=positive)
 
 
 @flax.struct.dataclass
 class SegmentationMetrics(clu.metrics.Collection):
-  """Means over real images; `single_from_model_output` takes by keyword:
+  """Means over real images.
 
-  dice: f32[B]. label: bool[B], the image has a pneumothorax. mask: bool[B],
-  the image is real and not padding. And f32[B] for each name given to
-  `with_losses`.
+  `single_from_model_output` takes the keyword arguments `dice` f32[B], `label`
+  bool[B] (the image has a pneumothorax), `mask` bool[B] (the image is real and
+  not padding), and f32[B] for each name given to `with_losses`.
   """
 
   dice: clu.metrics.Average.from_output('dice')
   dice_positive: PositiveDice
 
   @classmethod
-  def with_losses(cls, names):
-    """The collection extended by the mean of each loss in `names`."""
+  def with_losses(cls, names: Collection[str]) -> type[clu.metrics.Collection]:
+    """The collection with the mean of each loss in `names` added.
+
+    Raises:
+      ValueError: A loss has the name of a metric.
+    """
     taken = sorted(set(names) & set(cls.__annotations__))
     if taken:
-      raise ValueError(f'A loss cannot be called {taken[0]!r}: a metric is.')
+      raise ValueError(f'The loss {taken[0]!r} has the name of a metric.')
     losses = {name: clu.metrics.Average.from_output(name) for name in names}
     return cls.create(**cls.__annotations__, **losses)

@@ -7,6 +7,7 @@ with a classifier). The mask is then `probs > bottom` (the 1st place's triplet).
 
 import dataclasses
 import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,9 +16,14 @@ from pnx_jax.metrics.dice import THRESHOLDS, dice
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """`top` and `bottom` are in THRESHOLDS; `area` is in pixels at 1024 x 1024.
+  """A post-processing rule.
 
-  A gate below 0 lets every image pass.
+  Attributes:
+    top: Pixel threshold that decides whether the image is positive, one of
+      THRESHOLDS.
+    area: More pixels than this must exceed `top`, counted at 1024 x 1024.
+    bottom: Pixel threshold of the mask, one of THRESHOLDS.
+    gate: The image's probability must exceed this; below 0 for no gate.
   """
 
   top: float
@@ -25,14 +31,15 @@ class Rule:
   bottom: float
   gate: float = -1.0
 
-  def __str__(self):
+  def __str__(self) -> str:
     gate = f', probability > {self.gate:g}' if self.gate >= 0 else ''
     return f'{self.area:,} px > {self.top:g}, mask > {self.bottom:g}{gate}'
 
 
 PLAIN = Rule(0.5, 0, 0.5)
 
-# What training tries to find its best checkpoint; the first of equals wins.
+# The rules by which training finds its best checkpoint. Of rules with equal
+# scores the first wins.
 SMALL_GRID = (
   PLAIN,
   *itertools.starmap(
@@ -42,8 +49,12 @@ SMALL_GRID = (
 )
 
 
-def column(threshold):
-  """Position of a threshold among those that areas were counted at."""
+def column(threshold: float) -> int:
+  """Index of a threshold in THRESHOLDS.
+
+  Raises:
+    ValueError: Areas are not counted at this threshold.
+  """
   if threshold not in THRESHOLDS:
     nearest = min(THRESHOLDS, key=lambda level: abs(level - threshold))
     raise ValueError(
@@ -53,13 +64,13 @@ def column(threshold):
   return THRESHOLDS.index(threshold)
 
 
-def predicted(statistics, rule):
-  """Images that keep a mask under the rule: bool[N].
+def predicted(statistics: Mapping[str, np.ndarray], rule: Rule) -> np.ndarray:
+  """Which images keep a mask under a rule: bool[N].
 
   Args:
-    statistics: numpy arrays `predicted_area` [N, T], `intersection` [N, T],
-      `truth_area` [N], and `probability` [N] where the rule has a gate.
-    rule: the Rule.
+    statistics: `predicted_area` [N, T], `intersection` [N, T], `truth_area`
+      [N] and, if the rule has a gate, `probability` [N].
+    rule: The rule.
   """
   area = statistics['predicted_area']
   kept = area[:, column(rule.top)] > rule.area
@@ -69,8 +80,10 @@ def predicted(statistics, rule):
   return kept
 
 
-def dice_per_image(statistics, rule):
-  """Competition Dice of every image under the rule: f64[N]."""
+def dice_per_image(
+  statistics: Mapping[str, np.ndarray], rule: Rule
+) -> np.ndarray:
+  """The competition's Dice of every image under a rule: f64[N]."""
   level = column(rule.bottom)
   kept = predicted(statistics, rule)
   return dice(
@@ -80,21 +93,27 @@ def dice_per_image(statistics, rule):
   )
 
 
-def group_scores(statistics, rules, groups):
+def group_scores(
+  statistics: Mapping[str, np.ndarray],
+  rules: Sequence[Rule],
+  groups: np.ndarray,
+) -> np.ndarray:
   """Sums of Dice under each rule over each group of images: f64[R, G].
 
   Args:
-    statistics: as for `predicted`.
+    statistics: See `predicted`.
     rules: R rules.
     groups: int[N], the group of each image, counted from 0.
   """
   empty = (np.asarray(statistics['truth_area']) == 0).astype(np.float64)
   num_groups = groups.max(initial=-1) + 1
 
-  def sums(values, images=slice(None)):
+  def sums(
+    values: np.ndarray, images: np.ndarray | slice = slice(None)
+  ) -> np.ndarray:
     return np.bincount(groups[images], values[images], minlength=num_groups)
 
-  gains = {}
+  gains: dict[float, np.ndarray] = {}
   for rule in rules:
     if rule.bottom not in gains:
       plain = Rule(rule.bottom, 0, rule.bottom)
@@ -105,8 +124,14 @@ def group_scores(statistics, rules, groups):
   return sums(empty) + np.asarray(scores)
 
 
-def best_rule(statistics, rules):
-  """The rule with the highest mean Dice, the first of equals, and that mean."""
+def best_rule(
+  statistics: Mapping[str, np.ndarray], rules: Sequence[Rule]
+) -> tuple[Rule, float]:
+  """The first rule with the highest mean Dice, and that mean.
+
+  Raises:
+    ValueError: There are no images.
+  """
   num_images = len(statistics['truth_area'])
   if not num_images:
     raise ValueError('There are no images to choose a rule on.')

@@ -1,13 +1,14 @@
-"""Every figure that people report on this data, from one table of images."""
+"""All metrics that are reported on this data, from one table of images."""
 
 import dataclasses
 import functools
 
 import numpy as np
 
+from pnx_jax.metrics.averages import divide, weighted_mean
 from pnx_jax.metrics.curves import curve
 
-# Replicates of a bootstrap that are held in memory at a time.
+# A bootstrap computes as many replicates at a time as this many weights allow.
 _WEIGHTED_IMAGES = 2_000_000
 
 # What each metric is called in reports.
@@ -24,9 +25,9 @@ TITLES = {
   'auc': 'ROC-AUC of the probability',
   'average_precision': 'PR-AUC of the probability',
   'brier': 'Brier score of the probability',
-  'brier_calibrated': 'the same, calibrated',
+  'brier_calibrated': 'Brier score after calibration',
   'ece': 'calibration error (ECE) of the probability',
-  'ece_calibrated': 'the same, calibrated',
+  'ece_calibrated': 'calibration error after calibration',
 }
 SHORT_TITLES = {
   'dice': 'Dice',
@@ -39,16 +40,18 @@ SHORT_TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-  """What is known of N images once a rule has been chosen.
+  """N images after a post-processing rule was applied to them.
+
+  Areas are in pixels at 1024 x 1024.
 
   Attributes:
     label: bool[N], the image has a pneumothorax.
-    probability: f64[N], that it has one.
-    dice: f64[N], by the competition's rule.
-    predicted: bool[N], the rule leaves a mask.
-    truth_area: int[N], in pixels at 1024 x 1024, like the next two.
-    predicted_area: int[N], of the mask that the rule leaves.
-    intersection: int[N], of both.
+    probability: f64[N], the predicted probability that it has one.
+    dice: f64[N], the competition's Dice.
+    predicted: bool[N], the image keeps a mask under the rule.
+    truth_area: int[N], area of the annotated mask.
+    predicted_area: int[N], area of the predicted mask.
+    intersection: int[N], area of both.
     patient: int[N].
   """
 
@@ -61,64 +64,66 @@ class Images:
   intersection: np.ndarray
   patient: np.ndarray
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.label)
 
-  def __getitem__(self, chosen) -> 'Images':
+  def __getitem__(self, chosen: np.ndarray | slice) -> 'Images':
     """The images that a mask, a slice or indices choose."""
     columns = dataclasses.fields(self)
     return Images(*(getattr(self, column.name)[chosen] for column in columns))
 
 
-def figures(images: Images, weights=None) -> dict[str, np.ndarray]:
-  """Every figure under each of R weightings: f64[R]; NaN where undefined.
+def compute(
+  images: Images, weights: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+  """All metrics under each of R weightings: f64[R] by name.
 
-  `dice`, `iou`: means over images (both empty: 1). `dice_positive`,
-  `iou_positive`: over those with a pneumothorax. `dice_pooled`: of all pixels
-  as one image. `sensitivity`, `specificity`: of the masks the rule leaves.
-  `auc`, `average_precision`, `brier`: of the probabilities. `all_empty_dice`:
-  what no mask at all would score; `dice_gain`: how much more `dice` is.
+  `dice`, `iou`: means over images (both masks empty: 1). `dice_positive`,
+  `iou_positive`: means over images with a pneumothorax. `dice_pooled`: Dice of
+  all pixels taken as one image. `sensitivity`, `specificity`: of calling an
+  image positive if it keeps a mask. `auc`, `average_precision`, `brier`: of
+  the probabilities. `all_empty_dice`: Dice of predicting no mask at all;
+  `dice_gain`: `dice` minus that. Undefined metrics are NaN.
 
   Args:
     images: N images.
-    weights: f64[R, N]; one row of ones where left out.
+    weights: f64[R, N]; if None, one row of ones.
   """
   if weights is None:
     weights = np.ones((1, len(images)))
   rows = max(1, _WEIGHTED_IMAGES // max(1, len(images)))
   parts = [
-    _figures(images, weights[start : start + rows])
+    _compute(images, weights[start : start + rows])
     for start in range(0, len(weights), rows)
   ]
   return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def _figures(images, weights):
+def _compute(images: Images, weights: np.ndarray) -> dict[str, np.ndarray]:
   label = images.label
-  iou = _divide(
+  iou = divide(
     images.intersection,
     images.predicted_area + images.truth_area - images.intersection,
     undefined=1.0,
   )
+  mean = functools.partial(weighted_mean, weights=weights)
 
-  mean = functools.partial(_mean, weights)
-
-  def total(values):
+  def total(values: np.ndarray) -> np.ndarray:
     return weights @ values.astype(np.float64)
 
   dice, all_empty = mean(images.dice), mean(~label)
   ranking = curve(images.probability, label, weights)
   return {
     'dice': dice,
-    'dice_positive': mean(images.dice, label),
+    'dice_positive': mean(images.dice, chosen=label),
     'all_empty_dice': all_empty,
     'dice_gain': dice - all_empty,
-    'dice_pooled': _divide(
+    'dice_pooled': divide(
       2 * total(images.intersection),
       total(images.predicted_area) + total(images.truth_area),
     ),
     'iou': mean(iou),
-    'iou_positive': mean(iou, label),
+    'iou_positive': mean(iou, chosen=label),
     **rates(images.predicted, label, weights),
     'auc': ranking.auc,
     'average_precision': ranking.average_precision,
@@ -126,8 +131,10 @@ def _figures(images, weights):
   }
 
 
-def rates(called, label, weights) -> dict[str, np.ndarray]:
-  """Sensitivity and specificity of calling images positive: f64[R].
+def rates(
+  called: np.ndarray, label: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+  """`sensitivity` and `specificity` of calling images positive: f64[R].
 
   Args:
     called: bool[N].
@@ -135,17 +142,6 @@ def rates(called, label, weights) -> dict[str, np.ndarray]:
     weights: f64[R, N].
   """
   return {
-    'sensitivity': _mean(weights, called, label),
-    'specificity': _mean(weights, ~called, ~label),
+    'sensitivity': weighted_mean(called, weights, label),
+    'specificity': weighted_mean(~called, weights, ~label),
   }
-
-
-def _mean(weights, values, chosen=slice(None)):
-  chosen_weights = weights[:, chosen]
-  total = chosen_weights @ values[chosen].astype(np.float64)
-  return _divide(total, chosen_weights.sum(1))
-
-
-def _divide(part, whole, *, undefined=np.nan):
-  ratio = np.full(np.shape(part), undefined)
-  return np.divide(part, whole, out=ratio, where=whole > 0)

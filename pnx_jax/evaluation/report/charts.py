@@ -1,139 +1,224 @@
-"""The geometry of charts; pages/templates/chart.svg draws them."""
+"""The report's charts: SVG drawn by matplotlib, each described in words."""
 
+import base64
 import dataclasses
-import math
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-# Radius, in the picture's own coordinates.
-_LARGEST_DOT = 13
+from pnx_jax.metrics.curves import Curve
+
+if TYPE_CHECKING:  # Importing matplotlib takes half a second.
+  from matplotlib.axes import Axes
+
+# Distinguishable for color-blind readers (Okabe and Ito, 2008).
+_COLORS = ('#0072b2', '#d55e00', '#009e73')
+_DASHES = ('-', '--', ':')
+_STYLE = {
+  'axes.edgecolor': '#57606a',
+  'axes.labelcolor': '#1f2328',
+  'axes.spines.right': False,
+  'axes.spines.top': False,
+  'font.family': ['sans-serif'],
+  'font.size': 10,
+  'legend.frameon': False,
+  'text.color': '#1f2328',
+  # The same data give the same bytes; text stays text.
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'pnx_jax',
+}
+_SIZE = (4.4, 3.3)  # In inches.
+_LARGEST_DOT = 300  # Square points.
 
 
 @dataclasses.dataclass(frozen=True)
-class Axis:
-  """From `low` to `high`, with `ticks` as (value, label)."""
-
-  title: str
-  low: float
-  high: float
-  ticks: tuple[tuple[float, str], ...]
-  log: bool = False
-
-  @classmethod
-  def linear(cls, title: str, low: float = 0.0, high: float = 1.0) -> 'Axis':
-    values = np.linspace(low, high, 6)
-    return cls(title, low, high, tuple((v, f'{v:.3g}') for v in values))
-
-  @classmethod
-  def logarithmic(cls, title: str, low: float, high: float) -> 'Axis':
-    """Ticks at the powers of ten, from the one below to the one above."""
-    first = math.floor(math.log10(low))
-    last = max(math.ceil(math.log10(high)), first + 1)
-    powers = [10**power for power in range(first, last + 1)]
-    ticks = tuple((power, f'{power:,}') for power in powers)
-    return cls(title, powers[0], powers[-1], ticks, log=True)
-
-  @classmethod
-  def categories(cls, title: str, names: Sequence[str]) -> 'Axis':
-    """One cell per name; a value of n + 0.5 is the middle of cell n."""
-    ticks = tuple((n + 0.5, name) for n, name in enumerate(names))
-    return cls(title, 0, len(names), ticks)
-
-  def share(self, value):
-    """Where values lie on the axis, 0 to 1."""
-    low, high, value = self.low, self.high, np.asarray(value, float)
-    if self.log:
-      low, high, value = np.log(low), np.log(high), np.log(value)
-    return (value - low) / (high - low)
-
-
 class Chart:
-  """Lines, points and cells over two axes.
+  """A chart.
 
-  Args:
-    title: says what is seen, also to those who do not see it.
-    x: horizontal axis.
-    y: vertical axis.
+  Attributes:
+    svg: The picture.
+    text: What it shows, for those who do not see it.
   """
 
-  # The area between the axes, in the picture's own coordinates.
-  left, top, right, bottom = 62, 12, 394, 272
+  svg: bytes
+  text: str
 
-  def __init__(self, title: str, *, x: Axis, y: Axis):
-    self.title, self.x, self.y = title, x, y
-    self.lines: list[dict] = []
-    self.dots: list[dict] = []
-    self.cells: list[dict] = []
+  @property
+  def source(self) -> str:
+    """The value of an HTML image's `src`."""
+    data = base64.b64encode(self.svg).decode('ascii')
+    return f'data:image/svg+xml;base64,{data}'
 
-  def line(self, x, y, name: str = '', *, reference: bool = False) -> None:
-    """A line through points f64[K]; a reference is drawn faint."""
-    points = ' '.join(f'{a},{b}' for a, b in self._places(x, y))
-    self.lines.append({'points': points, 'name': name, 'reference': reference})
 
-  def points(self, x, y) -> None:
-    for place in self._places(x, y):
-      self.dots.append({'place': place, 'radius': 3})
+def chart(
+  text: str, draw: Callable[['Axes'], None], *, x: str, y: str
+) -> Chart:
+  """A chart of two axes.
 
-  def shares(self, x, y, name: str, *, low, high, sizes, texts) -> None:
-    """A line through points f64[K] that are more or less certain.
+  Args:
+    text: What it shows, in words.
+    draw: Draws on the axes.
+    x: Title of the horizontal axis.
+    y: Title of the vertical axis.
+  """
+  import matplotlib.style
+  from matplotlib.figure import Figure
 
-    Args:
-      x: of the points.
-      y: of the points.
-      name: of the line.
-      low: where each point's interval begins.
-      high: where it ends.
-      sizes: area of each point, 1 for the largest there can be.
-      texts: shown where the pointer rests on a point.
-    """
-    for place, bottom, top, size, text in zip(
-      self._places(x, y), low, high, sizes, texts, strict=True
+  svg = io.BytesIO()
+  with matplotlib.style.context(_STYLE, after_reset=True):
+    figure = Figure(figsize=_SIZE, layout='constrained')
+    axes = figure.subplots()
+    axes.set(xlabel=x, ylabel=y)
+    draw(axes)
+    nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+    figure.savefig(svg, format='svg', metadata=nothing)
+  return Chart(svg.getvalue(), text)
+
+
+def roc(curve: Curve) -> Chart:
+  """The ROC curve of the image probabilities."""
+
+  def draw(axes: 'Axes') -> None:
+    _reference(axes, [0, 1], [0, 1], 'chance')
+    axes.plot(
+      np.append(0, 1 - curve.specificity),
+      np.append(0, curve.sensitivity),
+      color=_COLORS[0],
+      label='network',
+      clip_on=False,
+    )
+    _unit(axes)
+
+  return chart(
+    f'ROC curve of the image probability: area {_number(curve.auc)}, '
+    f'sensitivity {_number(curve.sensitivity_at(0.9))} at specificity 0.9',
+    draw,
+    x='false positive rate (1 - specificity)',
+    y='sensitivity',
+  )
+
+
+def precision_recall(curve: Curve, prevalence: float) -> Chart:
+  """Precision against recall of the image probabilities."""
+
+  def draw(axes: 'Axes') -> None:
+    _reference(axes, [0, 1], [prevalence] * 2, 'chance')
+    axes.plot(
+      curve.sensitivity,
+      curve.precision,
+      color=_COLORS[0],
+      label='network',
+      clip_on=False,
+    )
+    _unit(axes)
+
+  return chart(
+    'Precision against recall of the image probability: average precision '
+    f'{_number(curve.average_precision)}, by chance {_number(prevalence)}',
+    draw,
+    x='recall',
+    y='precision',
+  )
+
+
+def reliability(diagrams: Mapping[str, Mapping[str, np.ndarray]]) -> Chart:
+  """Share of positives against predicted probability.
+
+  Args:
+    diagrams: By name, the filled bins of `calibration.reliability`.
+  """
+
+  def draw(axes: 'Axes') -> None:
+    _reference(axes, [0, 1], [0, 1], 'ideal')
+    for name, bins, color, dash in zip(
+      diagrams, diagrams.values(), _COLORS, _DASHES, strict=False
     ):
-      self.dots.append(
-        {
-          'place': place,
-          'radius': round(max(2.0, _LARGEST_DOT * float(size) ** 0.5), 1),
-          'interval': (self._up(bottom), self._up(top)),
-          'line': len(self.lines),
-          'text': text,
-        }
+      x, share = bins['probability'], bins['share']
+      axes.plot(x, share, dash, color=color, label=name, clip_on=False)
+      axes.vlines(x, bins['low'], bins['high'], color=color, linewidth=1)
+      sizes = _LARGEST_DOT * bins['count'] / bins['count'].sum()
+      axes.scatter(
+        x, share, sizes, color=color, alpha=0.45, linewidths=0, clip_on=False
       )
-    self.line(x, y, name)
+    _unit(axes)
 
-  def table(self, values) -> None:
-    """Shaded numbers f64[rows, columns] on axes of categories, upwards."""
-    low, high = np.nanmin(values), np.nanmax(values)
-    for (row, column), value in np.ndenumerate(values):
-      if not np.isnan(value):
-        ((left, top),) = self._places([column], [row + 1])
-        ((right, bottom),) = self._places([column + 1], [row])
-        self.cells.append(
-          {
-            'left': left,
-            'top': top,
-            'width': right - left,
-            'height': bottom - top,
-            'text': f'{value:.3f}'.removeprefix('0'),
-            'share': (value - low) / (high - low) if high > low else 1.0,
-          }
-        )
+  return chart(
+    'Share of positives against predicted probability, '
+    f'{" and ".join(diagrams)}; the bins are listed in the table below',
+    draw,
+    x='predicted probability',
+    y='share with pneumothorax',
+  )
 
-  @property
-  def x_ticks(self) -> list[tuple[float, str]]:
-    return [(self._across(value), label) for value, label in self.x.ticks]
 
-  @property
-  def y_ticks(self) -> list[tuple[float, str]]:
-    return [(self._up(value), label) for value, label in self.y.ticks]
+def rule_grid(dice: np.ndarray, *, tops: list[str], areas: list[str]) -> Chart:
+  """Mean Dice f64[areas, tops] of rules that differ in top and area."""
+  best = np.unravel_index(np.argmax(dice), dice.shape)
 
-  def _places(self, x, y) -> list[tuple[float, float]]:
-    return [(self._across(a), self._up(b)) for a, b in zip(x, y, strict=True)]
+  def draw(axes: 'Axes') -> None:
+    low, high = dice.min(), dice.max()
+    spread = max(high - low, 1e-9)
+    # The darkest cell leaves black text readable.
+    axes.pcolormesh(
+      dice, cmap='Blues', vmin=low - spread / 9, vmax=high + spread
+    )
+    for (row, column), value in np.ndenumerate(dice):
+      axes.text(
+        column + 0.5,
+        row + 0.5,
+        f'{value:.3f}'.removeprefix('0'),
+        ha='center',
+        va='center',
+        fontsize=7,
+        fontweight='bold' if (row, column) == best else 'normal',
+      )
+    axes.set_xticks(np.arange(len(tops)) + 0.5, tops)
+    axes.set_yticks(np.arange(len(areas)) + 0.5, areas)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
-  def _across(self, value) -> float:
-    width = self.right - self.left
-    return round(self.left + float(self.x.share(value)) * width, 1)
+  return chart(
+    f'Mean Dice of {dice.size} rules from {dice.min():.3f} to '
+    f'{dice.max():.3f}; the best keeps a mask if more than {areas[best[0]]} '
+    f'pixels exceed {tops[best[1]]}',
+    draw,
+    x='top: pixels above',
+    y='area: more than, px',
+  )
 
-  def _up(self, value) -> float:
-    height = self.bottom - self.top
-    return round(self.bottom - float(self.y.share(value)) * height, 1)
+
+def dice_by_area(area: np.ndarray, dice: np.ndarray) -> Chart:
+  """Dice f64[N] of positive images against the area int[N] of their masks."""
+
+  def draw(axes: 'Axes') -> None:
+    axes.scatter(
+      area, dice, 14, color=_COLORS[0], alpha=0.45, linewidths=0, clip_on=False
+    )
+    axes.set_xscale('log')
+    if not len(area):
+      axes.set_xlim(100, 100_000)
+    axes.set_ylim(0, 1)
+
+  text = f'Dice of {len(area)} positive radiographs against mask area'
+  if len(area):
+    small = area <= np.median(area)
+    text += f'; median {np.median(dice[small]):.3f} in the smaller half'
+    if not small.all():
+      text += f', {np.median(dice[~small]):.3f} in the larger half'
+  return chart(text, draw, x='mask area, px at 1024 x 1024', y='Dice')
+
+
+def _unit(axes: 'Axes') -> None:
+  """Limits both axes to 0 to 1 and adds the legend."""
+  axes.set(xlim=(0, 1), ylim=(0, 1))
+  axes.legend(loc='best')
+
+
+def _reference(axes: 'Axes', x: list[float], y: list[float], name: str) -> None:
+  axes.plot(x, y, ':', color='#8c959f', linewidth=1, label=name)
+
+
+def _number(value: float | np.ndarray) -> str:
+  return 'undefined' if np.isnan(value) else f'{float(value):.3f}'

@@ -1,22 +1,32 @@
-"""A second look: pictures of some cases, boxes of every mask, cleaned masks."""
+"""The second network pass: pictures of examples, boxes, cleaned masks."""
 
 import dataclasses
+import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from pnx_jax import draw
-from pnx_jax.evaluation.results import Verdict
+from pnx_jax.evaluation.cross_validation import HeldOut
+from pnx_jax.evaluation.results import Results
 from pnx_jax.formats import boxes, files, letterbox
+from pnx_jax.formats.schema import Record
 from pnx_jax.metrics.dice import dice
 from pnx_jax.metrics.summary import Images
 from pnx_jax.prediction.network import SIZE
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-  """One to look at; `kind` is worst, best or random, `rank` is from 0."""
+class Example:
+  """An image whose picture is shown.
+
+  Attributes:
+    kind: `worst`, `best` or `random`.
+    rank: Its place among those of its kind, from 0.
+    index: Of the image.
+  """
 
   kind: str
   rank: int
@@ -24,25 +34,25 @@ class Case:
 
 
 @dataclasses.dataclass
-class Findings:
-  """What the second look found.
+class SecondPass:
+  """What only the masks themselves tell.
 
   Attributes:
-    pictures: uint8[H, W, 3] of each case.
-    boxes: image id, x, y, width, height, area of each region, in pixels of
-      the film.
-    cleaned: f64[N], Dice of every image after cleaning its mask.
+    pictures: uint8[H, W, 3] of each example.
+    boxes: Image id, x, y, width, height and area of every predicted region, in
+      pixels of the radiograph.
+    cleaned_dice: f64[N], Dice of every image after its mask was cleaned.
   """
 
-  pictures: dict[Case, np.ndarray]
-  boxes: list[tuple]
-  cleaned: np.ndarray
+  pictures: dict[Example, np.ndarray]
+  boxes: list[tuple[str | int, ...]]
+  cleaned_dice: np.ndarray
 
 
-def choose(images: Images, count: int, *, seed: int = 0) -> list[Case]:
-  """The worst, the best positive and some random cases, `count` of each.
+def choose(images: Images, count: int, *, seed: int = 0) -> list[Example]:
+  """The worst images, the best positive and random ones, `count` of each.
 
-  Of equal Dice, the larger wrong area is the worse.
+  Of equal Dice, the one with the larger wrong area is worse.
   """
   error = images.truth_area + images.predicted_area - 2 * images.intersection
   order = np.lexsort((-error, images.dice))
@@ -50,54 +60,68 @@ def choose(images: Images, count: int, *, seed: int = 0) -> list[Case]:
   random = np.random.default_rng(seed).permutation(len(images))
   chosen = {'worst': order, 'best': positive[::-1], 'random': random}
   return [
-    Case(kind, rank, int(index))
+    Example(kind, rank, int(index))
     for kind, indices in chosen.items()
     for rank, index in enumerate(indices[:count])
   ]
 
 
-def look(
-  held_out, verdict: Verdict, cases, *, image_size: int, **cleaning
-) -> Findings:
-  """Predicts again what is worth it: cases, and images with a mask.
+def second_pass(
+  held_out: HeldOut,
+  results: Results,
+  examples: Sequence[Example],
+  *,
+  image_size: int,
+  min_component: int = 0,
+  fill_holes: bool = False,
+) -> SecondPass:
+  """Predicts examples and images with a mask once more, for their masks.
 
   Args:
-    held_out: the images.
-    verdict: on them; each is treated as it was scored, by its group's rule.
-    cases: to draw.
-    image_size: of the radiographs that are drawn.
-    **cleaning: `min_component`, `fill_holes` of `Postprocess`.
+    held_out: The images.
+    results: On them; each is treated as it was scored, by its group's rule.
+    examples: To draw.
+    image_size: Side of the radiographs that are drawn.
+    min_component: See `Postprocess`.
+    fill_holes: See `Postprocess`.
   """
-  images = verdict.images
-  cases_of = {}
-  for case in cases:
-    cases_of.setdefault(case.index, []).append(case)
-  findings = Findings({}, [], images.dice.copy())
-  looked_at = sorted({*np.flatnonzero(images.predicted).tolist(), *cases_of})
-  for index, probs, probability in held_out.probabilities(looked_at):
+  images = results.images
+  examples_of: dict[int, list[Example]] = {}
+  for example in examples:
+    examples_of.setdefault(example.index, []).append(example)
+  second = SecondPass({}, [], images.dice.copy())
+  chosen = sorted({*np.flatnonzero(images.predicted).tolist(), *examples_of})
+  for index, probs, probability in held_out.probabilities(chosen):
     record = held_out.records[index]
-    post = verdict.postprocess(int(verdict.groups[index]), **cleaning)
+    post = results.postprocess(
+      int(results.groups[index]),
+      min_component=min_component,
+      fill_holes=fill_holes,
+    )
     for box in boxes.boxes(post.film_mask(probs, probability, record)):
-      findings.boxes.append((record.image_id, *box.tolist()))
+      second.boxes.append((record.image_id, *box.tolist()))
     probs = letterbox.blanked(
       probs, record.height, record.width, pixel_aspect=record.pixel_aspect
     )
     mask = post.mask(probs, probability)
     if post.cleans:
       truth = held_out.truth(index, SIZE)
-      findings.cleaned[index] = dice(
-        np.count_nonzero(mask & truth),
-        np.count_nonzero(mask),
-        np.count_nonzero(truth),
-      )
-    for case in cases_of.get(index, ()):
-      findings.pictures[case] = _picture(
+      areas = map(np.count_nonzero, (mask & truth, mask, truth))
+      second.cleaned_dice[index] = dice(*map(np.asarray, areas))
+    for example in examples_of.get(index, ()):
+      second.pictures[example] = _picture(
         held_out, images, index, mask, image_size
       )
-  return findings
+  return second
 
 
-def _picture(held_out, images, index, mask, image_size):
+def _picture(
+  held_out: HeldOut,
+  images: Images,
+  index: int,
+  mask: np.ndarray,
+  image_size: int,
+) -> np.ndarray:
   record = held_out.records[index]
   facts = [f'Dice {images.dice[index]:.3f}']
   facts.append(f'probability {images.probability[index]:.3f}')
@@ -111,9 +135,18 @@ def _picture(held_out, images, index, mask, image_size):
   )
 
 
-def save(picture: np.ndarray, case: Case, record, folder) -> pathlib.Path:
-  """Writes one picture as <folder>/<kind>/<rank>_<image id>.png."""
+def save(
+  picture: np.ndarray,
+  example: Example,
+  record: Record,
+  folder: str | os.PathLike[str],
+) -> pathlib.Path:
+  """Writes one picture as <folder>/<kind>/<rank>_<image id>.png.
+
+  Raises:
+    UserError: The file cannot be written.
+  """
   name = re.sub(r'[^\w.-]', '_', record.image_id)[-80:]
-  path = pathlib.Path(folder) / case.kind / f'{case.rank:02d}_{name}.png'
+  path = pathlib.Path(folder) / example.kind / f'{example.rank:02d}_{name}.png'
   files.write(path, draw.encoded(picture))
   return path
