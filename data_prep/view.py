@@ -22,7 +22,7 @@ from absl import app, flags
 
 from data_prep import sources
 from pnx_jax import draw, pool
-from pnx_jax.case import Case, marked
+from pnx_jax.case import Case, overlay
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
 from pnx_jax.formats import (
@@ -132,7 +132,7 @@ def _draw(
   """Draws films in a worker, which a damaged one may end."""
   drawn = []
   for number, (path, load) in pool.each(batch):
-    picture = refusals.attempt(lambda load: marked(load(), size), load)
+    picture = refusals.attempt(lambda load: overlay(load(), size), load)
     if isinstance(picture, refusals.Refusal):
       drawn.append((number, _told(path.stem, picture)))
       continue

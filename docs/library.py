@@ -20,7 +20,7 @@ def main(run, film, output):
 
   pixels = dicom.read(film, window=model.window).pixels
   picture = draw.outline(
-    draw.picture(pixels, SIZE), found.mask, colour=draw.PREDICTION, fill=0.2
+    draw.picture(pixels, SIZE), found.mask, color=draw.PREDICTION, fill=0.2
   )
   picture = draw.box(picture, found.boxes, scale=SIZE / max(pixels.shape))
   words = f'pneumothorax: {found.probability:.1%}, {found.operating_point}'

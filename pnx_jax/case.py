@@ -1,4 +1,4 @@
-"""A film with its mask: what is said of it, and the picture that shows it."""
+"""A film with its mask, described in words and drawn as an overlay."""
 
 import dataclasses
 import functools
@@ -16,16 +16,16 @@ class Case:
   """A film, its mask, and what is known of it.
 
   Attributes:
-    image: uint8[H, W]; may be a reduced picture of the film.
-    mask: bool[H, W] in the film's own pixels, None where it is not labelled.
-    image_id: says which film it is.
-    view: see `schema.Record`, like the next four.
-    sex: see `view`.
-    age: see `view`.
-    pixel_spacing: see `view`.
-    spacing_plane: see `view`.
-    mirrored: see `dicom.Header`.
-    probability: of a pneumothorax, where the mask is a prediction.
+    image: uint8[h, w]; may be smaller than the film.
+    mask: bool[H, W] in the film's own pixels; None if it is not labeled.
+    image_id: Identifies the film.
+    view: See `schema.Record`.
+    sex: See `schema.Record`.
+    age: See `schema.Record`.
+    pixel_spacing: See `schema.Record`.
+    spacing_plane: See `schema.Record`.
+    mirrored: See `dicom.Header`.
+    probability: Of a pneumothorax if the mask is a prediction, else None.
   """
 
   image: np.ndarray
@@ -46,7 +46,7 @@ class Case:
 
   @property
   def sides(self) -> list[str]:
-    """The patient's sides on which the mask has regions; none if not frontal.
+    """The patient's sides with regions of the mask; none if not frontal.
 
     The patient faces the reader: the film's left half is the patient's right,
     unless the film is stored mirrored.
@@ -58,49 +58,52 @@ class Case:
     return ['right'] * bool(right.any()) + ['left'] * bool((~right).any())
 
 
-def square_millimetres(area: int, pixel_spacing: tuple[float, float]) -> float:
-  """An area in pixels as mm2; -1 where the spacing is unknown."""
+def square_millimeters(area: int, pixel_spacing: tuple[float, float]) -> float:
+  """An area in pixels as mm2; -1 if the spacing is unknown."""
   row, column = pixel_spacing
   return area * row * column if min(pixel_spacing) > 0 else -1.0
 
 
 def describe(case: Case) -> list[str]:
-  """The label text: three or four lines."""
+  """The lines of text below the overlay."""
   person = [case.view, _SEXES.get(case.sex, '')]
   person += [f'{case.age} years'] if case.age >= 0 else []
-  lines = [case.image_id, ', '.join(filter(None, person)) or 'nothing known']
+  lines = [
+    case.image_id,
+    ', '.join(filter(None, person)) or 'view, sex and age unknown',
+  ]
   if case.mask is None:
-    return [*lines, 'not labelled']
+    return [*lines, 'not labeled']
   area = int(np.count_nonzero(case.mask))
   no, yes = 'pneumothorax: no', 'pneumothorax: yes'
   if case.probability is not None:
-    sure = f'probability of a pneumothorax {case.probability:.2f}'
-    no, yes = f'{sure}, nothing marked', f'{sure}, marked'
+    given = f'probability of a pneumothorax {case.probability:.2f}'
+    no, yes = f'{given}, nothing marked', f'{given}, marked'
   if not area:
     return [*lines, no]
   where = ' and '.join(case.sides)
   size = f'{area:,} px'
   if min(case.pixel_spacing) > 0:
-    size += f', {square_millimetres(area, case.pixel_spacing):,.0f} mm2'
+    size += f', {square_millimeters(area, case.pixel_spacing):,.0f} mm2'
     size += ' (detector plane)' if case.spacing_plane == 'detector' else ''
   return [*lines, f'{yes}{where and ", " + where}', size]
 
 
-def marked(case: Case, size: int) -> np.ndarray:
+def overlay(case: Case, size: int) -> np.ndarray:
   """The film with outline, boxes and label text: uint8[h, w, 3]."""
   result = draw.picture(case.image, size)
   letters = max(9, size // 30)
   if case.mask is not None:
     predicted = case.probability is not None
-    colour = draw.PREDICTION if predicted else draw.TRUTH
-    result = draw.outline(result, case.mask, colour=colour)
+    color = draw.PREDICTION if predicted else draw.TRUTH
+    result = draw.outline(result, case.mask, color=color)
     scale = result.shape[1] / case.mask.shape[1]
     regions = case.regions
     result = draw.box(result, regions, scale=scale)
-    # Stray pixels get no text, and the largest region's lies on top.
-    told = regions[regions[:, 4] > 0.01 * regions[:, 4].sum()]
-    if len(told) > 1:
-      for x, y, _, height, area in told[::-1].tolist():
+    # Small regions get no text; that of the largest region is drawn last.
+    large = regions[regions[:, 4] > 0.01 * regions[:, 4].sum()]
+    if len(large) > 1:
+      for x, y, _, height, area in large[::-1].tolist():
         corner = round(x * scale), round((y + height) * scale) + letters
         result = draw.text(result, f'{area:,} px', at=corner, size=letters)
   return draw.caption(result, describe(case), size=letters)

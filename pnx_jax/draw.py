@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Told apart by colour-blind readers too (Okabe and Ito, 2008).
+# Distinguishable for color-blind readers too (Okabe and Ito, 2008).
 TRUTH = (86, 180, 233)
 PREDICTION = (230, 159, 0)
 BOX = (240, 228, 66)
@@ -19,7 +19,7 @@ BACKGROUND = (24, 24, 24)
 
 
 def picture(image: np.ndarray, size: int | None = None) -> np.ndarray:
-  """A grey image as a picture whose longer side has `size` pixels."""
+  """A gray image as a picture whose longer side has `size` pixels."""
   return cv2.cvtColor(_resized(image, size), cv2.COLOR_GRAY2RGB)
 
 
@@ -27,7 +27,7 @@ def outline(
   picture: np.ndarray,
   mask: np.ndarray,
   *,
-  colour: Sequence[int] = TRUTH,
+  color: Sequence[int] = TRUTH,
   fill: float = 0.0,
 ) -> np.ndarray:
   """Outlines a mask, which may be of another size than the picture.
@@ -35,8 +35,8 @@ def outline(
   Args:
     picture: uint8[H, W, 3].
     mask: bool[h, w] of the same shape but for its scale.
-    colour: Red, green, blue.
-    fill: How much of the colour covers the inside, 0 to 1.
+    color: Red, green, blue.
+    fill: How much of the color covers the inside, 0 to 1.
   """
   result = picture.copy()
   height, width = picture.shape[:2]
@@ -48,11 +48,11 @@ def outline(
   mask = (mask > 127).astype(np.uint8)
   if fill:
     inside = mask != 0
-    tint = np.array(colour) * fill + picture[inside] * (1 - fill)
+    tint = np.array(color) * fill + picture[inside] * (1 - fill)
     result[inside] = np.round(tint)
   contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
   cv2.drawContours(
-    result, contours, -1, tuple(colour), _stroke(picture), cv2.LINE_AA
+    result, contours, -1, tuple(color), _stroke(picture), cv2.LINE_AA
   )
   return result
 
@@ -61,7 +61,7 @@ def box(
   picture: np.ndarray,
   boxes: np.ndarray,
   *,
-  colour: Sequence[int] = BOX,
+  color: Sequence[int] = BOX,
   scale: float = 1.0,
 ) -> np.ndarray:
   """Draws boxes, int[N, 4 or more] `x, y, width, height, ...`.
@@ -69,7 +69,7 @@ def box(
   Args:
     picture: uint8[H, W, 3].
     boxes: In pixels of the image the picture was made from.
-    colour: Red, green, blue.
+    color: Red, green, blue.
     scale: Pixels of the picture per pixel of that image.
   """
   result = picture.copy()
@@ -79,7 +79,7 @@ def box(
       result,
       (round(x) - gap, round(y) - gap),
       (round(x + width) + gap - 1, round(y + height) + gap - 1),
-      tuple(colour),
+      tuple(color),
       max(1, _stroke(picture) // 2),
     )
   return result
@@ -91,14 +91,14 @@ def text(
   *,
   at: tuple[int, int],
   size: int = 16,
-  colour: Sequence[int] = TEXT,
+  color: Sequence[int] = TEXT,
 ) -> np.ndarray:
-  """Writes words, on a dark plate, with their top left corner at (x, y)."""
+  """Writes words on a dark background, top left corner at (x, y)."""
   canvas = Image.fromarray(picture)
   pen = ImageDraw.Draw(canvas)
   font = ImageFont.load_default(size)
   left, top, right, bottom = pen.multiline_textbbox(at, words, font=font)
-  # The plate stays within the picture as long as it fits.
+  # The background is moved into the picture if it fits.
   x = max(0, min(at[0], picture.shape[1] - (right - at[0]) - size // 4))
   y = max(0, min(at[1], picture.shape[0] - (bottom - at[1]) - size // 4))
   left, right = left + x - at[0], right + x - at[0]
@@ -107,7 +107,7 @@ def text(
   pen.rectangle(
     (left - pad, top - pad, right + pad, bottom + pad), fill=BACKGROUND
   )
-  pen.multiline_text((x, y), words, font=font, fill=tuple(colour))
+  pen.multiline_text((x, y), words, font=font, fill=tuple(color))
   return np.array(canvas)
 
 
@@ -116,7 +116,7 @@ def caption(
   lines: Sequence[str],
   *,
   size: int = 16,
-  colours: Sequence[Sequence[int]] = (),
+  colors: Sequence[Sequence[int]] = (),
 ) -> np.ndarray:
   """Adds a bar with lines of text below a picture; long lines are cut.
 
@@ -124,7 +124,7 @@ def caption(
     picture: uint8[H, W, 3].
     lines: Text, top to bottom.
     size: Height of the letters in pixels.
-    colours: Of the lines; white beyond the last one.
+    colors: Of the lines; white beyond the last one.
   """
   width = picture.shape[1]
   step = round(1.35 * size)
@@ -132,10 +132,10 @@ def caption(
   pen = ImageDraw.Draw(bar)
   font = ImageFont.load_default(size)
   for number, line in enumerate(lines):
-    colour = colours[number] if number < len(colours) else TEXT
+    color = colors[number] if number < len(colors) else TEXT
     place = (size // 2, size // 4 + number * step)
     words = _cut(line, font, width - size)
-    pen.text(place, words, font=font, fill=tuple(colour))
+    pen.text(place, words, font=font, fill=tuple(color))
   return np.concatenate([picture, np.array(bar)])
 
 
@@ -159,13 +159,13 @@ def panel(
   plain = picture(image, size)
   tiles = [caption(plain, ['radiograph'])]
   masks = [('truth', label, TRUTH), ('prediction', prediction, PREDICTION)]
-  for name, mask, colour in masks:
+  for name, mask, color in masks:
     if mask is None:
       continue
     share = float(np.mean(mask))
-    words = f'{name}: {share:.1%} of the film' if share else f'{name}: none'
-    marked = outline(plain, mask, colour=colour, fill=0.25)
-    tiles.append(caption(marked, [words], colours=[colour]))
+    words = f'{name}: {share:.1%} of the image' if share else f'{name}: none'
+    marked = outline(plain, mask, color=color, fill=0.25)
+    tiles.append(caption(marked, [words], colors=[color]))
   result = np.concatenate(tiles, axis=1)
   return caption(result, text.split('\n')) if text else result
 
@@ -207,11 +207,14 @@ def _resized(image: np.ndarray, size: int | None) -> np.ndarray:
 
 
 def _stroke(picture: np.ndarray) -> int:
-  """Width of a line that is seen and hides little."""
+  """Width of a line that is visible and hides little."""
   return max(1, round(max(picture.shape[:2]) / 400))
 
 
-def _cut(line: str, font, width: int) -> str:
+def _cut(
+  line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
+) -> str:
+  """Shortens a line to a width in pixels."""
   if font.getlength(line) <= width:
     return line
   while line and font.getlength(line + '...') > width:

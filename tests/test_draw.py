@@ -17,7 +17,7 @@ def changed(before, after):
   return (before != after).any(axis=-1)
 
 
-def test_picture_is_grey_and_keeps_the_shape_of_the_film():
+def test_picture_is_gray_and_keeps_the_shape_of_the_film():
   image = np.arange(200, dtype=np.uint8).reshape(10, 20)
   assert np.array_equal(draw.picture(image), np.stack([image] * 3, -1))
   assert draw.picture(image, 40).shape == (20, 40, 3)
@@ -43,9 +43,9 @@ def test_outline_of_a_smaller_mask_is_scaled(disc):
   assert np.mean(marks == large) > 0.985
 
 
-def test_fill_mixes_the_colour_in(disc):
+def test_fill_mixes_the_color_in(disc):
   before = np.full((100, 120, 3), 100, np.uint8)
-  after = draw.outline(before, disc, colour=(200, 0, 100), fill=0.5)
+  after = draw.outline(before, disc, color=(200, 0, 100), fill=0.5)
   assert after[40, 70].tolist() == [150, 50, 100]
 
 
@@ -88,15 +88,15 @@ def test_caption_without_lines_still_is_a_picture():
   assert draw.caption(before, []).shape[1:] == (10, 3)
 
 
-def test_panel_shows_three_pictures_in_two_colours(disc):
+def test_panel_shows_three_pictures_in_two_colors(disc):
   image = np.full(disc.shape, 80, np.uint8)
   panel = draw.panel(
     image, disc, np.roll(disc, 9, 1), text='Dice 0.7', size=240
   )
   assert panel.dtype == np.uint8 and panel.shape[1] == 3 * 240
 
-  def has(part, colour):
-    return (np.abs(part[:200] - np.array(colour)).max(-1) < 40).any()
+  def has(part, color):
+    return (np.abs(part[:200] - np.array(color)).max(-1) < 40).any()
 
   plain, truth, prediction = np.split(panel, 3, axis=1)
   assert not has(plain, draw.TRUTH) and not has(plain, draw.PREDICTION)

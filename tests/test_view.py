@@ -48,13 +48,17 @@ def test_label_text_of_a_positive():
   ]
 
 
-def test_label_text_of_a_negative_and_of_the_unknown():
+def test_label_text_of_a_negative_and_of_an_unlabeled_film():
   assert cases.describe(case(mask_at()))[2:] == ['pneumothorax: no']
   unknown = case(view='', sex='', age=-1)
-  assert cases.describe(unknown) == ['film', 'nothing known', 'not labelled']
+  assert cases.describe(unknown) == [
+    'film',
+    'view, sex and age unknown',
+    'not labeled',
+  ]
 
 
-def test_square_millimetres_name_the_plane_or_are_left_out():
+def test_square_millimeters_name_the_plane_or_are_left_out():
   detector = case(mask_at(5), spacing_plane='detector')
   assert cases.describe(detector)[3].endswith('20 mm2 (detector plane)')
   none = case(mask_at(5), pixel_spacing=(-1.0, -1.0), spacing_plane='')
@@ -75,9 +79,9 @@ def test_no_side_on_a_lateral_film():
 
 
 def test_picture_marks_the_mask_where_it_is():
-  picture = cases.marked(case(mask_at(70)), 400)
-  coloured = np.ptp(picture[:320].astype(int), axis=-1) > 30
-  rows, columns = np.nonzero(coloured)
+  picture = cases.overlay(case(mask_at(70)), 400)
+  colored = np.ptp(picture[:320].astype(int), axis=-1) > 30
+  rows, columns = np.nonzero(colored)
   # The rectangle at 4 times the size, and a box that leaves it a margin.
   assert abs(rows.min() - 40) < 8 and abs(rows.max() - 240) < 8
   assert abs(columns.min() - 280) < 8 and abs(columns.max() - 360) < 8
@@ -86,7 +90,7 @@ def test_picture_marks_the_mask_where_it_is():
 
 def test_regions_are_told_their_areas_when_there_are_several():
   one, two = (
-    cases.marked(case(mask_at(*columns)), 400)[:320]
+    cases.overlay(case(mask_at(*columns)), 400)[:320]
     for columns in ((5,), (5, 70))
   )
   plates = [

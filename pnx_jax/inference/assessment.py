@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from pnx_jax import pool
-from pnx_jax.case import Case, square_millimetres
+from pnx_jax.case import Case, square_millimeters
 from pnx_jax.formats import rle
 from pnx_jax.inference.decoding import Film, Refused
 from pnx_jax.inference.outputs import Outputs
@@ -101,7 +101,7 @@ class Reader:
       probability=found.probability,
       operating_point=found.operating_point,
       area=area,
-      area_mm2=square_millimetres(area, header.pixel_spacing),
+      area_mm2=square_millimeters(area, header.pixel_spacing),
       spacing_plane=header.spacing_plane,
       side=' and '.join(case.sides),
       boxes=tuple(map(tuple, found.boxes.tolist())),

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from pnx_jax import draw
-from pnx_jax.case import Case, marked
+from pnx_jax.case import Case, overlay
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom_seg, files
 from pnx_jax.inference.decoding import PICTURE_SIZE
@@ -42,7 +42,7 @@ class Outputs:
   def write(self, source: Source, case: Case, versions: dict[str, str]) -> str:
     """Writes a film's files; returns why there is no DICOM SEG, if so."""
     self.remove(source.name)
-    picture = draw.caption(marked(case, PICTURE_SIZE), [RESEARCH_ONLY])
+    picture = draw.caption(overlay(case, PICTURE_SIZE), [RESEARCH_ONLY])
     files.write(self._picture(source.name), draw.encoded(picture, '.jpg'))
     if not case.mask.any():
       return ''
