@@ -1,11 +1,13 @@
 """What every command does alike: flags are parsed, mistakes are one line."""
 
+import argparse
 import contextlib
 import os
 import pathlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from absl import flags
 
@@ -26,6 +28,26 @@ def one_line() -> Iterator[None]:
     return
   print(f'error: {message}', file=sys.stderr)
   sys.exit(2)
+
+
+class Parser(argparse.ArgumentParser):
+  """Flags of a command that uses argparse; flags cannot be abbreviated.
+
+  Args:
+    module: Dotted name of the command.
+    description: Its docstring, of which the first paragraph is shown.
+  """
+
+  def __init__(self, module: str, description: str | None):
+    super().__init__(
+      prog=f'python -m {module}',
+      description=(description or '').split('\n\n')[0],
+      allow_abbrev=False,
+    )
+
+  def error(self, message: str) -> NoReturn:
+    """Raises a UserError, without the usage."""
+    raise UserError(message)
 
 
 def parse_flags(argv: Sequence[str], *, recipe: str | None = None) -> list[str]:

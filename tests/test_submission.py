@@ -5,7 +5,6 @@ import gzip
 import json
 import os
 import pathlib
-import time
 
 import numpy as np
 import pytest
@@ -76,7 +75,7 @@ FAULTY_ROWS = {
   'a,one two': "a: RLE number 1 is 'one'",
   'a,10 5\na,14 2': 'a: the masks of its rows overlap',
   'a,-1\nb,-1\na,-1': '1 repeated ids: a',
-  'a,5 0 3 0': 'a: a mask without a pixel is not -1',
+  'a,5 0 3 0': 'a: an empty mask must be written as -1',
   'b,-1': '1 missing ids: a',
   'a,-1\nc,-1': '1 unknown ids: c',
   'a': 'line 2: expected an image id',
@@ -131,7 +130,7 @@ def test_the_longest_mask_can_be_read(tmp_path):
   assert submission.check(tmp_path / 'long.csv') == ([], None)
 
 
-def test_sideways_masks_are_noticed(tmp_path):
+def test_transposed_and_small_masks_are_faults(tmp_path):
   rng = np.random.default_rng(0)
   upright = [_mask(*rng.integers((0, 0), (500, 900))) for _ in range(20)]
   for name, masks in {'up': upright, 'side': [m.T for m in upright]}.items():
@@ -146,13 +145,13 @@ def test_sideways_masks_are_noticed(tmp_path):
   ]
   rle.write_csv(tmp_path / 'half', half)
   (fault,), _ = submission.check(tmp_path / 'half')
-  assert fault.startswith('the masks look like those of smaller pictures')
+  assert fault.startswith('the masks look like those of smaller images')
   (fault,), scores = submission.check(tmp_path / 'up', truth=tmp_path / 'half')
   assert fault.startswith(f'the masks of {tmp_path / "half"} look like those')
   assert scores['num_images'] == 20
 
 
-def test_other_files_are_one_line(tmp_path, capsys):
+def test_a_mistake_is_one_line(tmp_path, capsys):
   other = _file(tmp_path, 'id,label,score\n1,2,3\n', 'other.csv')
   binary = tmp_path / 'binary.csv'
   binary.write_bytes(bytes(range(128, 256)))
@@ -167,13 +166,16 @@ def test_other_files_are_one_line(tmp_path, capsys):
     [f'--check={good}', f'--truth={bad}'],
     [f'--check={good}', f'--truth={strange}'],
     [f'--check={good}', f'--sample={strange}'],
+    [f'--chec={tmp_path / "good.csv"}'],
+    [f'--check={good}', f'--unknown={tmp_path}'],
+    [f'--check={good}', str(tmp_path)],
   ):
     with pytest.raises(SystemExit) as ended:
       submission.main(arguments)
     assert ended.value.code == 2
     output, message = capsys.readouterr()
     assert output == '' and message.count('\n') == 1, message
-    assert str(tmp_path) in message
+    assert message.startswith('error: ') and 'usage' not in message
 
 
 def test_scores_of_an_empty_submission_are_null(tmp_path):
@@ -190,7 +192,7 @@ def test_the_command_prints_scores_as_json_and_faults_apart(tmp_path, capsys):
   output, message = capsys.readouterr()
   assert json.loads(output)['ignored'] == 1
   assert message == (
-    f'scored are the 1 ids that {truth} holds; 1 others of {path} are ignored\n'
+    f'scored the 1 ids that are annotated in {truth}; ignored the 1 others\n'
   )
   assert submission.main([f'--check={path}', f'--sample={truth}']) == 1
   output, message = capsys.readouterr()
@@ -212,9 +214,7 @@ def test_real_submissions_have_their_known_scores(name):
   labels = pathlib.Path(REAL) / 'labels'
   path = labels / 'submissions' / f'{name}.csv.gz'
   truth = labels / 'train-rle.csv.gz'
-  start = time.process_time()
   faults, scores = submission.check(path, truth=truth)
-  assert time.process_time() - start < 3
   assert faults == []
   assert scores['dice'] == pytest.approx(KNOWN_SCORES[name], abs=5e-5)
   assert scores['num_images'] == 1372
@@ -224,7 +224,7 @@ def test_real_submissions_have_their_known_scores(name):
 
 
 @pytest.mark.skipif(not REAL, reason='PNX_REAL_DATA is not set')
-def test_a_real_submission_turned_sideways_is_noticed(tmp_path):
+def test_a_transposed_real_submission_is_a_fault(tmp_path):
   folder = pathlib.Path(REAL) / 'labels' / 'submissions'
   path = folder / 'n01z3_se154_nf8_0.5_1000_0.csv.gz'
   size = submission.SIZE

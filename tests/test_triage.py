@@ -11,9 +11,10 @@ import pytest
 from pnx_jax.errors import UserError
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.prediction.postprocess import Postprocess
-from pnx_jax.triage import triage
+from pnx_jax.triage import simulation
+from pnx_jax.triage.__main__ import main
 from pnx_jax.triage.cohort import Cohort
-from pnx_jax.triage.reading_queue import Clinic, begins, waits
+from pnx_jax.triage.queue import Clinic, begins, waits
 
 
 def _clinic(**changes):
@@ -41,7 +42,7 @@ def _queue(clinic, *, rows=60, length=8000, seed=0):
 
 
 @pytest.mark.parametrize('spread', [0.0, 0.5, 1.0, 1.5])
-def test_one_reader_in_turn(spread):
+def test_one_reader_first_come_first_served(spread):
   """Pollaczek and Khinchine; M/M/1 where the spread is 1, M/D/1 where 0."""
   clinic = _clinic(spread=spread)
   arrival, begin, _, inner = _queue(clinic)
@@ -54,7 +55,7 @@ def test_one_reader_in_turn(spread):
 
 
 @pytest.mark.parametrize('readers', [2, 5])
-def test_several_readers_in_turn(readers):
+def test_several_readers_first_come_first_served(readers):
   """Erlang's C formula, 1917."""
   clinic = _clinic(readers=readers, films_per_hour=24.0 * readers)
   arrival, begin, _, inner = _queue(clinic)
@@ -137,7 +138,7 @@ def cohort():
 
 
 def test_positives_gain_what_negatives_lose(cohort):
-  found = triage.queue(
+  found = simulation.waiting_times(
     cohort,
     _clinic(),
     {'half': 0.5, 'none': 2.0, 'all': 0.0},
@@ -145,18 +146,20 @@ def test_positives_gain_what_negatives_lose(cohort):
     replications=40,
     length=4000,
   )
-  in_turn = found['in turn']
-  assert in_turn['sooner'].value == 0
+  first_come = found['first come, first served']
+  assert first_come['reduction'].value == 0
   for name in ('none', 'all'):
-    assert found[name] == in_turn
+    assert found[name] == first_come
   for name in ('by probability', 'half'):
-    figures = found[name]
-    assert figures['positives'].value < in_turn['positives'].value
-    assert figures['negatives'].value > in_turn['negatives'].value
-    low, high = figures['sooner'].interval
-    assert 0 < low < figures['sooner'].value < high
+    estimates = found[name]
+    assert estimates['positives'].value < first_come['positives'].value
+    assert estimates['negatives'].value > first_come['negatives'].value
+    low, high = estimates['reduction'].interval
+    assert 0 < low < estimates['reduction'].value < high
     # The mean over all films does not depend on the order.
-    total = 0.2 * figures['positives'].value + 0.8 * figures['negatives'].value
+    total = (
+      0.2 * estimates['positives'].value + 0.8 * estimates['negatives'].value
+    )
     assert total == pytest.approx(8.0, rel=0.1)
   # Theory, with the shares that are flagged at a threshold.
   flagged = [(cohort.probability >= 0.5)[k].mean() for k in _kinds(cohort)]
@@ -174,32 +177,36 @@ def test_few_patients_have_no_interval(cohort):
   few = Cohort(np.minimum(cohort.patient, 3), cohort.label, cohort.probability)
   options = {'prevalence': 0.2, 'replications': 20, 'length': 500}
   for films in (cohort, few):
-    found = triage.queue(films, _clinic(), {}, **options)
-    for figures in found.values():
-      known = {figure.interval is not None for figure in figures.values()}
+    found = simulation.waiting_times(films, _clinic(), {}, **options)
+    for estimates in found.values():
+      known = {estimate.interval is not None for estimate in estimates.values()}
       assert known == {films is cohort}
-    (found,) = triage.alerts(films, {'half': 0.5}, prevalence=0.2).values()
+    (found,) = simulation.alert_rates(
+      films, {'half': 0.5}, prevalence=0.2
+    ).values()
     assert (found['flagged'].interval is not None) == (films is cohort)
 
 
 def test_prevalence_changes_what_an_alert_is_worth(cohort):
   for prevalence in (0.05, 1 / 3):
-    (found,) = triage.alerts(
+    (found,) = simulation.alert_rates(
       cohort, {'half': 0.5}, prevalence=prevalence
     ).values()
     flagged = cohort.probability >= 0.5
     true, false = (flagged[kind].mean() for kind in _kinds(cohort))
     assert found['sensitivity'].value == pytest.approx(true)
-    assert found['false_alert_rate'].value == pytest.approx(false)
-    for figure in found.values():
-      assert figure.interval[0] < figure.value < figure.interval[1]
+    assert found['false_positive_rate'].value == pytest.approx(false)
+    for estimate in found.values():
+      assert estimate.interval[0] < estimate.value < estimate.interval[1]
     # Bayes' theorem.
     negative = (1 - prevalence) * false
     all_flagged = prevalence * true + negative
     assert found['flagged'].value == pytest.approx(all_flagged)
-    assert found['in_vain'].value == pytest.approx(negative / all_flagged)
+    assert found['false_discovery_rate'].value == pytest.approx(
+      negative / all_flagged
+    )
   # At the csv's own share it is what is counted there.
-  assert found['in_vain'].value == pytest.approx(
+  assert found['false_discovery_rate'].value == pytest.approx(
     1 - cohort.label[flagged].mean()
   )
 
@@ -228,7 +235,7 @@ def _write(folder, rows, header='patient,label,probability'):
   return path
 
 
-def test_the_command_prints_and_writes_all_figures(tmp_path, capsys):
+def test_the_command_prints_and_writes_all_estimates(tmp_path, capsys):
   rng = np.random.default_rng(0)
   rows = [
     f'{n // 2},{n % 2},{0.2 + 0.4 * (n % 2) + 0.39 * rng.random()}'
@@ -236,12 +243,12 @@ def test_the_command_prints_and_writes_all_figures(tmp_path, capsys):
   ]
   path = _write(tmp_path, rows)
   output = tmp_path / 'triage.json'
-  triage.main([f'--per_image={path}', '--readers=2', f'--output={output}'])
+  main([f'--per_image={path}', '--readers=2', f'--output={output}'])
   text = capsys.readouterr().out
   for words in (
-    '20 films an hour, 2 minutes each, readers: 2, busy 33% of the time; 5.0% '
+    '20 films per hour, 2 minutes each, readers: 2, utilization 33%; 5.0% '
     'of films with a pneumothorax (in the csv 50.0%)',
-    'in turn',
+    'first come, first served',
     'by probability',
     'sensitivity 90%',
     'For research only',
@@ -249,12 +256,12 @@ def test_the_command_prints_and_writes_all_figures(tmp_path, capsys):
     assert words in text
   found = json.loads(output.read_text())
   assert list(found) == ['clinic', 'minutes', 'alerts']
-  assert found['alerts']['never']['in_vain'] is None
+  assert found['alerts']['never']['false_discovery_rate'] is None
   # 0.55 after scaling is this before.
   odds = (0.45 / 0.55) ** 2
   level = 1 / (1 + odds)
   flagged = np.array([float(row.split(',')[2]) >= level for row in rows])
-  rate = found['alerts']['sensitivity 90%']['false_alert_rate']['value']
+  rate = found['alerts']['sensitivity 90%']['false_positive_rate']['value']
   assert rate == pytest.approx(flagged[::2].mean())
 
 
@@ -273,7 +280,11 @@ def test_the_command_prints_and_writes_all_figures(tmp_path, capsys):
     (['1,2,0.5'], 'patient,label,probability', 'line 2: expected a label'),
     (['1,1'], 'patient,label,probability', 'line 2: .* and None'),
     (['1,1,1.5'], 'patient,label,probability', 'a probability from 0 to 1'),
-    (['1,1,\0'], 'patient,label,probability', 'line 2: expected|is no csv'),
+    (
+      ['1,1,\0'],
+      'patient,label,probability',
+      'line 2: expected|is not a csv file',
+    ),
   ],
 )
 def test_a_bad_csv_is_one_line(tmp_path, rows, header, message):
@@ -282,20 +293,22 @@ def test_a_bad_csv_is_one_line(tmp_path, rows, header, message):
     Cohort.load(path, Postprocess())
   assert '\n' not in str(caught.value)
   path.write_bytes(b'patient,label,probability\n\xff\xfe')
-  with pytest.raises(UserError, match='is no csv'):
+  with pytest.raises(UserError, match='is not a csv file'):
     Cohort.load(path, Postprocess())
 
 
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    (['--films_per_hour=30'], 'busy 100% of the time: .*raise --readers'),
+    (['--films_per_hour=30'], 'utilization 100%: .*raise --readers'),
     (['--films_per_hour=nan'], '--films_per_hour=nan must be above 0'),
     (['--minutes_per_film=-1'], '--minutes_per_film=-1 must be above 0'),
     (['--readers=0'], '--readers=0 must be above 0'),
     (['--spread=11'], '--spread=11 must lie between 0 and 10'),
     (['--prevalence=0'], 'must lie between 0.005 and 0.995'),
     (['--seed=-1'], '--seed=-1 must be at least 0'),
+    (['--seed=x'], "invalid int value: 'x'"),
+    (['--preval=0.1'], 'unrecognized arguments: --preval=0.1'),
     (['--per_image=gone/per_image.csv'], 'no --per_image=gone/per_image.csv'),
     ([f'--per_image={__file__}'], 'no .*postprocess.json; .* --mode=eval'),
   ],
@@ -303,7 +316,7 @@ def test_a_bad_csv_is_one_line(tmp_path, rows, header, message):
 def test_a_wrong_flag_is_one_line(tmp_path, capsys, flags, message):
   path = _write(tmp_path, ['1,1,0.5', '2,0,0.4'])
   with pytest.raises(SystemExit, match='2'):
-    triage.main([f'--per_image={path}', *flags])
+    main([f'--per_image={path}', *flags])
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('error: ')
   assert re.search(message, line)

@@ -1,20 +1,22 @@
-"""Checks a submission, and scores it where the truth is known.
+"""Checks a submission to the competition, and scores it against annotations.
 
 `python -m pnx_jax.evaluation.submission --check=sub.csv
 [--sample=sample_submission.csv] [--truth=train-rle.csv]` lists every fault on
-standard error; with the truth it prints the scores as one JSON object on
-standard output, and on standard error how many ids have no truth. The exit
-status is 1 where there are faults.
+standard error. With the annotations it prints the scores as one JSON object on
+standard output, and on standard error how many ids are not annotated. The exit
+status is 1 if there are faults.
 """
 
-import argparse
 import csv
 import json
+import os
 import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from pnx_jax.cli import one_line
+from pnx_jax.cli import Parser, one_line
 from pnx_jax.errors import UserError
 from pnx_jax.formats import rle
 from pnx_jax.metrics.dice import dice
@@ -22,31 +24,39 @@ from pnx_jax.metrics.dice import dice
 _HEADER = list(rle.HEADER)
 # Side of the competition's radiographs, and so of its masks.
 SIZE = 1024
-# Masks look sideways when this many more lie left than lie high: of the true
-# ones 86 % have their centroid in the upper half and 59 % in the left one.
+# Masks count as transposed if this many more centroids lie in the left half than
+# in the upper half: of true masks 59 % lie left and 86 % high.
 SIDEWAYS = 5
-# Masks of pictures of 512 x 512 or less fill the left columns, and so many
-# true ones never do.
+# Masks of 512 x 512 pixels or less fill only the left columns of 1024 x 1024;
+# of this many true masks never all do.
 SMALL = 5
 
-# The longest mask has a run for every second pixel, of 9 characters or so.
+# The longest mask has a run per two pixels, of about 9 characters.
 csv.field_size_limit(16 * SIZE * SIZE)
 
 _NOTHING = np.zeros((SIZE, SIZE), bool).T
 
 
-def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
-  """The faults of a submission, a line each, and its scores given the truth.
+def check(
+  path: str | os.PathLike[str],
+  *,
+  sample: str | os.PathLike[str] | None = None,
+  truth: str | os.PathLike[str] | None = None,
+) -> tuple[list[str], dict[str, Any] | None]:
+  """Checks and scores a submission.
 
   Args:
-    path: the submission, plain or gzipped.
-    sample: a csv with the expected ids; one that repeats them is fine.
-    truth: a csv with the annotations of at least some of the ids.
+    path: The submission, plain or gzipped.
+    sample: A csv with the expected ids, which may be repeated.
+    truth: A csv with the annotations of at least some of the ids.
+
+  Returns:
+    The faults, a line each, and the scores by name; None without `truth`.
 
   Raises:
-    UserError: one of the files is of another kind altogether, or shares no id
-      with the submission.
-    OSError: one cannot be opened.
+    UserError: One of the files is of another kind, or shares no id with the
+      submission.
+    OSError: One of the files cannot be opened.
   """
   rows, faults = _read_rows(path)
   repeated = [image_id for image_id, rles in rows.items() if len(rles) > 1]
@@ -59,7 +69,9 @@ def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
   annotations = rle.read_csv(truth) if truth else {}
   if truth:
     _check_shared(truth, annotations, path, rows)
-  centroids, true_centroids, areas = [], [], []
+  centroids: list[tuple[float, float]] = []
+  true_centroids: list[tuple[float, float]] = []
+  areas: list[tuple[int, int, int]] = []
   for image_id, rles in rows.items():
     mask, wrong = _mask(rles)
     faults += [f'{image_id}: {fault}' for fault in wrong]
@@ -83,12 +95,14 @@ def check(path, *, sample=None, truth=None) -> tuple[list[str], dict | None]:
   }
 
 
-def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
-  """Every image id with the RLE of each of its rows, and the table's faults."""
+def _read_rows(
+  path: str | os.PathLike[str],
+) -> tuple[dict[str, list[str]], list[str]]:
+  """The RLEs of each image id, and the faults of the table."""
   try:
     lines = list(csv.reader(rle.read_lines(path)))
   except csv.Error as error:
-    raise UserError(f'{path} is no csv: {error}') from error
+    raise UserError(f'{path} is not a csv file: {error}') from error
   header = lines[0] if lines else []
   faults = []
   if header != _HEADER:
@@ -99,7 +113,7 @@ def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
     headless = len(header) == 2 and not header[1].strip('-0123456789 ')
     if not named and not headless:
       raise UserError(
-        f'{path}: no submission to this competition: it starts with '
+        f'{path} is not a submission to this competition: it starts with '
         f'{",".join(header)[:60]!r} instead of {",".join(_HEADER)!r}'
       )
     lines = lines if named else [_HEADER, *lines]
@@ -115,17 +129,22 @@ def _read_rows(path) -> tuple[dict[str, list[str]], list[str]]:
   return rows, faults
 
 
-def _check_shared(other, others, path, rows) -> None:
-  """Raises UserError where another file speaks of none of the images."""
+def _check_shared(
+  other: str | os.PathLike[str],
+  others: Collection[str],
+  path: str | os.PathLike[str],
+  rows: Mapping[str, list[str]],
+) -> None:
+  """Raises UserError if another file has none of the submission's ids."""
   if rows and rows.keys().isdisjoint(others):
     raise UserError(
-      f'{other} belongs to another submission: it shares none of its '
-      f'{len(others)} ids with {path}'
+      f'{other} does not belong to {path}: they share none of its '
+      f'{len(others)} ids'
     )
 
 
-def _listed(what, image_ids, most=10) -> list[str]:
-  """One line about some ids, or none."""
+def _listed(what: str, image_ids: Sequence[str], most: int = 10) -> list[str]:
+  """One line that lists ids, or none."""
   if not image_ids:
     return []
   names = ', '.join(image_ids[:most])
@@ -133,9 +152,10 @@ def _listed(what, image_ids, most=10) -> list[str]:
   return [f'{len(image_ids)} {what} ids: {names}{more}']
 
 
-def _mask(rles) -> tuple[np.ndarray | None, list[str]]:
-  """The union of an image's rows, None if one is unreadable, and its faults."""
-  union, faults = _NOTHING, []
+def _mask(rles: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
+  """The union of an image's rows (None if one is unreadable), and faults."""
+  union = _NOTHING
+  faults: list[str] = []
   for row in dict.fromkeys(rles):  # Stage 1's sample repeats whole rows.
     if rle.is_empty(row):
       continue
@@ -144,45 +164,50 @@ def _mask(rles) -> tuple[np.ndarray | None, list[str]]:
     except UserError as error:
       return None, [*faults, str(error)]
     if not mask.any():
-      faults.append(f'a mask without a pixel is not {rle.EMPTY}')
+      faults.append(f'an empty mask must be written as {rle.EMPTY}')
     if (union & mask).any():
       faults.append('the masks of its rows overlap')
     union = union | mask
   return union, faults
 
 
-def _centroid(mask) -> tuple[float, float]:
+def _centroid(mask: np.ndarray) -> tuple[float, float]:
   """Mean row and column of a mask's pixels."""
   columns, rows = np.divmod(np.flatnonzero(mask.T), SIZE)
   return rows.mean(), columns.mean()
 
 
-def _areas(mask, truth) -> tuple[int, int, int]:
-  """Areas of both, of the prediction (-1: unreadable) and of the truth."""
+def _areas(mask: np.ndarray | None, truth: np.ndarray) -> tuple[int, int, int]:
+  """Areas of intersection, prediction (-1: unreadable) and truth."""
   truth_area = np.count_nonzero(truth)
   if mask is None:
     return 0, -1, truth_area
   return np.count_nonzero(mask & truth), np.count_nonzero(mask), truth_area
 
 
-def _misplaced(masks, centroids) -> list[str]:
+def _misplaced(
+  masks: str, centroids: Sequence[tuple[float, float]]
+) -> list[str]:
+  """One line if masks look transposed or too small, or none."""
   places = np.array(centroids).reshape(-1, 2)
   count = len(places)
   upper, left = (places < (SIZE - 1) / 2).sum(axis=0)
   if count >= SMALL and (places[:, 1] < SIZE / 4).all():
     return [
-      f'{masks} look like those of smaller pictures: all {count} centroids lie '
+      f'{masks} look like those of smaller images: all {count} centroids lie '
       f'in the left quarter of {SIZE} x {SIZE}'
     ]
   if left - upper >= SIDEWAYS:
     return [
       f'{masks} look transposed: of {count} centroids {upper} lie in the upper '
-      f'half and {left} in the left one; of true ones 86 % and 59 %'
+      f'half and {left} in the left half; of true masks 86 % and 59 % do'
     ]
   return []
 
 
-def _scores(intersection, predicted_area, truth_area) -> dict:
+def _scores(
+  intersection: np.ndarray, predicted_area: np.ndarray, truth_area: np.ndarray
+) -> dict[str, Any]:
   scores = dice(intersection, predicted_area, truth_area)
   scores = np.where(predicted_area < 0, 0.0, scores)
   positive = truth_area > 0
@@ -195,30 +220,31 @@ def _scores(intersection, predicted_area, truth_area) -> dict:
   }
 
 
-def _mean(values) -> float | None:
+def _mean(values: np.ndarray) -> float | None:
   return float(values.mean()) if len(values) else None
 
 
-def main(arguments=None) -> int:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Parses the command line, checks, and returns the exit status."""
+  parser = Parser('pnx_jax.evaluation.submission', __doc__)
   parser.add_argument('--check', required=True, help='the submission')
   parser.add_argument('--sample', help='a csv with the expected ids')
   parser.add_argument('--truth', help='a csv with the annotations')
-  flags = parser.parse_args(arguments)
   with one_line():
+    flags = parser.parse_args(arguments)
     faults, scores = check(flags.check, sample=flags.sample, truth=flags.truth)
   for fault in faults:
     print(fault, file=sys.stderr)
   if scores is not None:
     if scores['ignored']:
       print(
-        f'scored are the {scores["num_images"]} ids that {flags.truth} holds; '
-        f'{scores["ignored"]} others of {flags.check} are ignored',
+        f'scored the {scores["num_images"]} ids that are annotated in '
+        f'{flags.truth}; ignored the {scores["ignored"]} others',
         file=sys.stderr,
       )
     print(json.dumps(scores))
   elif not faults:
-    print(f'{flags.check}: no fault found')
+    print(f'{flags.check}: no faults')
   return 1 if faults else 0
 
 

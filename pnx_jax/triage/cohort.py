@@ -1,4 +1,4 @@
-"""The films that a simulated clinic sees: an evaluation's, drawn anew."""
+"""The films of an evaluation, from which a simulated clinic draws."""
 
 import csv
 import dataclasses
@@ -19,7 +19,7 @@ class Cohort:
 
   Attributes:
     patient: str[N].
-    label: bool[N], it shows a pneumothorax.
+    label: bool[N], the image has a pneumothorax.
     probability: f64[N], calibrated.
   """
 
@@ -28,8 +28,16 @@ class Cohort:
   probability: np.ndarray
 
   @classmethod
-  def load(cls, path: str | os.PathLike, post: Postprocess) -> 'Cohort':
-    """Raises UserError where the csv is not what an evaluation writes."""
+  def load(cls, path: str | os.PathLike[str], post: Postprocess) -> 'Cohort':
+    """Reads a per_image.csv.
+
+    Args:
+      path: Of the csv.
+      post: Calibrates the probabilities.
+
+    Raises:
+      UserError: The csv is not what an evaluation writes, or lacks a class.
+    """
     try:
       with open(path, newline='', encoding='utf-8') as file:
         table = csv.DictReader(file)
@@ -38,7 +46,7 @@ class Cohort:
             raise UserError(f'{path} has no column {name!r}')
         rows = [_row(row, f'{path}, line {table.line_num}') for row in table]
     except (UnicodeDecodeError, csv.Error) as error:
-      raise UserError(f'{path} is no csv: {error}') from None
+      raise UserError(f'{path} is not a csv file: {error}') from None
     positive = sum(label for _, label, _ in rows)
     if not 0 < positive < len(rows):
       raise UserError(
@@ -49,7 +57,15 @@ class Cohort:
     return cls(patient, label, post.calibrated(probability))
 
   def draw(self, positive: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Films for the places bool[R, N], of patients drawn anew: int[R, N]."""
+    """Draws films of given labels from resampled patients: int[R, N].
+
+    Args:
+      positive: bool[R, N], the labels.
+      rng: Random generator.
+
+    Returns:
+      Indices of images. Patients are resampled in each of the R rows.
+    """
     weights = bootstrap.cluster_weights(
       self.patient, replicates=len(positive), seed=rng.integers(2**32)
     )
@@ -66,7 +82,7 @@ class Cohort:
     return drawn
 
 
-def _row(row, where) -> tuple[str, bool, float]:
+def _row(row: dict[str, str], where: str) -> tuple[str, bool, float]:
   try:
     label, probability = float(row['label']), float(row['probability'])
   except (TypeError, ValueError):

@@ -1,8 +1,8 @@
-"""A queue of films before its readers: who waits how long.
+"""A queue of films and its readers: how long each film waits.
 
-Reading times do not depend on the film, so the moments at which a reader is
-free for the next film are the same in whatever order films are read; an order
-only says which film is taken at which moment.
+Reading times do not depend on the film. The moments at which a reader takes the
+next film are therefore the same for all reading orders; the order only decides
+which film is taken at which moment.
 """
 
 import dataclasses
@@ -14,14 +14,18 @@ from pnx_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clinic:
-  """How films come and are read.
+  """How films arrive and are read.
 
   Attributes:
-    films_per_hour: arrive, at random times (a Poisson process).
-    minutes_per_film: mean reading time.
-    spread: its standard deviation over its mean (gamma distributed): 0 for
-      equal times, 1 for exponential ones.
-    readers: read at the same time, from one queue.
+    films_per_hour: Rate of arrivals, which are a Poisson process.
+    minutes_per_film: Mean reading time; times are gamma distributed.
+    spread: Standard deviation of the reading time over its mean: 0 for equal
+      times, 1 for exponential ones.
+    readers: Number of readers who share one queue.
+
+  Raises:
+    UserError: A number is out of range, or films arrive faster than they can
+      be read.
   """
 
   films_per_hour: float
@@ -29,7 +33,7 @@ class Clinic:
   spread: float
   readers: int
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     numbers = dataclasses.asdict(self)
     spread = numbers.pop('spread')
     for name, value in numbers.items():
@@ -37,32 +41,36 @@ class Clinic:
         raise UserError(f'--{name}={value:g} must be above 0')
     if not 0 <= spread <= 10:
       raise UserError(f'--spread={spread:g} must lie between 0 and 10')
-    if self.utilisation >= 1:
+    if self.utilization >= 1:
       raise UserError(
-        f'{self}: the queue would grow for ever; lower --films_per_hour or '
+        f'{self}: the queue would grow forever; lower --films_per_hour or '
         'raise --readers'
       )
 
-  def __str__(self):
+  def __str__(self) -> str:
     return (
-      f'{self.films_per_hour:g} films an hour, {self.minutes_per_film:g} '
-      f'minutes each, readers: {self.readers}, busy {self.utilisation:.0%} of '
-      'the time'
+      f'{self.films_per_hour:g} films per hour, {self.minutes_per_film:g} '
+      f'minutes each, readers: {self.readers}, utilization '
+      f'{self.utilization:.0%}'
     )
 
   @property
-  def utilisation(self) -> float:
-    """The share of time for which a reader reads."""
+  def utilization(self) -> float:
+    """The share of time that a reader spends reading."""
     return self.films_per_hour * self.minutes_per_film / 60 / self.readers
 
   def films(
     self, rng: np.random.Generator, shape: tuple[int, int]
   ) -> tuple[np.ndarray, np.ndarray]:
-    """When films arrive and are begun, in minutes.
+    """Draws when films arrive and when readers take one, in minutes.
+
+    Args:
+      rng: Random generator.
+      shape: R replications of N films.
 
     Returns:
-      f64[R, N], twice; both rise along N. The second says when the reader takes
-      one, not which.
+      The arrivals f64[R, N], and the moments f64[R, N] at which a reader takes
+      a film, whichever it is. Both are sorted along N.
     """
     gaps = rng.exponential(60 / self.films_per_hour, shape)
     minutes = np.full(shape, float(self.minutes_per_film))
@@ -75,15 +83,15 @@ class Clinic:
 def begins(
   arrival: np.ndarray, minutes: np.ndarray, readers: int
 ) -> np.ndarray:
-  """When each next film is begun: f64[R, N].
+  """The moments at which a reader takes a film: f64[R, N].
 
-  Kiefer and Wolfowitz 1955, On the theory of queues with many servers; with one
-  reader it is the recursion of Lindley 1952.
+  The recursion of Kiefer and Wolfowitz 1955, On the theory of queues with many
+  servers; with one reader it is that of Lindley 1952.
 
   Args:
-    arrival: f64[R, N], rising.
-    minutes: f64[R, N], for which the n-th film to be begun is read.
-    readers: how many read at the same time.
+    arrival: f64[R, N], ascending.
+    minutes: f64[R, N], reading times in the order in which films are read.
+    readers: Number of readers.
   """
   free = np.zeros((len(arrival), readers))
   rows = np.arange(len(arrival))
@@ -98,16 +106,16 @@ def begins(
 def waits(
   arrival: np.ndarray, begin: np.ndarray, priority: np.ndarray
 ) -> np.ndarray:
-  """How long each film waits when the most urgent one is taken next: f64[R, N].
+  """The wait of each film if the most urgent film is always next: f64[R, N].
 
-  By falling priority, each film takes the first moment after its arrival that
-  no more urgent one has taken. Moments taken are skipped as in the union-find
+  By descending priority, each film gets the first moment after its arrival that
+  no more urgent film has. Moments that are taken are skipped by the union-find
   of Tarjan and van Leeuwen 1984 (path halving).
 
   Args:
-    arrival: f64[R, N], rising.
-    begin: f64[R, N], rising, when films are begun.
-    priority: f64[R, N]; of equal ones the first to arrive is first.
+    arrival: f64[R, N], ascending.
+    begin: f64[R, N], ascending, the moments at which a film is taken.
+    priority: f64[R, N]; of films with equal priority the earliest is next.
   """
   num_rows, num_films = arrival.shape
   rows = np.arange(num_rows)
@@ -115,7 +123,7 @@ def waits(
   first = np.stack(
     [np.searchsorted(b, a) for a, b in zip(arrival, begin, strict=True)]
   )
-  # Moments up to the next free one, as far as known; one more than there are.
+  # For each moment, a moment from which on to look for the next free one.
   later = np.tile(np.arange(num_films + 1), (num_rows, 1))
   taken = np.empty(arrival.shape, np.int64)
   for film in order.T:
