@@ -24,8 +24,8 @@ from pnx_jax.metrics.dice import dice
 _HEADER = list(rle.HEADER)
 # Side of the competition's radiographs, and so of its masks.
 SIZE = 1024
-# Masks count as transposed if this many more centroids lie in the left half than
-# in the upper half: of true masks 59 % lie left and 86 % high.
+# Masks count as transposed if this many more centroids lie in the left half
+# than in the upper half: of true masks 59 % lie left and 86 % high.
 SIDEWAYS = 5
 # Masks of 512 x 512 pixels or less fill only the left columns of 1024 x 1024;
 # of this many true masks never all do.

@@ -82,6 +82,18 @@ def dice(
 
 
 @flax.struct.dataclass
+class MeanDice(clu.metrics.Average):
+  """Mean Dice of all images."""
+
+  @classmethod
+  def from_model_output(
+    cls, *, dice: jax.Array, mask: jax.Array | None = None, **_: Any
+  ) -> 'MeanDice':
+    """From f32[B] and, of real images, bool[B]."""
+    return super().from_model_output(dice, mask=mask)
+
+
+@flax.struct.dataclass
 class PositiveDice(clu.metrics.Average):
   """Mean Dice of the images that have a pneumothorax; NaN without any."""
 
@@ -108,7 +120,7 @@ class SegmentationMetrics(clu.metrics.Collection):
   not padding), and f32[B] for each name given to `with_losses`.
   """
 
-  dice: clu.metrics.Average.from_output('dice')
+  dice: MeanDice
   dice_positive: PositiveDice
 
   @classmethod

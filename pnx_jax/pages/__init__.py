@@ -1,18 +1,19 @@
-"""The one place that makes pages: templates in, HTML or Markdown out."""
+"""Pages from templates: HTML or Markdown."""
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jinja2
 
 
-def render(template: str, **content) -> str:
-  """The page; whatever is put into HTML is escaped."""
+def render(template: str, **content: Any) -> str:
+  """Renders a page; what is inserted into HTML is escaped."""
   return _environment().get_template(template).render(**content)
 
 
-def stream(template: str, **content) -> Iterator[str]:
-  """The page in pieces; iterators among the content are read meanwhile."""
+def stream(template: str, **content: Any) -> Iterator[str]:
+  """Renders a page in pieces; iterators in the content are read lazily."""
   return _environment().get_template(template).generate(**content)
 
 
