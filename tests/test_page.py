@@ -293,7 +293,7 @@ def test_many_films_take_little_memory(tmp_path):
   tracemalloc.stop()
   text = (tmp_path / 'x.html').read_text()
   assert text.count('data:image/jpeg') == 200
-  assert 'The first 200 films are shown with their picture' in text
+  assert 'Pictures are shown for the first 200 films' in text
   assert most < 5e6 < len(text)
 
 
