@@ -74,6 +74,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.losses = losses = ml_collections.ConfigDict()
   losses.bce = 3.0
   losses.dice = 1.0
+  # Dice of all pixels of a batch as one image, instead of each image's own.
+  losses.batch_dice = 0.0
   losses.focal = 0.0
   losses.lovasz = 0.0
   losses.tversky = 0.0

@@ -80,6 +80,11 @@ def test_loss_equals_its_numpy_form(name, reference):
   np.testing.assert_allclose(ours, expected, rtol=2e-5)
 
 
+def test_batch_dice_is_that_of_one_image_made_of_all():
+  ours = losses.batch_dice(LOGITS, jnp.asarray(LABEL, jnp.float32))
+  np.testing.assert_allclose(ours, [numpy_dice(LOGITS, LABEL)] * 3, rtol=2e-5)
+
+
 @pytest.mark.parametrize('name', losses.MASK_LOSSES)
 def test_gradient_is_right_and_never_dies_on_an_empty_mask(name):
   loss = losses.MASK_LOSSES[name]

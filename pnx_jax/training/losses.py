@@ -43,6 +43,15 @@ def dice(logits, label):
   return 1 - (2 * both + 1) / (total + 1)
 
 
+def batch_dice(logits, label):
+  """1 - soft Dice of all pixels of the batch, the same for every image.
+
+  Large masks weigh more than in `dice`, and images without a pneumothorax
+  count through the pixels that are predicted on them.
+  """
+  return jnp.broadcast_to(dice(logits[None], label[None]), len(logits))
+
+
 def tversky(logits, label):
   """1 - Tversky index, misses dearer (Salehi et al. 2017, arXiv:1706.05721)."""
   probs, label = _per_image(jax.nn.sigmoid(logits)), _per_image(label)
@@ -88,6 +97,7 @@ def presence(logits, label):
 MASK_LOSSES = {
   'bce': bce,
   'dice': dice,
+  'batch_dice': batch_dice,
   'focal': focal,
   'lovasz': lovasz,
   'tversky': tversky,
