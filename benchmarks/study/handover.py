@@ -30,7 +30,7 @@ _OUTPUT = flags.DEFINE_string('output', None, 'The npz file.')
 
 def arrays(run: plan.Run, data_dir: str) -> dict[str, np.ndarray]:
   """Returns the content of the file."""
-  config = plan.config(run, data_dir)
+  config = plan.config(run, data_dir, output_dir='')
   size = config.image_size
   train, held_out = pipeline.split_names(data_dir, run.fold)
   datasets = [pipeline.Dataset(data_dir, names) for names in (train, held_out)]

@@ -6,7 +6,12 @@ a study which ends early ends with its most useful results.
 """
 
 import dataclasses
+import pathlib
 from typing import Any
+
+import ml_collections
+
+from configs import efficientnet_unet
 
 # EfficientNet-Lite0 from ImageNet, 500 steps of 8 films of 224 x 224, half an
 # hour on two busy cores; everything else is configs/default.py.
@@ -16,6 +21,8 @@ BASE = {
   'total_steps': 500,
   'pretrained': 'efficientnet-lite0',
 }
+# Stands for the encoder that `pretrain.py` writes.
+FINDINGS = 'findings'
 SCREENED_FOLDS = (0, 1, 2)
 ALL_FOLDS = (0, 1, 2, 3, 4)
 
@@ -97,7 +104,7 @@ VARIANTS = (
       'starts closer than one from ImageNet.'
     ),
     parent='mild',
-    changes={'pretrained': 'findings'},
+    changes={'pretrained': FINDINGS},
   ),
   Variant(
     name='steps_1000',
@@ -173,6 +180,35 @@ def fields(chosen: Variant) -> dict[str, Any]:
   """Returns every config field that a variant sets, its parents' included."""
   inherited = fields(variant(chosen.parent)) if chosen.parent else BASE
   return {**inherited, **chosen.changes}
+
+
+def findings_path(output_dir: str) -> pathlib.Path:
+  """Where the encoder lies that learned NIH's findings."""
+  return pathlib.Path(output_dir, 'findings.safetensors')
+
+
+def config(
+  run: Run, data_dir: str, *, output_dir: str
+) -> ml_collections.ConfigDict:
+  """Returns the whole config of a run."""
+  made = efficientnet_unet.get_config('lite0')
+  chosen = fields(run.variant)
+  if chosen['pretrained'] == FINDINGS:
+    chosen['pretrained'] = str(findings_path(output_dir))
+  made.update_from_flattened_dict(
+    {
+      'data_dir': data_dir,
+      'seed': run.seed,
+      'fold': run.fold,
+      'eval.batch_size': 8,
+      # The last validation is at the end, whatever this says.
+      'eval_epochs': 1000.0,
+      'checkpoint_steps': 250,
+      'read_threads': 2,
+      **chosen,
+    }
+  )
+  return made
 
 
 def runs() -> list[Run]:

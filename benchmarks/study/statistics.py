@@ -13,13 +13,13 @@ import numpy as np
 
 from benchmarks.study.films import Films
 from pnx_jax.evaluation import rule_search
-from pnx_jax.metrics import bootstrap, rules
+from pnx_jax.metrics import averages, bootstrap, rules
+from pnx_jax.metrics.averages import weighted_mean
 from pnx_jax.metrics.curves import curve
 
 REPLICATES = 2000
 FIXED = (0.2, 0.5)
 SPECIFICITIES = (0.90, 0.95)
-QUARTILES = 4
 CRITERION = 'balanced'
 
 Metrics = dict[str, np.ndarray]
@@ -52,29 +52,25 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
     },
     'rule': cross_fitted(films),
   }
-  quartile = size_quartile(films)
-
-  def mean(weights, values, chosen):
-    total = weights[:, chosen].sum(axis=1)
-    with np.errstate(invalid='ignore', divide='ignore'):
-      return weights[:, chosen] @ values[chosen].astype(float) / total
+  quartile = averages.quartiles(films.truth_area, label)
 
   def compute(weights: np.ndarray) -> Metrics:
     found = {}
     for name, outcome in outcomes.items():
-      found[f'dice_positive_{name}'] = mean(weights, outcome.dice, label)
-      found[f'empty_negatives_{name}'] = mean(
-        weights, ~outcome.predicted, ~label
+      found[f'dice_positive_{name}'] = weighted_mean(
+        outcome.dice, weights, label
+      )
+      found[f'empty_negatives_{name}'] = weighted_mean(
+        ~outcome.predicted, weights, ~label
       )
     rule = outcomes['rule']
-    everything = np.ones(len(films), bool)
-    found['dice'] = mean(weights, rule.dice, everything)
+    found['dice'] = weighted_mean(rule.dice, weights)
     found[CRITERION] = (
       found['dice_positive_rule'] + found['empty_negatives_rule']
     ) / 2
-    for number in range(1, QUARTILES + 1):
-      found[f'sensitivity_quartile_{number}'] = mean(
-        weights, rule.predicted, quartile == number
+    for number in range(1, averages.NUM_QUARTILES + 1):
+      found[f'sensitivity_quartile_{number}'] = weighted_mean(
+        rule.predicted, weights, quartile == number
       )
     for name in ('probability', 'maximum'):
       ranking = curve(getattr(films, name), label, weights)
@@ -88,16 +84,8 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
   return compute
 
 
-def size_quartile(films: Films) -> np.ndarray:
-  """1 (smallest masks) to 4 for positives, 0 for negatives: int[N]."""
-  edges = np.quantile(films.truth_area[films.label], (0.25, 0.5, 0.75))
-  return np.where(
-    films.label, 1 + np.searchsorted(edges, films.truth_area), 0
-  )
-
-
 def intervals(
-  seeds: Sequence[Films], *, replicates: int = REPLICATES
+  seeds: Sequence[Films], *, replicates: int | None = None
 ) -> dict[str, tuple[float, Interval]]:
   """The mean over seeds of every metric, and its 95 % interval.
 
@@ -117,7 +105,7 @@ def differences(
   theirs: Sequence[Films],
   *,
   yardstick: Sequence[Films] = (),
-  replicates: int = REPLICATES,
+  replicates: int | None = None,
 ) -> dict[str, tuple[float, Interval]]:
   """How much more `ours` is than `theirs`, by metric, with 95 % intervals.
 
@@ -148,7 +136,7 @@ def differences(
 
 def _replicates(
   recipes: Mapping[str, Sequence[Films]],
-  replicates: int,
+  replicates: int | None,
   *,
   yardstick: Sequence[Films] = (),
 ) -> tuple[dict[str, Metrics], dict[str, dict[str, float]]]:
@@ -157,6 +145,7 @@ def _replicates(
   for other in (each for recipe in recipes.values() for each in recipe):
     if not np.array_equal(other.image_id, films.image_id):
       raise ValueError('Paired recipes must have predicted the same films.')
+  replicates = replicates or REPLICATES
   weights = bootstrap.cluster_weights(films.patient, replicates=replicates)
   once = np.ones((1, len(films)))
   random = np.random.default_rng(1)
@@ -202,7 +191,7 @@ def _spread(
 
 
 def corrected_for_choice(
-  recipes: Mapping[str, Films], *, replicates: int = REPLICATES
+  recipes: Mapping[str, Films], *, replicates: int | None = None
 ) -> tuple[str, dict[str, float], dict[str, tuple[float, Interval]]]:
   """Bootstrap bias-corrected cross-validation (Tsamardinos et al. 2018).
 
@@ -220,7 +209,9 @@ def corrected_for_choice(
   """
   names = list(recipes)
   films = recipes[names[0]]
-  drawn = bootstrap.cluster_weights(films.patient, replicates=replicates)
+  drawn = bootstrap.cluster_weights(
+    films.patient, replicates=replicates or REPLICATES
+  )
   functions = [metrics(each) for each in recipes.values()]
   once = [function(np.ones((1, len(films)))) for function in functions]
   inside = np.stack([function(drawn)[CRITERION] for function in functions])
@@ -240,6 +231,5 @@ def corrected_for_choice(
 
 
 def _bounds(values: np.ndarray) -> Interval:
-  tail = (1 - bootstrap.CONFIDENCE) / 2
-  low, high = np.nanquantile(values, (tail, 1 - tail))
-  return float(low), float(high)
+  """Of the replicates in which the metric is defined."""
+  return averages.interval(values[np.isfinite(values)])

@@ -1,0 +1,122 @@
+"""What finds real pneumothorax: trains and scores the plan, run by run.
+
+    PNX_REAL_DATA=... make study
+
+or `python -m benchmarks.study --real_data=DIR`. The folds whose tables lie in
+benchmarks/study/results are done; the others are trained in the order of
+`plan.py`, one at a time. Stop it at any point: the same command resumes. The
+report is printed at the end, and alone with `--report`.
+"""
+
+import datetime
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl import app, flags
+
+from benchmarks.study import plan, report
+
+_REAL_DATA = flags.DEFINE_string(
+  'real_data', None, 'Folder that holds siim_study; needed to build records.'
+)
+_DATA_DIR = flags.DEFINE_string('data_dir', 'data/study', 'The records.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'runs/study', 'For runs.')
+_FRESH = flags.DEFINE_bool(
+  'fresh', False, 'Train all again; the tables go to --output_dir.'
+)
+_REPORT = flags.DEFINE_bool('report', False, 'Train nothing.')
+_ONLY = flags.DEFINE_list(
+  'only', [], 'These runs, as default/seed0_fold0, in this order.'
+)
+_MINUTES = 30.0  # Of a run, before one has been timed.
+COMMITTED = pathlib.Path(__file__).parent / 'results'
+
+
+def main(_) -> None:
+  results = pathlib.Path(_OUTPUT_DIR.value, 'results')
+  results = results if _FRESH.value else COMMITTED
+  if not _REPORT.value:
+    _build()
+    runs = [plan.parse(text) for text in _ONLY.value] or plan.runs()
+    while waiting := [each for each in runs if not _done(results, each)]:
+      print(progress(len(runs), waiting, _minutes(results)), flush=True)
+      _train(waiting[0], results)
+  print(report.text(results))
+
+
+def progress(total: int, waiting: list[plan.Run], minutes: float) -> str:
+  """The line before each run."""
+  left = datetime.timedelta(minutes=round(minutes * len(waiting)))
+  return (
+    f'study: {total - len(waiting)} of {total} runs done; next {waiting[0]}; '
+    f'about {left} left'
+  )
+
+
+def _done(results: pathlib.Path, run: plan.Run) -> bool:
+  return (results / f'{run}.csv').exists()
+
+
+def _minutes(results: pathlib.Path) -> float:
+  """The mean of the timed runs."""
+  timed = [
+    minutes
+    for path in results.glob('*/*.json')
+    if (minutes := json.loads(path.read_text())['minutes'])
+  ]
+  return sum(timed) / len(timed) if timed else _MINUTES
+
+
+def _build() -> None:
+  if pathlib.Path(_DATA_DIR.value, 'build.json').exists():
+    return
+  if not _REAL_DATA.value:
+    raise app.UsageError('--real_data is missing: the folder of siim_study')
+  study = pathlib.Path(_REAL_DATA.value, 'siim_study')
+  _run(
+    'data_prep.build',
+    f'--dicom_dir={study}/dicom-images',
+    f'--rle_csv={study}/train-rle.csv',
+    f'--patient_map={study}/nih_id.csv',
+    f'--output_dir={_DATA_DIR.value}',
+    '--image_size=256',
+  )
+
+
+def _train(run: plan.Run, results: pathlib.Path) -> None:
+  """In a process of its own, which leaves no memory behind."""
+  if plan.fields(run.variant)['pretrained'] == plan.FINDINGS:
+    _pretrain()
+  _run(
+    'benchmarks.study.fold',
+    f'--run={run}',
+    f'--data_dir={_DATA_DIR.value}',
+    f'--output_dir={_OUTPUT_DIR.value}',
+    f'--results_dir={results}',
+  )
+
+
+def _pretrain() -> None:
+  """The encoder that `findings` starts from."""
+  path = plan.findings_path(_OUTPUT_DIR.value)
+  if path.exists():
+    return
+  if not _REAL_DATA.value:
+    raise app.UsageError('--real_data is missing: the folder of nih_labelled')
+  _run(
+    'benchmarks.study.pretrain',
+    f'--real_data={_REAL_DATA.value}',
+    f'--output={path}',
+  )
+
+
+def _run(module: str, *arguments: str) -> None:
+  found = subprocess.run([sys.executable, '-m', module, *arguments])
+  if found.returncode:
+    sys.exit(found.returncode)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,111 @@
+"""Trains one fold of the study and counts what it predicts of the held-out one.
+
+    python -m benchmarks.study.fold --run=default/seed0_fold0
+
+The study starts this as a process of its own. Scored are the last averaged
+weights, mean of the image and its mirror image.
+"""
+
+import datetime
+import logging
+import os
+import pathlib
+import time
+
+import jax
+from absl import app, flags
+from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
+
+from benchmarks.study import films, plan
+from pnx_jax.formats import files, schema
+from pnx_jax.input import pipeline
+from pnx_jax.prediction.ensemble import Ensemble
+from pnx_jax.prediction.network import SIZE, Network, presence_trained
+from pnx_jax.training import experiment, run_files, sharding, train_state
+from pnx_jax.training.checkpoint import Checkpoints
+from pnx_jax.training.train import train
+
+_RUN = flags.DEFINE_string('run', None, 'For example default/seed0_fold0.')
+_DATA_DIR = flags.DEFINE_string('data_dir', 'data/study', 'The records.')
+_OUTPUT_DIR = flags.DEFINE_string(
+  'output_dir', 'runs/study', 'For checkpoints and pretrained encoders.'
+)
+_RESULTS_DIR = flags.DEFINE_string(
+  'results_dir', 'benchmarks/study/results', 'For the table of films.'
+)
+
+
+def last_network(
+  config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
+) -> Network:
+  """Returns the averaged weights of the newest checkpoint."""
+  run = experiment.Experiment.build(config)
+  abstract = train_state.abstract(
+    run.create_state,
+    jax.random.key(config.seed, impl='rbg'),
+    sharding.replicated(mesh),
+  )
+  folder = run_files.checkpoint_dir(workdir, config.fold)
+  with Checkpoints(folder, create=False) as checkpoints:
+    state = checkpoints.restore_latest(abstract)
+  assert state is not None and int(state.step) == config.total_steps
+  return Network(
+    model=run.model,
+    variables=state.best_variables,
+    image_size=config.image_size,
+    presence_trained=presence_trained(config),
+    steps=(config.total_steps,),
+  )
+
+
+def score(network: Network, config, mesh: jax.sharding.Mesh) -> films.Films:
+  """Counts what a network predicts of the films of the held-out fold."""
+  dataset = pipeline.Dataset(config.data_dir, [schema.fold_split(config.fold)])
+  predictor = DatasetPredictor(
+    Ensemble(networks=(network,), mesh=mesh),
+    experiment.loader(config, config.eval.batch_size),
+  )
+  return films.count(
+    dataset.records,
+    predictor.probabilities(dataset),
+    lambda index: dataset.label(index, SIZE),
+    fold=config.fold,
+  )
+
+
+def main(_) -> None:
+  logging.basicConfig(format='%(asctime)s %(message)s', datefmt='%H:%M:%S')
+  logging.getLogger('pnx_jax').setLevel(logging.INFO)
+  run = plan.parse(_RUN.value)
+  config = plan.config(run, _DATA_DIR.value, output_dir=_OUTPUT_DIR.value)
+  workdir = pathlib.Path(_OUTPUT_DIR.value, run.variant.name, f'seed{run.seed}')
+  start = time.monotonic()
+  resumed = run.fold in run_files.trained_folds(workdir)
+  if train(config, workdir) is None:
+    raise SystemExit(130)
+  minutes = (time.monotonic() - start) / 60
+  mesh = sharding.mesh()
+  found = score(last_network(config, workdir, mesh), config, mesh)
+  results = pathlib.Path(_RESULTS_DIR.value)
+  if run.variant.validations > 1:
+    best = Network.load(workdir, run.fold, mesh=mesh)
+    films.write(results / f'{run}_best.csv', score(best, config, mesh))
+  files.write_json(
+    results / f'{run}.json',
+    {
+      'command': f'python -m benchmarks.study.fold --run={run}',
+      'commit': run_files.commit(),
+      'date': datetime.date.today().isoformat(),
+      # Of a run that was interrupted only its last part is timed.
+      'minutes': None if resumed else round(minutes, 1),
+      'load_average': round(os.getloadavg()[2], 1),
+      'cores': os.cpu_count(),
+      'jax': jax.__version__,
+    },
+  )
+  films.write(results / f'{run}.csv', found)
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('run')
+  app.run(main)

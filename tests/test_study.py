@@ -1,0 +1,183 @@
+"""The study's arithmetic, on made-up tables of films."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from benchmarks.study import __main__ as study
+from benchmarks.study import films, plan, report, statistics
+from pnx_jax.metrics.dice import THRESHOLDS
+from pnx_jax.training import experiment
+
+
+def made_up(*, seed=0, quality=1.0, count=300) -> films.Films:
+  """Films whose truth is the same for every seed and quality."""
+  truth = np.random.default_rng(99)
+  random = np.random.default_rng(seed)
+  label = truth.random(count) < 0.3
+  truth_area = np.where(label, truth.integers(200, 40_000, count), 0)
+  level = np.array(THRESHOLDS)
+  logit = quality * (2.0 * label - 1) + random.normal(size=count)
+  maximum = 1 / (1 + np.exp(-logit))
+  shrunk = np.clip(1 - level / maximum[:, None], 0, 1)
+  predicted = (shrunk * (truth_area + 3000)[:, None]).astype(int)
+  share = np.clip(random.normal(0.4 * quality, 0.1, count), 0, 1)
+  both = np.minimum(predicted * share[:, None], truth_area[:, None]).astype(int)
+  return films.Films(
+    image_id=np.array([f'film{number:04}' for number in range(count)]),
+    patient=np.arange(count) // 2,
+    fold=np.arange(count) // 2 % 3,
+    view=np.array(['PA'] * count),
+    probability=maximum,
+    maximum=maximum,
+    truth_area=truth_area,
+    predicted_area=predicted,
+    intersection=both,
+  )
+
+
+def test_a_table_of_films_reads_as_it_was_written(tmp_path):
+  wanted = made_up(count=20)
+  films.write(tmp_path / 'seed0_fold0.csv', wanted)
+  found = films.read(tmp_path / 'seed0_fold0.csv')
+  for field in dataclasses.fields(films.Films):
+    ours, theirs = getattr(found, field.name), getattr(wanted, field.name)
+    if ours.dtype.kind == 'f':
+      np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    else:
+      np.testing.assert_array_equal(ours, theirs)
+
+
+def test_counted_films_hold_areas_of_prediction_truth_and_both():
+  probs = np.zeros((1024, 1024), np.float32)
+  probs[:10, :20] = 0.55
+  truth = np.zeros((1024, 1024), bool)
+  truth[5:10, :20] = True
+  record = dataclasses.make_dataclass('Record', ['image_id', 'patient', 'view'])
+  found = films.count(
+    [record('a', 7, 'AP')], [(probs, 0.9)], lambda _: truth, fold=2
+  )
+  column = THRESHOLDS.index(0.5)
+  assert found.truth_area.tolist() == [100]
+  assert found.predicted_area[0, column] == 200
+  assert found.intersection[0, column] == 100
+  assert found.predicted_area[0, column + 2] == 0
+  assert found.maximum[0] == pytest.approx(0.55)
+  assert (found.fold[0], found.patient[0], found.view[0]) == (2, 7, 'AP')
+
+
+def test_metrics_equal_their_definitions():
+  table = made_up()
+  once = statistics.metrics(table)(np.ones((1, len(table))))
+  found = {name: float(value[0]) for name, value in once.items()}
+  label, column = table.label, THRESHOLDS.index(0.5)
+  area, both = table.predicted_area[:, column], table.intersection[:, column]
+  dice = 2 * both[label] / (area + table.truth_area)[label]
+  assert found['dice_positive_at_0.5'] == pytest.approx(dice.mean())
+  assert found['empty_negatives_at_0.5'] == pytest.approx(
+    (area[~label] == 0).mean()
+  )
+  assert found['auc_probability'] == pytest.approx(
+    sklearn.metrics.roc_auc_score(label, table.probability)
+  )
+  false, true, _ = sklearn.metrics.roc_curve(label, table.probability)
+  assert found['sensitivity_at_90_probability'] == pytest.approx(
+    true[false <= 0.1 + 1e-9].max()
+  )
+  assert found['balanced'] == pytest.approx(
+    (found['dice_positive_rule'] + found['empty_negatives_rule']) / 2
+  )
+
+
+def test_a_recipe_does_not_differ_from_itself():
+  table = made_up()
+  for value, bounds in statistics.differences(
+    [table], [table], replicates=50
+  ).values():
+    assert value == 0
+    assert bounds == (0, 0)
+
+
+def test_difference_of_means_over_the_shared_films():
+  better, worse = made_up(quality=1.5), made_up(quality=0.5, seed=1)
+  half = worse[worse.fold != 0]
+  found = statistics.differences([better], [half], replicates=200)
+  value, (low, high) = found['auc_probability']
+  part = better[better.fold != 0]
+  wanted = sklearn.metrics.roc_auc_score(
+    part.label, part.probability
+  ) - sklearn.metrics.roc_auc_score(half.label, half.probability)
+  assert value == pytest.approx(wanted)
+  assert 0 < low < value < high
+
+
+def test_a_single_seed_borrows_the_spread_of_the_yardstick():
+  ours, theirs = made_up(), made_up(seed=1)
+  spread = [made_up(seed=seed, quality=0.3 * seed) for seed in (1, 2, 3)]
+  plain = statistics.differences([ours], [theirs], replicates=300)
+  wider = statistics.differences(
+    [ours], [theirs], yardstick=spread, replicates=300
+  )
+  for name in ('auc_probability', 'dice_positive_at_0.5'):
+    assert plain[name][0] == wider[name][0]
+    (low, high), (lower, higher) = plain[name][1], wider[name][1]
+    assert higher - lower > 1.5 * (high - low)
+
+
+def test_choice_among_equal_recipes_is_corrected_downwards():
+  """The best of equals is ahead by luck, which the correction takes away."""
+  equal = {f'recipe{seed}': made_up(seed=seed) for seed in range(8)}
+  _, plain, corrected = statistics.corrected_for_choice(equal, replicates=300)
+  everyone = [
+    float(statistics.metrics(each)(np.ones((1, len(each))))['balanced'][0])
+    for each in equal.values()
+  ]
+  assert plain['balanced'] == pytest.approx(max(everyone))
+  assert corrected['balanced'][0] < max(everyone)
+  assert corrected['balanced'][0] > min(everyone) - 0.02
+
+
+def test_a_clear_choice_needs_no_correction():
+  recipes = {'bad': made_up(quality=0.1), 'good': made_up(quality=2.0, seed=1)}
+  chosen, plain, corrected = statistics.corrected_for_choice(
+    recipes, replicates=300
+  )
+  assert chosen == 'good'
+  assert corrected['balanced'][0] == pytest.approx(plain['balanced'], abs=0.02)
+
+
+def test_every_variant_makes_a_config_that_can_train():
+  names = [variant.name for variant in plan.VARIANTS]
+  assert len(set(names)) == len(names) <= 13
+  for place, variant in enumerate(plan.VARIANTS):
+    assert variant.parent in ('', *names[:place])
+    run = plan.Run(variant, 0, 1)
+    config = plan.config(run, 'data', output_dir='out')
+    experiment.check_numbers(config)
+    assert plan.parse(str(run)) == run
+  with pytest.raises(ValueError, match='nobody/seed0_fold0'):
+    plan.parse('nobody/seed0_fold0')
+
+
+def test_progress_names_the_next_run_and_the_time_left():
+  line = study.progress(9, plan.runs()[2:4], 30.0)
+  assert line == (
+    'study: 7 of 9 runs done; next default/seed0_fold2; about 1:00:00 left'
+  )
+
+
+def test_report_has_a_row_for_every_recipe(tmp_path, monkeypatch):
+  monkeypatch.setattr(statistics, 'REPLICATES', 20)
+  for name, seeds in {'default': 2, 'short': 1, 'torch': 1}.items():
+    for seed in range(seeds):
+      table = made_up(seed=seed, quality=1.0 + len(name) / 10)
+      for fold in range(3):
+        path = tmp_path / name / f'seed{seed}_fold{fold}.csv'
+        films.write(path, table[table.fold == fold])
+  text = report.text(tmp_path)
+  assert text.count('| default |') >= 2
+  assert '| short |' in text
+  assert 'Differences from torch' in text
+  assert 'Best of 2 recipes' in text
