@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL := 3
 SHORT := $(addprefix tests/test_, configs.py dicom.py layering.py losses.py \
   models.py packaging.py pipeline.py rle.py train.py)
 
-.PHONY: demo test test-short proofs beam lint format clean
+.PHONY: demo study test test-short proofs beam lint format clean
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,12 @@ demo: $(VENV)/installed
 	$(BIN)/python launch.py --config=configs/demo.py --workdir=$(DEMO)
 	$(BIN)/python launch.py --config=configs/demo.py --workdir=$(DEMO) \
 	  --mode=eval
+
+# What finds real pneumothorax: trains the plan of benchmarks/study, resumable.
+# STUDY='--fresh' trains all again, STUDY='--report' nothing.
+study: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[pretrained]'
+	$(BIN)/python -m benchmarks.study --real_data=$(PNX_REAL_DATA) $(STUDY)
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .

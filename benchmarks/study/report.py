@@ -6,32 +6,33 @@ from collections.abc import Mapping, Sequence
 from benchmarks.study import films, plan, statistics
 from benchmarks.study.films import Films
 
-# Columns: metric and title.
+# Metrics and their titles.
 _COLUMNS = {
-  'balanced': 'balanced',
-  'dice_positive_rule': 'Dice on positives, rule',
-  'empty_negatives_rule': 'empty negatives, rule',
+  'dice_positive_80': 'Dice on positives, 80 % of negatives empty',
+  'dice_positive_90': '90 % empty',
+  'dice_positive_mask': 'no film left out',
+  'auc_maximum': 'AUC of the largest pixel',
+  'auc_probability': 'AUC of the presence head',
+}
+_FIXED = {
   'dice_positive_at_0.2': 'Dice on positives at 0.2',
   'empty_negatives_at_0.2': 'empty negatives at 0.2',
   'dice_positive_at_0.5': 'Dice on positives at 0.5',
   'empty_negatives_at_0.5': 'empty negatives at 0.5',
-  'auc_probability': 'AUC, presence',
-  'auc_maximum': 'AUC, maximum pixel',
+  'dice': "competition's Dice, rule of the other folds",
+  'dice_positive_rule': 'on positives',
+  'empty_negatives_rule': 'empty negatives',
 }
-_PAIRED = (
-  'balanced',
-  'dice_positive_rule',
-  'dice_positive_at_0.2',
-  'dice_positive_at_0.5',
-  'auc_probability',
-  'auc_maximum',
-)
-_DETAILS = (
-  'dice',
-  'sensitivity_at_90_probability',
-  'sensitivity_at_95_probability',
-  *(f'sensitivity_quartile_{number}' for number in range(1, 5)),
-)
+_SENSITIVITY = {
+  'sensitivity_90_probability': 'at 90 % specificity, presence head',
+  'sensitivity_95_probability': 'at 95 %',
+  'sensitivity_90_maximum': 'at 90 %, largest pixel',
+  'sensitivity_95_maximum': 'at 95 %',
+  **{
+    f'sensitivity_quartile_{number}': f'rule, size quartile {number}'
+    for number in range(1, 5)
+  },
+}
 
 
 def load(results: pathlib.Path) -> dict[str, list[Films]]:
@@ -59,7 +60,11 @@ def text(results: pathlib.Path) -> str:
   }
   if not recipes:
     return 'No run is done yet.'
-  parts = [_scores(recipes), _details(recipes)]
+  parts = [
+    _scores(recipes, _COLUMNS),
+    _scores(recipes, _FIXED),
+    f'Sensitivity:\n\n{_scores(recipes, _SENSITIVITY)}',
+  ]
   parts += [
     f'Differences from {name}, on shared films:\n\n{table}'
     for name in ('default', 'torch')
@@ -92,48 +97,34 @@ def _names(recipes: Mapping[str, Sequence[Films]]) -> list[str]:
   )
 
 
-def _scores(recipes: Mapping[str, Sequence[Films]]) -> str:
+def _scores(
+  recipes: Mapping[str, Sequence[Films]], columns: Mapping[str, str]
+) -> str:
   rows = []
   for name in _names(recipes):
     found = statistics.intervals(recipes[name])
     first = recipes[name][0]
-    rows.append(
-      [
-        name,
-        len(recipes[name]),
-        len(first),
-        first.label.sum(),
-        len(set(first.patient)),
-        *(_cell(*found[metric]) for metric in _COLUMNS),
-      ]
-    )
-  head = ['recipe', 'seeds', 'films', 'positive', 'patients']
-  return _table([*head, *_COLUMNS.values()], rows)
-
-
-def _details(recipes: Mapping[str, Sequence[Films]]) -> str:
-  rows = []
-  for name in _names(recipes):
-    found = statistics.intervals(recipes[name])
-    rows.append([name, *(_cell(*found[metric]) for metric in _DETAILS)])
-  head = [metric.replace('_', ' ') for metric in _DETAILS]
-  return _table(['recipe', *head], rows)
+    size = f'{len(first)} / {first.label.sum()} / {len(set(first.patient))}'
+    cells = [_cell(*found[metric]) for metric in columns]
+    rows.append([name, len(recipes[name]), size, *cells])
+  head = ['recipe', 'seeds', 'films / positive / patients']
+  return _table([*head, *columns.values()], rows)
 
 
 def _paired(recipes: Mapping[str, Sequence[Films]], name: str) -> str:
   rows = []
   for other in _names(recipes):
     ids = {*recipes[name][0].image_id}
-    if other == name or ids.isdisjoint(recipes[other][0].image_id):
+    shared = ids.intersection(recipes[other][0].image_id)
+    if other == name or not shared:
       continue
     found = statistics.differences(
       recipes[other], recipes[name], yardstick=recipes.get('default', ())
     )
-    rows.append(
-      [other, *(_cell(*found[metric], sign='+') for metric in _PAIRED)]
-    )
-  head = [metric.replace('_', ' ') for metric in _PAIRED]
-  return _table(['recipe', *head], rows) if rows else ''
+    cells = [_cell(*found[metric], sign='+') for metric in _COLUMNS]
+    rows.append([other, len(shared), *cells])
+  head = ['recipe', 'films', *_COLUMNS.values()]
+  return _table(head, rows) if rows else ''
 
 
 def _corrected(recipes: Mapping[str, Sequence[Films]]) -> str:
@@ -148,11 +139,11 @@ def _corrected(recipes: Mapping[str, Sequence[Films]]) -> str:
   chosen, plain, corrected = statistics.corrected_for_choice(firsts)
   rows = [
     [
-      metric.replace('_', ' '),
+      title,
       f'{plain[metric]:.3f}',
       _cell(*corrected[metric]),
     ]
-    for metric in (*_COLUMNS, *_DETAILS)
+    for metric, title in _COLUMNS.items()
   ]
   return (
     f'Best of {len(firsts)} recipes by `{statistics.CRITERION}`: {chosen}. '

@@ -1,10 +1,10 @@
 """Metrics of a recipe, paired differences, and the cost of having chosen.
 
-Intervals draw patients and seeds. The metric that recipes are chosen by was
-fixed before the first run: `balanced`, the mean of the Dice on positives and
-of the share of negatives whose mask is empty, under the rule that the other
-folds choose. It does not hang on the share of positives, and saying little
-does not raise it.
+Intervals draw patients and seeds. Recipes are chosen by `CRITERION`: the Dice
+on positives when a threshold on the largest pixel leaves 80 % of the negatives
+empty. It neither rewards saying little, as the competition's Dice does with 72
+to 78 % negatives, nor saying much, as the Dice on positives alone does, and it
+does not hang on how probabilities are scaled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +19,10 @@ from pnx_jax.metrics.curves import curve
 
 REPLICATES = 2000
 FIXED = (0.2, 0.5)
+_MASK_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 SPECIFICITIES = (0.90, 0.95)
-CRITERION = 'balanced'
+GATED = (0.80, 0.90)
+CRITERION = 'dice_positive_80'
 
 Metrics = dict[str, np.ndarray]
 Interval = tuple[float, float]
@@ -37,21 +39,33 @@ def cross_fitted(films: Films) -> rule_search.Outcome:
   return rule_search.cross_fit(films.statistics(), groups).outcome
 
 
+def _plain(films: Films, level: float) -> rule_search.Outcome:
+  return rule_search.apply(films.statistics(), rules.Rule(level, 0, level))
+
+
 def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
   """A function from weights f64[R, N] to every metric, f64[R].
 
-  The rule is chosen once; what the weights draw is scored under it.
+  The rule is chosen once; what the weights draw is scored under it, and so is
+  the threshold of the ungated and gated masks, which is the one of the highest
+  Dice on positives.
+
+  `dice_positive_at_T`, `empty_negatives_at_T`: masks are pixels above T.
+  `..._rule`, `dice`: under the rule that the other folds choose by the
+  competition's Dice, which is `dice`. `dice_positive_mask`: at the best
+  threshold, no film left out. `dice_positive_S`: the same masks, but S % of
+  the negatives left empty by a threshold on the largest pixel. `auc_...`,
+  `sensitivity_S_...`: of the presence head's probability or the largest pixel.
   """
   label = films.label
   outcomes = {
-    **{
-      f'at_{level:g}': rule_search.apply(
-        films.statistics(), rules.Rule(level, 0, level)
-      )
-      for level in FIXED
-    },
+    **{f'at_{level:g}': _plain(films, level) for level in FIXED},
     'rule': cross_fitted(films),
   }
+  masks = max(
+    (_plain(films, level).dice for level in _MASK_LEVELS),
+    key=lambda scores: scores[label].mean(),
+  )
   quartile = averages.quartiles(films.truth_area, label)
 
   def compute(weights: np.ndarray) -> Metrics:
@@ -65,9 +79,14 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
       )
     rule = outcomes['rule']
     found['dice'] = weighted_mean(rule.dice, weights)
-    found[CRITERION] = (
-      found['dice_positive_rule'] + found['empty_negatives_rule']
-    ) / 2
+    found['dice_positive_mask'] = weighted_mean(masks, weights, label)
+    # A sensitivity in which every positive counts its Dice.
+    credit = np.where(label, masks, 1.0)
+    ranking = curve(films.maximum, label, weights * credit)
+    for level in GATED:
+      found[f'dice_positive_{level * 100:.0f}'] = (
+        ranking.sensitivity_at(level) * found['dice_positive_mask']
+      )
     for number in range(1, averages.NUM_QUARTILES + 1):
       found[f'sensitivity_quartile_{number}'] = weighted_mean(
         rule.predicted, weights, quartile == number
@@ -76,8 +95,8 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
       ranking = curve(getattr(films, name), label, weights)
       found[f'auc_{name}'] = ranking.auc
       for level in SPECIFICITIES:
-        found[f'sensitivity_at_{level * 100:.0f}_{name}'] = (
-          ranking.sensitivity_at(level)
+        found[f'sensitivity_{level * 100:.0f}_{name}'] = ranking.sensitivity_at(
+          level
         )
     return found
 

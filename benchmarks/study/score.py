@@ -1,0 +1,60 @@
+"""Adds another program's out-of-fold predictions to the study's results.
+
+    python -m benchmarks.study.score --predictions=DIR --data_dir=data/study \\
+        --run=torch/seed0_fold0
+
+DIR: see `pnx_jax.evaluation.stored_predictions`.
+"""
+
+import datetime
+import os
+import pathlib
+
+from absl import app, flags
+
+from benchmarks.study import films
+from pnx_jax.evaluation.stored_predictions import StoredPredictions
+from pnx_jax.formats import files, schema
+from pnx_jax.input import pipeline
+from pnx_jax.prediction.network import SIZE
+from pnx_jax.training import run_files
+
+_PREDICTIONS = flags.DEFINE_string('predictions', None, 'The folder.')
+_DATA_DIR = flags.DEFINE_string('data_dir', 'data/study', 'The records.')
+_RUN = flags.DEFINE_string('run', None, 'For example torch/seed0_fold0.')
+_RESULTS_DIR = flags.DEFINE_string(
+  'results_dir', 'benchmarks/study/results', 'For the table of films.'
+)
+_COMMAND = flags.DEFINE_string('command', '', 'What made the predictions.')
+_COMMIT = flags.DEFINE_string('commit', '', 'Of its code, if not this one.')
+_MINUTES = flags.DEFINE_float('minutes', None, 'It trained for that long.')
+_LOAD = flags.DEFINE_float('load_average', None, 'Of the machine meanwhile.')
+
+
+def main(_) -> None:
+  fold = int(_RUN.value.rpartition('fold')[2])
+  dataset = pipeline.Dataset(_DATA_DIR.value, [schema.fold_split(fold)])
+  found = films.count(
+    dataset.records,
+    StoredPredictions(_PREDICTIONS.value).probabilities(dataset),
+    lambda index: dataset.label(index, SIZE),
+    fold=fold,
+  )
+  path = pathlib.Path(_RESULTS_DIR.value, f'{_RUN.value}.csv')
+  files.write_json(
+    path.with_suffix('.json'),
+    {
+      'command': _COMMAND.value,
+      'commit': _COMMIT.value or run_files.commit(),
+      'date': datetime.date.today().isoformat(),
+      'minutes': _MINUTES.value,
+      'load_average': _LOAD.value,
+      'cores': os.cpu_count(),
+    },
+  )
+  films.write(path, found)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['predictions', 'run'])
+  app.run(main)
