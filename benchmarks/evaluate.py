@@ -19,7 +19,7 @@ from pnx_jax.evaluation import rule_search
 from pnx_jax.formats import rle
 from pnx_jax.metrics.dice import THRESHOLDS, threshold_areas
 from pnx_jax.models import segmenter
-from pnx_jax.prediction.network import SIZE, compiled_predict
+from pnx_jax.prediction.network import SIZE, Network
 from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.training import sharding
 
@@ -70,6 +70,9 @@ def devices() -> None:
   variables = jax.jit(model.init, static_argnames='train')(
     jax.random.key(0), jnp.zeros((1, 64, 64, 1)), train=False
   )
+  network = Network(
+    model=model, variables=variables, image_size=size, presence_trained=True
+  )
   probs = jnp.asarray(rng.beta(0.1, 0.5, (batch, SIZE, SIZE)), jnp.float32)
   label = jnp.asarray(rng.random((batch, SIZE, SIZE)) < 0.05)
   print(f'{jax.devices()[0].device_kind}, {_ENCODER.value}, batches of {batch}')
@@ -77,9 +80,7 @@ def devices() -> None:
   print('|---|---|---|')
   forward = row(
     f'forward pass at {size}, with h-flip',
-    seconds(
-      lambda: compiled_predict()(variables, image, model=model, presence=True)
-    ),
+    seconds(lambda: network(image)),
     batch,
   )
   areas = jax.jit(threshold_areas)

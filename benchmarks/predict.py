@@ -26,7 +26,7 @@ from absl import app, flags, logging
 import pnx_jax
 from pnx_jax import pool
 from pnx_jax.inference import journal
-from pnx_jax.prediction.predictor import Model
+from pnx_jax.prediction.ensemble import Ensemble
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Evaluated run.', required=True)
 _INPUT = flags.DEFINE_string('input', 'data/phantom', 'Films, at least 4n.')
@@ -103,14 +103,14 @@ def resident(session: int) -> float:
   return total / 2**10
 
 
-def network(model: Model, times: int = 6) -> float:
+def network(ensemble: Ensemble, times: int = 6) -> float:
   """Processor seconds of the network alone, a film."""
-  shape = (1, model.image_size, model.image_size, 1)
+  shape = (1, ensemble.image_size, ensemble.image_size, 1)
   image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
   each = []
   for _ in range(times):
     before = time.process_time()
-    model.answer(image)['probs'].block_until_ready()
+    ensemble(image)['probs'].block_until_ready()
     each.append(time.process_time() - before)
   return statistics.median(each[1:])
 
@@ -135,8 +135,8 @@ def middle(values: Sequence[float], digits: int = 2) -> str:
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
-  model = pnx_jax.load(_WORKDIR.value)
-  size = model.image_size
+  ensemble = pnx_jax.load(_WORKDIR.value).ensemble
+  size = ensemble.image_size
   few, many = _NUM_IMAGES.value, 4 * _NUM_IMAGES.value
   films = sorted(pathlib.Path(_INPUT.value).absolute().rglob('*.dcm'))[:many]
   if len(films) < many:
@@ -156,7 +156,7 @@ def main(argv: Sequence[str]) -> None:
         folder = temporary / f'round_{number}_{count}'
         folder.mkdir(exist_ok=True)
         done.append(sides[name](inputs[count], folder))
-      alone.append(network(model))
+      alone.append(network(ensemble))
 
   def each(name, cost):
     pairs = zip(runs[name, few], runs[name, many], strict=True)

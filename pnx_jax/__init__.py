@@ -1,21 +1,39 @@
 """Pneumothorax detection and segmentation in chest radiographs, in JAX.
 
-model = pnx_jax.load('runs/resunet')  # or an export
-predictor.predict('film.dcm')
+predictor = pnx_jax.load('runs/resunet')  # or an export
+prediction = predictor.predict('film.dcm')
 """
 
+import importlib
+from typing import TYPE_CHECKING
 
-def load(path):
-  """The `inference.model.Model` of an evaluated run, or of an export.
+if TYPE_CHECKING:
+  from pnx_jax.models import create_model
+  from pnx_jax.prediction.predictor import Prediction, Predictor, load
 
-  Raises:
-    pnx_jax.errors.UserError: the folder holds neither.
-  """
-  # Imported here: most of pnx_jax needs no networks.
-  import pathlib
+__version__ = '0.1.0'
+__all__ = [
+  'Prediction',
+  'Predictor',
+  '__version__',
+  'create_model',
+  'load',
+]
 
-  from pnx_jax.prediction import exported, predictor
+# Imported when they are first used: most of pnx_jax needs no networks.
+_ROOMS = {
+  'Prediction': 'pnx_jax.prediction.predictor',
+  'Predictor': 'pnx_jax.prediction.predictor',
+  'create_model': 'pnx_jax.models',
+  'load': 'pnx_jax.prediction.predictor',
+}
 
-  if pathlib.Path(path, exported.SETTINGS).exists():
-    return exported.load(path)
-  return predictor.load(path)
+
+def __getattr__(name: str) -> object:
+  if name not in _ROOMS:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(_ROOMS[name]), name)
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -114,22 +114,20 @@ def run_with_findings(
   import numpy as np
 
   from pnx_jax.evaluation import evaluate
+  from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
   from pnx_jax.formats import rle
   from pnx_jax.input import pipeline
   from pnx_jax.metrics.rules import Rule
-  from pnx_jax.prediction import ensemble
+  from pnx_jax.prediction import deployment
   from pnx_jax.prediction.postprocess import Postprocess
-  from pnx_jax.training import sharding
 
   path = tmp_path_factory.mktemp('run_with_findings') / 'run'
   shutil.copytree(evaluated_run, path)
-  answering = ensemble.Ensemble(
-    ensemble.members([path], folds=[0]),
-    mesh=sharding.mesh(),
-    reading=pipeline.Loader(batch_size=8),
+  predictor = DatasetPredictor(
+    deployment.load(path), pipeline.Loader(batch_size=8)
   )
   films = pipeline.Dataset(dataset_dir, ['fold0', 'test'], labeled_only=False)
-  probs, probability = zip(*answering.probabilities(films), strict=True)
+  probs, probability = zip(*predictor.probabilities(films), strict=True)
   bottom = float(np.quantile(probs, 0.98))
   gate = float(np.median(probability))
   saved = path / 'eval' / 'postprocess.json'
@@ -140,7 +138,7 @@ def run_with_findings(
   post.save(saved)
   rle.write_csv(
     path / 'eval' / 'submission.csv',
-    evaluate._submission(dataset_dir, answering, post),
+    evaluate.submission_rows(dataset_dir, predictor, post),
   )
   return path
 
@@ -165,12 +163,12 @@ def five_films(phantom_films, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture
 def predict(run_with_findings, predictor_with_findings, tmp_path, monkeypatch):
   """Predicts inputs into `tmp_path / 'out'`; returns the readings by id."""
-  import pnx_jax
   from pnx_jax.inference import predict as predicting
+  from pnx_jax.prediction import predictor
 
-  load = pnx_jax.load
+  load = predictor.load
   monkeypatch.setattr(
-    pnx_jax,
+    predictor,
     'load',
     lambda path: (
       predictor_with_findings if path == run_with_findings else load(path)

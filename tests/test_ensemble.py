@@ -1,7 +1,9 @@
-"""Ensembles against numpy: members, mirror images, scales, batches, devices."""
+"""Networks and ensembles against numpy: mirror images, scales, batches."""
 
 import dataclasses
+import gc
 import types
+import weakref
 
 import flax.linen as nn
 import jax
@@ -11,10 +13,13 @@ import pytest
 
 from configs import default
 from pnx_jax.errors import UserError
+from pnx_jax.evaluation import dataset_predictor
+from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
-from pnx_jax.prediction import ensemble as ensembles
-from pnx_jax.prediction.network import SIZE, Member, Network, compiled_predict
+from pnx_jax.prediction.deployment import Deployment, Member, NetworkReader
+from pnx_jax.prediction.ensemble import Ensemble
+from pnx_jax.prediction.network import SIZE, Network
 from pnx_jax.training import run_files, sharding
 
 SIDE = 16
@@ -98,80 +103,101 @@ def _bilinear(image, size):
   return weights(image.shape[0]) @ image @ weights(image.shape[1]).T
 
 
-def test_predictions_average_the_image_and_its_mirror_image(films):
-  variables = _variables(0)
-  answer = compiled_predict()(
-    variables,
-    films.images[:3, ..., None],
+def _network(seed=0, **options):
+  return Network(
     model=Tiny(),
-    presence=True,
-    size=64,
+    variables=_variables(seed),
+    **{'image_size': SIDE, 'presence_trained': True} | options,
   )
+
+
+def test_predictions_average_the_image_and_its_mirror_image(films):
+  network = _network()
+  found = network(films.images[:3, ..., None])
   for row, image in enumerate(films.images[:3] / 255):
-    mirrored = _convolution(variables, image[:, ::-1])[:, ::-1]
-    mean = (_convolution(variables, image) + mirrored) / 2
+    mirrored = _convolution(network.variables, image[:, ::-1])[:, ::-1]
+    mean = (_convolution(network.variables, image) + mirrored) / 2
     np.testing.assert_allclose(
-      answer['probs'][row], _bilinear(mean, 64), atol=1e-5
+      found['probs'][row], _bilinear(mean, SIZE), atol=1e-5
     )
     sides = [4 * part.mean() for part in (image[:, :4], image[:, -4:])]
     np.testing.assert_allclose(
-      answer['probability'][row], _sigmoid(np.array(sides)).mean(), rtol=1e-5
+      found['probability'][row], _sigmoid(np.array(sides)).mean(), rtol=1e-5
     )
 
 
 def test_predictions_average_scales(films):
-  variables = _variables(0)
-  image = films.images[:1] / 255
-  answer = compiled_predict()(
-    variables,
-    films.images[:1, ..., None],
-    model=Tiny(),
-    presence=True,
-    size=64,
-    flip=False,
-    scales=(1.0, 1.7),
-  )
+  network = _network(flip=False, scales=(1.0, 1.7))
+  image = films.images[0] / 255
+  found = network(films.images[:1, ..., None])
   # 16 x 1.7 is 27.2; the network takes multiples of 4.
-  larger = _convolution(variables, _bilinear(image[0], 28))
-  expected = _bilinear(_convolution(variables, image[0]), 64)
-  expected = (expected + _bilinear(larger, 64)) / 2
-  np.testing.assert_allclose(answer['probs'][0], expected, atol=1e-5)
+  larger = _convolution(network.variables, _bilinear(image, 28))
+  same = _convolution(network.variables, image)
+  expected = (_bilinear(same, SIZE) + _bilinear(larger, SIZE)) / 2
+  np.testing.assert_allclose(found['probs'][0], expected, atol=1e-5)
 
 
-def test_where_no_presence_head_was_trained_the_surest_pixel_counts(films):
-  answer = compiled_predict()(
-    _variables(0),
-    films.images[..., None],
-    model=Tiny(),
-    presence=False,
-    size=32,
+def test_larger_images_are_resized_to_the_network(films):
+  network = _network(flip=False)
+  doubled = films.images[:1].repeat(2, 1).repeat(2, 2)[..., None]
+  found = network(doubled)
+  # Halving with antialiasing weighs four pixels by 1/8, 3/8, 3/8, 1/8.
+  image = np.pad(doubled[0, ..., 0] / 255, 1, mode='edge')
+  weights = np.array([1, 3, 3, 1]) / 8
+  windows = np.lib.stride_tricks.sliding_window_view(image, (4, 4))[::2, ::2]
+  halved = np.einsum('hwij,i,j->hw', windows, weights, weights)
+  expected = _bilinear(_convolution(network.variables, halved), SIZE)
+  margin = 3 * SIZE // SIDE  # The edges have weights of their own.
+  inner = slice(margin, -margin)
+  np.testing.assert_allclose(
+    found['probs'][0, inner, inner], expected[inner, inner], atol=1e-5
   )
+
+
+def test_an_untrained_presence_head_leaves_the_most_probable_pixel(films):
+  found = _network(presence_trained=False)(films.images[..., None])
   np.testing.assert_array_equal(
-    answer['probability'], answer['probs'].max(axis=(1, 2))
+    found['probability'], found['probs'].max(axis=(1, 2))
   )
 
 
 @pytest.fixture
 def loads(monkeypatch):
-  """Networks by member, and a list of what was loaded."""
+  """Networks by fold, and a list of the folds that were loaded."""
   loaded = []
 
-  def load(member, mesh):
-    loaded.append(member.fold)
-    put = jax.device_put(_variables(member.fold), sharding.replicated(mesh))
-    return Network(Tiny(), put, SIDE, (1,), presence=True)
+  def load(workdir, fold, *, place, mesh, **options):
+    loaded.append(fold)
+    network = _network(fold, steps=(fold,), **options)
+    put = jax.device_put(network.variables, sharding.replicated(mesh))
+    return dataclasses.replace(network, variables=put)
 
   monkeypatch.setattr(Network, 'load', load)
+  monkeypatch.setattr(
+    Deployment,
+    'members',
+    lambda self, workdir, folds=(): [Member('run', n) for n in self.folds],
+  )
+  monkeypatch.setattr(Deployment, 'image_size', lambda self, workdir: SIDE)
   return loaded
 
 
-def _ensemble(folds, *, batch_size=8, mesh=None, **options):
-  return ensembles.Ensemble(
-    [Member('run', fold) for fold in folds],
-    mesh=mesh or sharding.mesh(),
-    reading=pipeline.Loader(batch_size=batch_size, threads=2),
-    **options,
+def _reader(folds, *, mesh=None, **changes):
+  deployment = Deployment(
+    runs=('.',),
+    folds=tuple(folds),
+    checkpoints=1,
+    flip=True,
+    scales=(1.0,),
+    window='auto',
   )
+  deployment = dataclasses.replace(deployment, **changes)
+  return NetworkReader('run', deployment, mesh or sharding.mesh())
+
+
+def _predictor(folds, *, batch_size=8, mesh=None):
+  loader = pipeline.Loader(batch_size=batch_size, threads=2)
+  return DatasetPredictor(_reader(folds, mesh=mesh).ensemble(), loader)
 
 
 def _one_device():
@@ -184,11 +210,11 @@ def _one_device():
 
 
 def test_statistics_are_those_of_the_probabilities(films, loads):
-  together = _ensemble([0])
+  together = _predictor([0])
   statistics = together.statistics(films)
-  answers = list(together.probabilities(films))
-  assert len(answers) == len(films) == len(statistics['truth_area'])
-  for row, (probs, probability) in enumerate(answers):
+  predictions = list(together.probabilities(films))
+  assert len(predictions) == len(films) == len(statistics['truth_area'])
+  for row, (probs, probability) in enumerate(predictions):
     truth = films.label(row, SIZE)
     assert statistics['truth_area'][row] == truth.sum()
     assert statistics['probability'][row] == np.float32(probability)
@@ -203,10 +229,10 @@ def test_nothing_is_found_beside_a_film(films, loads, monkeypatch):
   wide = types.SimpleNamespace(
     image_id='wide', height=SIZE // 2, width=SIZE, pixel_aspect=1.0
   )
-  everywhere = _ensemble([0]).statistics(films)
+  everywhere = _predictor([0]).statistics(films)
   monkeypatch.setattr(Films, 'records', [wide] * len(films))
-  inside = _ensemble([0]).statistics(films)
-  for row, (probs, _) in enumerate(_ensemble([0]).probabilities(films)):
+  inside = _predictor([0]).statistics(films)
+  for row, (probs, _) in enumerate(_predictor([0]).probabilities(films)):
     film = probs[SIZE // 4 : 3 * SIZE // 4]
     for level in (3, 14, 25):
       area = (film > np.float32(THRESHOLDS[level])).sum()
@@ -216,8 +242,8 @@ def test_nothing_is_found_beside_a_film(films, loads, monkeypatch):
 
 
 def test_statistics_do_not_depend_on_batches_and_devices(films, loads):
-  expected = _ensemble([0]).statistics(films)
-  found = _ensemble([0], batch_size=3, mesh=_one_device()).statistics(films)
+  expected = _predictor([0]).statistics(films)
+  found = _predictor([0], batch_size=3, mesh=_one_device()).statistics(films)
   assert found.keys() == expected.keys()
   for name in ('truth_area', 'predicted_area', 'intersection'):
     # Counting is exact; a network's last bits may depend on the batch.
@@ -225,39 +251,102 @@ def test_statistics_do_not_depend_on_batches_and_devices(films, loads):
   np.testing.assert_allclose(found['probability'], expected['probability'])
 
 
-def test_an_ensemble_answers_with_the_mean(films, loads, monkeypatch):
-  alone = [list(_ensemble([fold]).probabilities(films)) for fold in (0, 1, 2)]
+def test_an_ensemble_is_the_mean_of_its_networks(films):
+  networks = [_network(seed) for seed in range(3)]
+  ensemble = Ensemble(networks=networks, image_size=SIDE, window='auto')
+  images = films.images[:2, ..., None]
+  alone = [network(images) for network in networks]
+  for name, mean in ensemble(images).items():
+    expected = np.mean([each[name] for each in alone], axis=0)
+    np.testing.assert_allclose(mean, expected, atol=1e-6)
+  (one,) = [ensemble.networks[0]]
+  single = dataclasses.replace(ensemble, networks=[one])
+  np.testing.assert_array_equal(single(images)['probs'], alone[0]['probs'])
+
+
+def test_chunks_of_a_dataset_have_the_mean_of_the_networks(
+  films, loads, monkeypatch
+):
+  alone = [list(_predictor([fold]).probabilities(films)) for fold in (0, 1, 2)]
   loads.clear()
-  monkeypatch.setattr(ensembles, '_CHUNK', 4)
-  together = list(_ensemble([0, 1, 2]).probabilities(films))
-  # One chunk after the other, and in each one member after the other.
+  monkeypatch.setattr(dataset_predictor, '_CHUNK', 4)
+  together = list(_predictor([0, 1, 2]).probabilities(films))
+  # One chunk after the other, and in each one network after the other.
   assert loads == [0, 1, 2] * 3
   for row, (probs, probability) in enumerate(together):
-    expected = np.mean([answers[row][0] for answers in alone], axis=0)
+    expected = np.mean([each[row][0] for each in alone], axis=0)
     np.testing.assert_allclose(probs, expected, atol=1e-6)
-    expected = np.mean([answers[row][1] for answers in alone])
+    expected = np.mean([each[row][1] for each in alone])
     assert probability == pytest.approx(expected, abs=1e-6)
 
 
-def test_probabilities_of_two_kinds_are_not_averaged(tmp_path):
-  runs = [str(tmp_path / name) for name in 'abc']
-  for run, weight in zip(runs, (0.3, 0.5, 0.0), strict=True):
+def test_one_network_at_a_time_is_in_memory(films, loads, monkeypatch):
+  loaded, in_memory = [], []
+  load = Network.load
+
+  def counted(*arguments, **options):
+    gc.collect()
+    in_memory.append(sum(weights() is not None for weights in loaded))
+    network = load(*arguments, **options)
+    loaded.append(weakref.ref(jax.tree.leaves(network.variables)[0]))
+    return network
+
+  monkeypatch.setattr(Network, 'load', counted)
+  _predictor([0, 1, 2]).statistics(films)
+  assert in_memory == [0, 0, 0]  # When the next one is read.
+
+
+def test_steps_are_noted_and_others_than_the_evaluated_are_refused(loads):
+  reader = _reader([0, 1])
+  assert [network.steps for network in reader.ensemble().networks] == [
+    (0,),
+    (1,),
+  ]
+  assert reader.steps == {Member('run', 0): (0,), Member('run', 1): (1,)}
+  same = _reader([0, 1], steps=((0,), (1,)))
+  assert len(list(same.ensemble().networks)) == 2
+  other = _reader([0, 1], steps=((0,), (2,)))
+  with pytest.raises(UserError, match='trained on since it was evaluated'):
+    list(other.ensemble().networks)
+  with pytest.raises(UserError, match='trained on since it was evaluated'):
+    _reader([0, 1], steps=((0,),))
+
+
+def _deployment(runs, folds, checkpoints=1):
+  return Deployment(
+    runs=tuple(runs),
+    folds=tuple(folds),
+    checkpoints=checkpoints,
+    flip=True,
+    scales=(1.0,),
+    window='auto',
+  )
+
+
+@pytest.fixture
+def runs(tmp_path):
+  """Runs a, b and c of two folds; c has no loss of the presence head."""
+  for name, weight in (('a', 0.3), ('b', 0.5), ('c', 0.0)):
     config = default.get_config()
     config.losses.presence = weight
-    run_files.write(run, config, ['image'])
-  ensembles.check_alike(runs[:2])
-  with pytest.raises(UserError, match='c cannot answer together'):
-    ensembles.check_alike(runs)
-
-
-def test_members_are_all_that_were_trained(tmp_path):
-  for run in ('a', 'b'):
+    run_files.write(tmp_path / name, config, ['image'])
     for fold in (0, 1):
-      (tmp_path / run / f'fold{fold}' / 'checkpoints' / '1').mkdir(parents=True)
-  runs = [str(tmp_path / run) for run in ('a', 'b')]
-  found = ensembles.members(runs, folds=[1])
-  assert found == [Member(run, 1, None) for run in runs]
-  found = ensembles.members(runs, folds=[0, 1], checkpoints=3)
-  assert len(set(found)) == 12
+      (tmp_path / name / f'fold{fold}/checkpoints/1').mkdir(parents=True)
+  return tmp_path
+
+
+def test_runs_whose_probabilities_differ_in_kind_are_not_ensembled(runs):
+  assert _deployment(['.', '../b'], [0]).members(runs / 'a')
+  assert _deployment(['.'], [0]).members(runs / 'c')
+  with pytest.raises(UserError, match=r'cannot ensemble .*a and .*c: the pres'):
+    _deployment(['.', '../b', '../c'], [0]).members(runs / 'a')
+
+
+def test_members_are_all_that_were_trained(runs):
+  found = _deployment(['.', '../b'], [1]).members(runs / 'a')
+  assert found == [Member(str(runs / name), 1, None) for name in 'ab']
+  deployment = _deployment(['.', '../b'], [0, 1], checkpoints=3)
+  assert len(set(deployment.members(runs / 'a'))) == 12
+  assert len(set(deployment.members(runs / 'a', [1]))) == 6
   with pytest.raises(UserError, match='no checkpoint of fold 2: train it'):
-    ensembles.members(runs, folds=[0, 2])
+    _deployment(['.'], [0, 2]).members(runs / 'a')

@@ -114,8 +114,8 @@ def test_what_was_trained_and_scored_on_is_told(evaluated, workdir):
     f'{metrics["num_positive"]} with a '
     'pneumothorax, each by networks that had not seen it. In records are 60 '
     'films, all of them synthetic, 24 with a pneumothorax; its '
-    f'{_patients(workdir)} patients are told apart by the patient map. All '
-    'folds answer together, which was not scored itself.'
+    f'{_patients(workdir)} patients are told apart by the patient map. The '
+    'ensemble of all folds was not scored itself.'
   )
   told = provenance.describe(
     'data/siim/',
@@ -193,7 +193,9 @@ def stranger(evaluated, workdir, tmp_path):
   return path
 
 
-def test_other_data_put_the_settled_rules_to_the_test(stranger, dataset_dir):
+def test_external_validation_applies_the_saved_rules_unchanged(
+  stranger, dataset_dir
+):
   before = {
     path.name: path.read_bytes()
     for path in (stranger / 'eval').iterdir()
@@ -252,7 +254,7 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
     file = path / f'fold{fold}' / 'trained_on.json'
     file.write_text(json.dumps(seen))
   made = protocol.make(small_run.config(dataset_dir), path)
-  assert made.settled is None and made.folder == path / 'eval'
+  assert made.saved_rules is None and made.folder == path / 'eval'
   twice = small_run.config(dataset_dir, **{'eval.ensemble': f'{path}/,{path}'})
   assert protocol.make(twice, path).deployment == made.deployment
   with pytest.raises(UserError, match=r'no dataset at .*nowhere'):
@@ -274,7 +276,9 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
   )
 
 
-def test_other_data_settle_nothing(stranger, dataset_dir, monkeypatch):
+def test_external_validation_changes_nothing_else(
+  stranger, dataset_dir, monkeypatch
+):
   def refused(**changes):
     with pytest.raises(UserError) as caught:
       evaluation.evaluate(small_run.config(dataset_dir, **changes), stranger)
@@ -295,7 +299,7 @@ def test_other_data_settle_nothing(stranger, dataset_dir, monkeypatch):
   table.write_text(table.read_text().replace('elsewhere-', ''))
   assert f'holds {len(scored)} of the {len(scored) + 1} images' in refused()
   (stranger / 'eval' / 'deployment.json').unlink()
-  assert 'is no evaluated run; evaluate it first' in refused()
+  assert 'is not an evaluated run; evaluate it first' in refused()
 
 
 def test_no_run_no_fold_and_another_network_are_one_line(
@@ -317,7 +321,7 @@ def test_no_run_no_fold_and_another_network_are_one_line(
     evaluation.evaluate(config, single)
 
 
-def test_runs_of_different_folds_cannot_be_evaluated_together(
+def test_networks_are_not_scored_on_images_they_have_seen(
   workdir, dataset_dir, tmp_path
 ):
   """The same records under other fold names: what was held out was seen."""
@@ -334,7 +338,7 @@ def test_runs_of_different_folds_cannot_be_evaluated_together(
   lengths = [sizes[name]['shardLengths'] for name in ('fold0', 'fold2')]
   sizes['fold0']['shardLengths'], sizes['fold2']['shardLengths'] = lengths[::-1]
   (swapped / 'dataset_info.json').write_text(json.dumps(info))
-  with pytest.raises(UserError, match='it has seen images'):
+  with pytest.raises(UserError, match='images that it has seen'):
     evaluation.evaluate(small_run.config(str(swapped)), workdir)
 
 
@@ -449,5 +453,5 @@ def test_mistyped_scales_are_one_line(workdir, dataset_dir, scales):
 
 def test_a_fold_without_labelled_images_is_one_line(monkeypatch):
   monkeypatch.setattr(pipeline, 'Dataset', lambda *_: [])
-  with pytest.raises(UserError, match='no labelled image in fold 2'):
+  with pytest.raises(UserError, match='no labeled image in fold 2'):
     HeldOut('data', {2: None})

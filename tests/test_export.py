@@ -21,12 +21,13 @@ import pytest
 
 import pnx_jax
 from pnx_jax.errors import UserError
+from pnx_jax.export import __main__ as command
 from pnx_jax.export import export, standalone
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.rules import Rule
 from pnx_jax.models import convolution, segmenter
-from pnx_jax.prediction import exported, predictor
-from pnx_jax.prediction.deployment import Deployment
+from pnx_jax.prediction import deployment, exported
+from pnx_jax.prediction.deployment import Deployment, Member
 from pnx_jax.prediction.network import SIZE, Network
 from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.training import run_files, train_state
@@ -66,7 +67,7 @@ def folder(evaluated_run, tmp_path_factory):
   run = path.parent.with_name('run')
   shutil.copytree(evaluated_run, run)
   _post(run).save(run / 'eval' / 'postprocess.json')
-  export.main([f'--workdir={run}', f'--output={path}'])
+  command.main([f'--workdir={run}', f'--output={path}'])
   return path
 
 
@@ -77,7 +78,7 @@ def run(folder):
 
 @pytest.fixture(scope='module')
 def original(run):
-  return predictor.load(run)
+  return deployment.load(run)
 
 
 @pytest.fixture(scope='module')
@@ -106,14 +107,14 @@ def test_it_runs_with_jax_and_numpy_alone(folder, original, images, tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', _ALONE, film],
     cwd=alone,
-    env=os.environ | {'XLA_FLAGS': ''},
+    env=os.environ | {'XLA_FLAGS': '', 'PYTHONPATH': ''},
     capture_output=True,
     text=True,
     check=True,
   )
   answer = dict(np.load(alone / 'answer.npz'))
   mask = answer.pop('mask')
-  expected = original.answer(images[:1])
+  expected = original(images[:1])
   _same(answer, expected)
   probability = float(expected['probability'][0])
   np.testing.assert_array_equal(
@@ -127,15 +128,15 @@ def test_it_runs_with_jax_and_numpy_alone(folder, original, images, tmp_path):
   assert told['mask'].startswith(f'{mask.sum()} pixels')
 
 
-def test_a_loaded_export_is_the_model_it_was(folder, original, images):
-  loaded = pnx_jax.load(folder)
+def test_a_loaded_export_is_the_ensemble_it_was(folder, original, images):
+  loaded = pnx_jax.load(folder).ensemble
   for field in dataclasses.fields(loaded):
-    if field.name != 'answer':
+    if field.name not in ('networks', 'mesh'):
       mine, its = (getattr(m, field.name) for m in (loaded, original))
       assert mine == its, field.name
   assert loaded.rules_version == original.rules_version
   for batch in (images, images[:1]):
-    _same(loaded.answer(batch), original.answer(batch))
+    _same(loaded(batch), original(batch))
 
 
 def test_programs_are_for_all_platforms_and_any_batch(folder):
@@ -169,10 +170,17 @@ def _network(seed, *, image_size, **options):
     lambda x: rng.random(x.shape, np.float32) - (x.ndim > 1) / 2,
     jax.eval_shape(init, jax.random.key(0)),
   )
-  return Network(created, variables, image_size, (1,), presence=True)
+  return Network(
+    model=created,
+    variables=variables,
+    image_size=image_size,
+    presence_trained=True,
+    flip=False,
+    steps=(1,),
+  )
 
 
-def test_an_ensemble_is_the_mean_of_its_members(
+def test_an_exported_ensemble_is_the_mean_of_its_networks(
   run, images, tmp_path, monkeypatch
 ):
   """Of two sizes and architectures; those that share one share a program."""
@@ -182,35 +190,34 @@ def test_an_ensemble_is_the_mean_of_its_members(
     {'image_size': 32, 'width': 2, 'depth': 1},
   ]
   networks = [_network(seed, **kind) for seed, kind in enumerate(kinds)]
-  monkeypatch.setattr(Network, 'load', lambda member, mesh: networks[member])
-  monkeypatch.setattr(Deployment, 'members', lambda self, run: [0, 1, 2])
+  monkeypatch.setattr(Network, 'load', lambda _, fold, **__: networks[fold])
+  members = [Member('.', number) for number in range(3)]
+  monkeypatch.setattr(Deployment, 'members', lambda *_: members)
+  monkeypatch.setattr(Deployment, 'image_size', lambda *_: 32)
   other = shutil.copytree(run, tmp_path / 'run')
   path = other / 'eval' / 'deployment.json'
   changes = {'flip': False, 'scales': [1.0], 'steps': [[1]] * 3}
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
   export.export(other, tmp_path / 'model')
-  found = pnx_jax.load(tmp_path / 'model').answer(images)
-  answers = [
-    predictor.mean_answer([one], images, flip=False, scales=(1.0,))
-    for one in networks
-  ]
-  assert all(a['probs'].std() > 0.005 for a in answers)
-  assert abs(answers[0]['probs'] - answers[2]['probs']).mean() > 0.01
-  mean = {name: np.mean([a[name] for a in answers], axis=0) for name in found}
+  found = pnx_jax.load(tmp_path / 'model').ensemble(images)
+  alone = [network(images) for network in networks]
+  assert all(each['probs'].std() > 0.005 for each in alone)
+  assert abs(alone[0]['probs'] - alone[2]['probs']).mean() > 0.01
+  mean = {
+    name: np.mean([each[name] for each in alone], axis=0) for name in found
+  }
   _same(found, mean)
-  alone = standalone.Model(tmp_path / 'model')
-  _same(alone.answer(images), mean)
-  assert alone.members[0][0] is alone.members[2][0]
+  shipped = standalone.Model(tmp_path / 'model')
+  _same(shipped.answer(images), mean)
+  assert shipped.members[0][0] is shipped.members[2][0]
   names = sorted(p.name for p in (tmp_path / 'model').glob('*.stablehlo'))
   assert names == ['network_0.stablehlo', 'network_1.stablehlo']
 
 
-def test_computing_in_bfloat16_is_a_choice(run, original):
-  (network,) = original.answer.args[0]
+def test_computing_in_bfloat16_is_a_choice(original):
+  (network,) = original.networks
   for dtype in export.COMPUTE_DTYPES:
-    program = export.program(
-      export.portable(network, dtype), Deployment.load(run), 32
-    )
+    program = export.program(export.portable(network, dtype), image_size=32)
     assert ('bf16' in program.mlir_module()) == (dtype == 'bfloat16')
 
 
@@ -350,7 +357,7 @@ def test_other_formats_and_unknown_programs_are_told(folder, tmp_path):
 def test_nothing_in_a_folder_is_run(folder, original, tmp_path):
   copy = shutil.copytree(folder, tmp_path / 'model')
   (copy / 'predict.py').write_text('raise SystemExit')
-  assert pnx_jax.load(copy).version == original.version
+  assert pnx_jax.load(copy).ensemble.version == original.version
   # Arrays that only pickle can read are refused.
   file = io.BytesIO()
   np.savez(file, weights=np.array([{}], object))
@@ -367,12 +374,12 @@ def test_nothing_in_a_folder_is_run(folder, original, tmp_path):
 def test_what_exists_is_not_overwritten(folder, run, tmp_path, capsys):
   before = _names(folder)
   with pytest.raises(SystemExit, match='2'):
-    export.main([f'--workdir={run}', f'--output={folder}/'])
+    command.main([f'--workdir={run}', f'--output={folder}/'])
   assert re.fullmatch(
     'error: .*model exists and is not empty.*\n', capsys.readouterr().err
   )
   assert _names(folder) == before
-  with pytest.raises(UserError, match='is no evaluated run'):
+  with pytest.raises(UserError, match='is not an evaluated run'):
     export.export(tmp_path, tmp_path / 'model')
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='Not a directory'):

@@ -97,9 +97,7 @@ def test_no_room_imports_upwards():
     room = path.relative_to(ROOT / 'pnx_jax').with_suffix('').parts[0]
     if room != '__init__':
       assert room in FLOOR, f'{path} has no floor'
-      # TODO: goes when the command loads through the prediction room.
-      allowed = ['pnx_jax.load'] if path.stem == 'predict' else []
-      assert not_below(source, room) in ([], allowed), path
+      assert not_below(source, room) == [], path
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from output_files import csv_rows
 
 from pnx_jax import pool
 from pnx_jax.formats import dicom, letterbox
-from pnx_jax.inference import decoding, discovery
+from pnx_jax.inference import discovery
+from pnx_jax.prediction import decoding
 
 
 def test_what_is_not_assessed_is_listed_apart(predict, five_films, tmp_path):
@@ -83,12 +84,14 @@ def test_what_is_no_file_or_hangs_is_refused_and_the_others_are_read(
   sources = discovery.find(
     [str(five_films), str(tmp_path)], leave_out='nowhere'
   )
-  hangs = discovery.Source(dicom_files.Hangs(), 'hangs', 'hangs', '')
-  looks = decoding.Looks(32, 'auto', dicom.RADIOGRAPHY)
+  ids = [*(source.image_id for source in sources), 'hangs']
   with decoding.read(
-    [*sources, hangs], looks, num_workers=1, limits=pool.Limits(seconds=2)
-  ) as found:
-    found = {film.source.image_id: film for film in found}
+    [*(source.path for source in sources), dicom_files.Hangs()],
+    decoding.ReadOptions(32, 'auto'),
+    num_workers=1,
+    limits=pool.Limits(seconds=2),
+  ) as films:
+    found = {ids[film.number]: film for film in films}
   assert found.pop('hangs')[1:] == (
     'limit',
     'takes longer than --seconds_per_film=2',

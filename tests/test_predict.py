@@ -165,7 +165,7 @@ def test_inputs_are_found_once_and_outputs_never(five_films, tmp_path):
 
 def test_workers_load_without_jax():
   code = (
-    'import sys, launch, pnx_jax.inference.decoding; '
+    'import sys, launch, pnx_jax.prediction.decoding; '
     'sys.exit("jax" in sys.modules)'
   )
   subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
@@ -201,5 +201,7 @@ def test_wrong_folders_are_one_line(predict, five_films, tmp_path):
     predict(five_films, tmp_path / 'missing')
   with pytest.raises(UserError, match=r'cannot write .*a\.dcm/readings.jsonl'):
     predict(five_films, output_dir=five_films / 'a.dcm')
-  with pytest.raises(UserError, match='no evaluated run; evaluate it first'):
+  with pytest.raises(
+    UserError, match='not an evaluated run; evaluate it first'
+  ):
     predict(five_films, model=tmp_path / 'empty')

@@ -1,5 +1,6 @@
-"""Runs that go on: what is known, what is new, whatever ended them."""
+"""Runs that resume: what was predicted before, what is new or changed."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -14,8 +15,7 @@ import pytest
 from output_files import csv_rows, folder_contents
 
 from pnx_jax.errors import UserError
-from pnx_jax.inference import assessment as readers
-from pnx_jax.inference import journal
+from pnx_jax.inference import assessment, journal
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -29,13 +29,13 @@ def test_a_second_run_reads_what_is_new_or_changed_alone(
   assert set(predict(five_films)) == set('abcd')
   before = folder_contents(out)
   read = []
-  monkeypatch.setattr(
-    readers.Reader,
-    '_answer',
-    lambda self, batch, answer=readers.Reader._answer: (
-      read.extend(film.source.image_id for film in batch) or answer(self, batch)
-    ),
-  )
+  assess = assessment.Assessment.__call__
+
+  def noted(self, film, prediction):
+    read.append(self.sources[film.number].image_id)
+    return assess(self, film, prediction)
+
+  monkeypatch.setattr(assessment.Assessment, '__call__', noted)
   predict(five_films)
   assert folder_contents(out) == before
   assert not read
@@ -90,24 +90,23 @@ def test_another_model_or_another_run_keeps_out(
   ):
     predict(five_films)
   path.write_text('{"name": "else"}\n')
-  with pytest.raises(UserError, match='line 1: no reading'):
+  with pytest.raises(UserError, match='line 1: not a reading'):
     predict(five_films)
 
 
-def test_an_interrupted_run_leaves_tables_and_goes_on(
+def test_an_interrupted_run_leaves_tables_and_resumes(
   predict, phantom_films, tmp_path, monkeypatch
 ):
   twenty = sorted(phantom_films.rglob('*.dcm'))[:20]
-  original = readers.Reader.readings
+  append, numbers = journal.Journal.append, itertools.count(1)
 
-  def interrupted(self, found):
-    for number, reading in enumerate(original(self, found)):
-      if number == 2:
-        signal.raise_signal(signal.SIGTERM)
-      yield reading
+  def interrupted(self, reading):
+    append(self, reading)
+    if next(numbers) == 3:
+      signal.raise_signal(signal.SIGTERM)
 
   with monkeypatch.context() as patch:
-    patch.setattr(readers.Reader, 'readings', interrupted)
+    patch.setattr(journal.Journal, 'append', interrupted)
     finished = predict(*twenty)
   assert 3 <= len(finished) < 20
   assert len(csv_rows(tmp_path / 'out' / 'worklist.csv')) == len(finished)
@@ -144,7 +143,7 @@ def test_ctrl_c_in_the_terminal(run_with_findings, phantom_films, tmp_path):
   assert process.returncode == 0, errors
   assert 'Traceback' not in errors
   assert 'research use only' in output
-  assert 'are left: the same command goes on' in output
+  assert 'are left: run the same command to resume' in output
   written = lines.read_text().splitlines()
   assert len(csv_rows(out / 'worklist.csv')) == len(written) > 0
 

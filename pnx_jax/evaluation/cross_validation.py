@@ -1,4 +1,4 @@
-"""The held-out images of all folds, seen by networks not trained on them."""
+"""The held-out images of all folds, predicted by networks without them."""
 
 import logging
 import time
@@ -7,48 +7,53 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from pnx_jax.errors import UserError
+from pnx_jax.evaluation.dataset_predictor import DatasetPredictor, Subset
 from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
-from pnx_jax.prediction.ensemble import Ensemble, Subset
-from pnx_jax.training import run_files as workdirs
+from pnx_jax.prediction.deployment import Member
+from pnx_jax.training import run_files
 
 _logger = logging.getLogger(__name__)
 
 
 class HeldOut:
-  """The labelled images of some folds, counted through.
+  """The labeled images of some folds, numbered from 0 over all folds.
 
   Args:
     data_dir: the dataset.
-    ensembles: of each fold, networks that were trained without it.
+    predictors: of each fold, with networks that were trained without it.
 
   Attributes:
     records: of all images.
     fold: int[N], of each image.
-    label: bool[N], the image has a pneumothorax.
+    label: bool[N], whether the image shows a pneumothorax.
 
   Raises:
-    UserError: a fold has no labelled image.
+    UserError: a fold has no labeled image.
   """
 
-  def __init__(self, data_dir: str, ensembles: Mapping[int, Ensemble]):
-    self._ensembles = ensembles
+  def __init__(self, data_dir: str, predictors: Mapping[int, DatasetPredictor]):
+    self._predictors = predictors
     self._datasets = {
       fold: pipeline.Dataset(data_dir, [schema.fold_split(fold)])
-      for fold in ensembles
+      for fold in predictors
     }
     for fold, dataset in self._datasets.items():
       if not len(dataset):
         raise UserError(
-          f'{data_dir} has no labelled image in fold {fold}: there is nothing '
+          f'{data_dir} has no labeled image in fold {fold}: there is nothing '
           'to evaluate; build it with fewer --num_folds'
         )
     sizes = [len(dataset) for dataset in self._datasets.values()]
-    self._first = dict(zip(ensembles, np.cumsum([0, *sizes]), strict=False))
-    self.fold = np.repeat(list(ensembles), sizes)
-    self.records = [r for d in self._datasets.values() for r in d.records]
+    self._first = dict(zip(predictors, np.cumsum([0, *sizes]), strict=False))
+    self.fold: np.ndarray = np.repeat(list(predictors), sizes)
+    self.records: list[schema.Record] = [
+      record
+      for dataset in self._datasets.values()
+      for record in dataset.records
+    ]
     labels = [record.label for record in self.records]
-    self.label = np.array(labels) == schema.POSITIVE
+    self.label: np.ndarray = np.array(labels) == schema.POSITIVE
 
   def __len__(self) -> int:
     return len(self.records)
@@ -64,11 +69,11 @@ class HeldOut:
     return dataset.label(place, size)
 
   def statistics(self) -> dict[str, np.ndarray]:
-    """Areas and probability of every image, see `Ensemble.statistics`."""
+    """Areas and probability of every image; see `DatasetPredictor`."""
     parts = []
     for fold, dataset in self._datasets.items():
       start = time.monotonic()
-      parts.append(self._ensembles[fold].statistics(dataset))
+      parts.append(self._predictors[fold].statistics(dataset))
       seconds = time.monotonic() - start
       _logger.info('Fold %d: %d images in %.1f s.', fold, len(dataset), seconds)
     return {
@@ -78,44 +83,47 @@ class HeldOut:
   def probabilities(
     self, indices: Sequence[int]
   ) -> Iterator[tuple[int, np.ndarray, float]]:
-    """Index, `probs` f32[SIZE, SIZE] and `probability` of some images."""
-    for fold, ensemble in self._ensembles.items():
+    """Yields index, `probs` f32[SIZE, SIZE] and `probability` of images."""
+    for fold, predictor in self._predictors.items():
       chosen = [index for index in indices if self.fold[index] == fold]
       if chosen:
         places = [self._find(index)[1] for index in chosen]
         subset = Subset(self._datasets[fold], places)
-        answers = ensemble.probabilities(subset)
-        for index, (probs, probability) in zip(chosen, answers, strict=True):
+        found = predictor.probabilities(subset)
+        for index, (probs, probability) in zip(chosen, found, strict=True):
           yield index, probs, probability
 
-  def check_unseen(self) -> None:
-    """Raises UserError where a network has seen images it is to be scored on.
+  def check_unseen(self, members: Mapping[int, Sequence[Member]]) -> None:
+    """Checks that no network is scored on an image of its own training.
 
     That happens where runs were trained on builds with different folds.
+
+    Args:
+      members: of each fold, the networks that predict it.
+
+    Raises:
+      UserError: a network has seen one of the images.
     """
-    for ensemble in dict.fromkeys(self._ensembles.values()):
-      ids = {
-        record.image_id
-        for fold, dataset in self._datasets.items()
-        if self._ensembles[fold] is ensemble
-        for record in dataset.records
-      }
-      trained = {(member.workdir, member.fold) for member in ensemble.members}
-      for run, left_out in sorted(trained):
-        seen = workdirs.trained_on(run, left_out)
-        if not seen:
-          _logger.warning(
-            'Fold %d of %s has no trained_on.json: that it has not seen these '
-            'images cannot be checked.',
-            left_out,
-            run,
-          )
-        if both := seen.intersection(ids):
-          raise UserError(
-            f'fold {left_out} of {run} was trained with {min(both)}, which is '
-            f'held out in this build: it has seen images it would be scored '
-            'on; use runs of one build, and --config.data_dir of that build'
-          )
+    scored: dict[tuple[str, int], set[str]] = {}
+    for fold, dataset in self._datasets.items():
+      for member in members[fold]:
+        ids = scored.setdefault((member.workdir, member.fold), set())
+        ids.update(record.image_id for record in dataset.records)
+    for (run, left_out), ids in sorted(scored.items()):
+      seen = run_files.trained_on(run, left_out)
+      if not seen:
+        _logger.warning(
+          'Fold %d of %s has no trained_on.json: that it has not seen these '
+          'images cannot be checked.',
+          left_out,
+          run,
+        )
+      if both := seen.intersection(ids):
+        raise UserError(
+          f'fold {left_out} of {run} was trained with {min(both)}, which is '
+          'held out in this build: it would be scored on images that it has '
+          'seen; use runs of one build, and --config.data_dir of that build'
+        )
 
   def _find(self, index):
     """The dataset of an image and its place there."""

@@ -1,6 +1,5 @@
-"""Evaluation: one pass over the held-out images, all figures, all files."""
+"""Evaluation: a pass over the held-out images, all metrics, all files."""
 
-import collections
 import dataclasses
 import functools
 import os
@@ -20,12 +19,14 @@ from pnx_jax.evaluation import (
   tables,
 )
 from pnx_jax.evaluation.cross_validation import HeldOut
+from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.evaluation.report import gallery, page
 from pnx_jax.evaluation.results import Results
 from pnx_jax.formats import files, rle, schema, tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import bootstrap
-from pnx_jax.prediction.ensemble import Ensemble
+from pnx_jax.prediction.deployment import NetworkReader
+from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.training import experiment, sharding
 
 
@@ -34,48 +35,52 @@ def evaluate(
 ) -> dict:
   """Scores a run and writes `<workdir>/eval/`.
 
-  Each trained fold is answered by networks that have not seen it, and the
-  rules are searched. A dataset that none of them has seen is answered by all,
-  under the rules in `eval/`; this is written to `<workdir>/eval_<dataset>/`.
+  Each trained fold is predicted by networks that have not seen it, and the
+  rules are searched. A dataset that no network has seen is predicted by all
+  of them, and the rules in `eval/` are applied unchanged; these results go to
+  `<workdir>/eval_<dataset>/`.
 
   Args:
-    config: of the run; its `eval` and `data_dir` may be other than then.
+    config: of the run; `eval` and `data_dir` may have changed since training.
     workdir: holds `fold<i>/checkpoints`.
 
   Returns:
     The content of metrics.json.
 
   Raises:
-    UserError: no checkpoint, no data, or members that do not fit together.
+    UserError: no checkpoint, no data, or networks that cannot be ensembled.
   """
   experiment.check_numbers(config)
   options = config.eval
   sharding.check_batch_size(options.batch_size, 'eval.batch_size')
-  made = protocol.make(config, workdir)
-  deployment = made.deployment
-  ensemble = functools.partial(
-    Ensemble,
-    mesh=sharding.mesh(),
-    reading=experiment.loader(config, options.batch_size),
-    flip=deployment.flip,
-    scales=deployment.scales,
-  )
-  everyone = ensemble(deployment.members(workdir))
+  plan = protocol.make(config, workdir)
+  deployment = plan.deployment
+  reader = NetworkReader(workdir, deployment, sharding.mesh())
+  loader = experiment.loader(config, options.batch_size)
+  everyone = DatasetPredictor(reader.ensemble(), loader)
 
   # One pass: each image by networks that were not trained on it.
-  ensembles = {
-    fold: everyone
-    if made.settled or len(made.folds) == 1
-    else ensemble(deployment.members(workdir, [fold]))
-    for fold in made.folds
-  }
-  held_out = HeldOut(config.data_dir, ensembles)
-  held_out.check_unseen()
+  out_of_fold = plan.saved_rules is None and len(plan.folds) > 1
+  held_out = HeldOut(
+    config.data_dir,
+    {
+      fold: DatasetPredictor(reader.ensemble([fold]), loader)
+      if out_of_fold
+      else everyone
+      for fold in plan.folds
+    },
+  )
+  held_out.check_unseen(
+    {
+      fold: deployment.members(workdir, [fold] if out_of_fold else ())
+      for fold in plan.folds
+    }
+  )
   statistics = held_out.statistics()
 
   # What is chosen by some images is scored on others.
-  groups = np.searchsorted(made.folds, held_out.fold)
-  if len(made.folds) == 1:
+  groups = np.searchsorted(plan.folds, held_out.fold)
+  if len(plan.folds) == 1:
     patients = [record.patient for record in held_out.records]
     groups = rule_search.patient_groups(patients, held_out.label)
   found = results.compute(
@@ -83,11 +88,11 @@ def evaluate(
     statistics,
     groups,
     replicates=options.bootstrap,
-    saved=made.settled,
+    saved=plan.saved_rules,
   )
 
-  # A second look at some, and the test images by all networks together.
-  fixed = made.settled or options
+  # Some images once more, and the test images by all networks together.
+  fixed = plan.saved_rules or options
   cleaning = {
     'min_component': fixed.min_component,
     'fill_holes': fixed.fill_holes,
@@ -110,17 +115,17 @@ def evaluate(
       replicates=options.bootstrap,
     )
   post = found.postprocess(**cleaning)
-  predictions = _submission(config.data_dir, everyone, post)
+  predictions = submission_rows(config.data_dir, everyone, post)
 
-  folder = made.folder
+  folder = plan.folder
   if jax.process_index() == 0:
     _write(folder, held_out, found, second, metrics)
     post.save(folder / 'postprocess.json')
-    if not made.settled:
-      steps = collections.ChainMap(*(each.steps for each in ensembles.values()))
+    if plan.saved_rules is None:
+      members = deployment.members(workdir)
       dataclasses.replace(
         deployment,
-        steps=tuple(steps[member] for member in everyone.members),
+        steps=tuple(reader.steps[member] for member in members),
         data=provenance.describe(
           config.data_dir,
           origin,
@@ -134,7 +139,7 @@ def evaluate(
     else:
       rle.write_csv(folder / 'submission.csv', predictions)
     html = page.render(
-      title=made.title,
+      title=plan.title,
       config=config.to_json_best_effort(indent=2),
       records=held_out.records,
       statistics=statistics,
@@ -148,15 +153,17 @@ def evaluate(
   return metrics
 
 
-def _submission(data_dir, ensemble, post) -> list[tuple[str, str]] | None:
+def submission_rows(
+  data_dir: str, predictor: DatasetPredictor, post: Postprocess
+) -> list[tuple[str, str]] | None:
   """Image id and RLE of each test image; None where there are none."""
   if not tfrecord.split_sizes(data_dir).get(schema.TEST_SPLIT):
     return None
   test = pipeline.Dataset(data_dir, [schema.TEST_SPLIT], labeled_only=False)
-  answers = zip(test.records, ensemble.probabilities(test), strict=True)
+  found = zip(test.records, predictor.probabilities(test), strict=True)
   return [
-    (record.image_id, rle.encode(post.film_mask(*answer, record)))
-    for record, answer in answers
+    (record.image_id, rle.encode(post.film_mask(*probabilities, record)))
+    for record, probabilities in found
   ]
 
 

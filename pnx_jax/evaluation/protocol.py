@@ -1,8 +1,8 @@
-"""What answers in an evaluation, on which images, and under which rules.
+"""What an evaluation scores: which networks, on which images, by which rules.
 
-On its own data, those of its training, a run is asked as the config says, and
-what is found settles the rules. On other data nothing is settled anew: what was
-found before is put to the test.
+On the dataset of its training a run is evaluated as the config says, and the
+rules are searched. On another dataset the saved rules are applied unchanged
+(external validation).
 """
 
 import csv
@@ -17,43 +17,44 @@ from pnx_jax.errors import UserError
 from pnx_jax.formats import tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.prediction.deployment import Deployment
-from pnx_jax.prediction.ensemble import check_alike
 from pnx_jax.prediction.postprocess import Postprocess
-from pnx_jax.training import run_files as workdirs
-from pnx_jax.training import sharding
+from pnx_jax.training import run_files
 
 _logger = logging.getLogger(__name__)
 
 _LARGEST_SCALE = 4
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """How to evaluate a run on a dataset.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+  """How a run is evaluated on a dataset.
 
   Attributes:
-    deployment: what answers; `steps` and `data` are known afterwards.
-    settled: rules to put to the test; None where they are to be searched.
-    folds: of the dataset that are scored.
+    deployment: the ensemble; for the run's own dataset, `steps` and `data` are
+      known after the evaluation.
+    saved_rules: to be applied unchanged; None where rules are searched.
+    folds: of the dataset, all of which are scored.
     folder: for the results.
     title: of the report.
   """
 
   deployment: Deployment
-  settled: Postprocess | None
+  saved_rules: Postprocess | None
   folds: tuple[int, ...]
   folder: pathlib.Path
   title: str
 
 
-def make(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Plan:
-  """The plan for `config.data_dir`.
+def make(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+) -> Protocol:
+  """The protocol for `config.data_dir`.
 
   Raises:
-    UserError: there are no networks, they do not fit together, or the dataset
+    UserError: there are no networks, they cannot be ensembled, or the dataset
       is another one and the run was not evaluated on its own.
   """
-  folds = tuple(workdirs.trained_folds(workdir))
+  folds = tuple(run_files.trained_folds(workdir))
   if not folds:
     raise UserError(
       f'no checkpoint in {workdir}; train first: '
@@ -61,42 +62,46 @@ def make(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Plan:
     )
   folder = pathlib.Path(workdir, 'eval')
   title = folder.parent.name
-  asked = _asked(config, workdir, folds)
+  configured = _configured(config, workdir, folds)
   fold_of = tfrecord.folds_of(config.data_dir)
   if _is_own(workdir, folds, fold_of):
-    check_alike(_runs(config, workdir))
-    return Plan(asked, None, folds, folder, title)
+    return Protocol(
+      deployment=configured,
+      saved_rules=None,
+      folds=folds,
+      folder=folder,
+      title=title,
+    )
   deployment = Deployment.load(workdir)
-  settled = Postprocess.load(folder / 'postprocess.json')
+  saved_rules = Postprocess.load(folder / 'postprocess.json')
   _check_unseen(config.data_dir, workdir, folds, fold_of)
-  deployment.check(workdir, sharding.mesh())
-  _check_settled(config, workdir, asked, deployment, settled)
-  if asked.window != deployment.window:
+  _check_unchanged(config, workdir, configured, deployment, saved_rules)
+  if configured.window != deployment.window:
     raise UserError(
-      f'{config.data_dir} was built with --window={asked.window}, {workdir} '
-      f'reads films with {deployment.window}: build it again with '
+      f'{config.data_dir} was built with --window={configured.window}, '
+      f'{workdir} reads films with {deployment.window}: build it again with '
       f'--window={deployment.window}'
     )
   name = pathlib.Path(config.data_dir).absolute().name
   folder = folder.with_name(f'eval_{name}')
   _logger.info(
-    '%s was not trained on %s: it answers under the rules settled before; the '
-    'results go to %s.',
+    '%s was not trained on %s: the rules in its eval/ are applied unchanged '
+    '(external validation); the results go to %s.',
     workdir,
     config.data_dir,
     folder,
   )
-  return Plan(
-    deployment,
-    settled,
-    tuple(range(len(pipeline.folds(config.data_dir)))),
-    folder,
-    f'{title} on {name}',
+  return Protocol(
+    deployment=deployment,
+    saved_rules=saved_rules,
+    folds=tuple(range(len(pipeline.folds(config.data_dir)))),
+    folder=folder,
+    title=f'{title} on {name}',
   )
 
 
-def _asked(config, workdir, folds) -> Deployment:
-  """What the config wants to answer."""
+def _configured(config, workdir, folds) -> Deployment:
+  """The ensemble that the config describes."""
   return Deployment(
     runs=tuple(os.path.relpath(run, workdir) for run in _runs(config, workdir)),
     folds=folds,
@@ -113,9 +118,9 @@ def _is_own(workdir, folds, fold_of) -> bool:
   There each network has seen all images of the other folds; it may have begun
   from another run, which saw others.
   """
-  seen = {fold: workdirs.trained_on(workdir, fold) for fold in folds}
+  seen = {fold: run_files.trained_on(workdir, fold) for fold in folds}
   if not all(seen.values()):
-    return True  # Runs of old have not noted what they have seen.
+    return True  # Old runs have no list of what they have seen.
   return all(
     {image_id for image_id, other in fold_of.items() if other != fold} <= ids
     for fold, ids in seen.items()
@@ -123,11 +128,11 @@ def _is_own(workdir, folds, fold_of) -> bool:
 
 
 def _check_unseen(data_dir, workdir, folds, fold_of) -> None:
-  """Refuses other data with images that networks or rules come from."""
-  judged = pathlib.Path(workdir, 'eval', 'per_image.csv')
-  with judged.open(encoding='utf-8', newline='') as file:
+  """Refuses another dataset with images that networks or rules come from."""
+  scored = pathlib.Path(workdir, 'eval', 'per_image.csv')
+  with scored.open(encoding='utf-8', newline='') as file:
     known = {row['image_id'] for row in csv.DictReader(file)}
-  known.update(*(workdirs.trained_on(workdir, fold) for fold in folds))
+  known.update(*(run_files.trained_on(workdir, fold) for fold in folds))
   if both := fold_of.keys() & known:
     raise UserError(
       f'{data_dir} holds {len(both)} of the {len(known)} images that {workdir} '
@@ -137,23 +142,25 @@ def _check_unseen(data_dir, workdir, folds, fold_of) -> None:
     )
 
 
-def _check_settled(config, workdir, asked, deployment, settled) -> None:
-  """Refuses another choice than what the rules were settled with."""
-  before = workdirs.load(workdir).eval
+def _check_unchanged(
+  config, workdir, configured, deployment, saved_rules
+) -> None:
+  """Refuses other settings than those the saved rules were searched with."""
+  before = run_files.load(workdir).eval
   for field, wanted, found in (
-    ('ensemble', asked.runs, deployment.runs),
-    ('flip', asked.flip, deployment.flip),
-    ('scales', asked.scales, deployment.scales),
-    ('checkpoints', asked.checkpoints, deployment.checkpoints),
-    ('min_component', config.eval.min_component, settled.min_component),
-    ('fill_holes', config.eval.fill_holes, settled.fill_holes),
+    ('ensemble', configured.runs, deployment.runs),
+    ('flip', configured.flip, deployment.flip),
+    ('scales', configured.scales, deployment.scales),
+    ('checkpoints', configured.checkpoints, deployment.checkpoints),
+    ('min_component', config.eval.min_component, saved_rules.min_component),
+    ('fill_holes', config.eval.fill_holes, saved_rules.fill_holes),
   ):
-    unasked = config.eval[field] == before.get(field, config.eval[field])
-    if wanted != found and not unasked:
+    overridden = config.eval[field] != before.get(field, config.eval[field])
+    if wanted != found and overridden:
       raise UserError(
         f'eval.{field} cannot be changed for {config.data_dir}, which '
-        f'{workdir} was not trained on: there {workdir}/eval is put to the '
-        "test as it is; evaluate with it on the run's own data first"
+        f'{workdir} was not trained on: there {workdir}/eval is applied '
+        "unchanged; evaluate with it on the run's own dataset first"
       )
 
 

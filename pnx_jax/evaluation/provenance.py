@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from pnx_jax.formats.tfrecord import Origin
 from pnx_jax.training import run_files
@@ -13,14 +14,14 @@ def describe(
   *,
   runs: Sequence[str],
   folds: Sequence[int],
-  metrics: dict,
+  metrics: dict[str, Any],
 ) -> str:
-  """What a reader of findings has to know; names no film and no patient.
+  """What a reader of predictions has to know; names no film and no patient.
 
   Args:
     data_dir: the dataset that was scored on.
     origin: of that dataset.
-    runs: workdirs of all that answer.
+    runs: workdirs of the ensemble.
     folds: of each run.
     metrics: of the evaluation.
   """
@@ -28,8 +29,8 @@ def describe(
   synthetic = origin.synthetic
   if synthetic == origin.written:
     synthetic = 'all of them'
-  unsafe = ' (films of one may be on both sides)' * (not origin.patient_safe)
-  told = [
+  unsafe = '' if origin.patient_safe else ' (films of one may be on both sides)'
+  sentences = [
     *dict.fromkeys(_trained(run, folds) for run in runs),
     f'Scored on {metrics["num_images"]} films of {name} of '
     f'{metrics["num_patients"]} patients, {metrics["num_positive"]} with a '
@@ -40,8 +41,8 @@ def describe(
     f'{origin.patients_from}{unsafe}.',
   ]
   if len(folds) > 1:
-    told.append('All folds answer together, which was not scored itself.')
-  return ' '.join(told)
+    sentences.append('The ensemble of all folds was not scored itself.')
+  return ' '.join(sentences)
 
 
 def _trained(run: str, folds: Sequence[int]) -> str:

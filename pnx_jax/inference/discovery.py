@@ -1,4 +1,4 @@
-"""Which films there are to read, and what they are called from then on."""
+"""Finds the films to predict and gives their files safe names."""
 
 import hashlib
 import os
@@ -18,9 +18,10 @@ class Source(NamedTuple):
 
   Attributes:
     path: as it was found.
-    name: safe and unique as a name of the film's own files, see `name_of`.
+    name: of the film's files in the output folder; safe and unique, see
+      `name_of`.
     image_id: the stem of the file's name.
-    stamp: its size and time of change, which tell whether it is still the same.
+    stamp: size and modification time, by which a changed file is noticed.
   """
 
   path: str
@@ -30,16 +31,16 @@ class Source(NamedTuple):
 
 
 def find(
-  inputs: Sequence[str], *, leave_out: str | os.PathLike
+  inputs: Sequence[str], *, leave_out: str | os.PathLike[str]
 ) -> list[Source]:
-  """The films among files and folders, by path, each once.
+  """The films among files and folders, sorted by path, each once.
 
   Args:
-    inputs: Files, of which all are taken, and folders, see `dicom.find`.
-    leave_out: A folder below which nothing is taken.
+    inputs: files, all of which are taken, and folders, see `dicom.find`.
+    leave_out: a folder whose files are not taken.
 
   Raises:
-    UserError: One of the inputs is missing, or there is nothing at all.
+    UserError: an input is missing, or there is no film at all.
   """
   paths = set()
   for entry in inputs:
@@ -65,9 +66,9 @@ def find(
 
 
 def name_of(path: str) -> str:
-  """A name made of letters, digits, `_`, `.` and `-`, and of the whole path.
+  """A name of letters, digits, `_`, `.` and `-` with a digest of the real path.
 
-  Two files never share one, whatever their names, or one file under two paths.
+  Two files never share a name; a file that is found by two paths has one.
   """
   stem = re.sub(r'[^\w.-]', '_', dicom.image_id_of(path), flags=re.ASCII)
   real = os.fsencode(os.path.realpath(path))
@@ -79,6 +80,6 @@ def _source(path: str, real: str) -> Source:
   try:
     status = os.stat(real)
     stamp = f'{status.st_size}-{status.st_mtime_ns}'
-  except OSError:  # Reading it will tell.
+  except OSError:  # Reading the film reports it.
     stamp = ''
   return Source(path, name_of(path), dicom.image_id_of(path), stamp)

@@ -1,7 +1,7 @@
-"""readings.jsonl: what is known of every film so far, a line each.
+"""readings.jsonl: the reading of every film so far, one a line.
 
-Lines are only ever added, and each is there whole or not at all: whatever ends
-a run, the next one goes on behind the last whole line.
+Lines are only ever appended, each in one piece: however a run ends, the next
+one drops a torn last line and appends after it.
 """
 
 import dataclasses
@@ -19,19 +19,21 @@ NAME = 'readings.jsonl'
 
 
 class Journal:
-  """The readings of an output folder; one process at a time has it.
+  """The readings of an output folder, locked for one process.
 
   Args:
-    folder: where it is, made where it is missing.
+    folder: made where it is missing.
 
   Attributes:
-    known: by `name` all readings but for their masks.
+    path: of the file.
+    known: all readings by `name`, without their masks.
 
   Raises:
-    UserError: the folder cannot be written, is in use, or holds something else.
+    UserError: the folder cannot be written or is in use, or a line of the file
+      is not a reading.
   """
 
-  def __init__(self, folder: str | os.PathLike):
+  def __init__(self, folder: str | os.PathLike[str]):
     self.path = pathlib.Path(folder, NAME)
     with files.explained(self.path):
       self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +52,11 @@ class Journal:
   def __enter__(self) -> 'Journal':
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *_: object) -> None:
     self._file.close()
 
   def check_model(self, model: str, rules: str) -> None:
-    """Raises UserError where films were assessed by another one."""
+    """Raises UserError where films were assessed by another model."""
     for reading in self.known.values():
       if reading.assessed and (reading.model, reading.rules) != (model, rules):
         raise UserError(
@@ -64,7 +66,11 @@ class Journal:
         )
 
   def append(self, reading: Reading) -> None:
-    """Adds a line, unless it says nothing new."""
+    """Appends a reading, unless the last one of the film is equal.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     if self.known.get(reading.name) == _without_mask(reading):
       return
     line = json.dumps(dataclasses.asdict(reading)).encode('ascii') + b'\n'
@@ -86,8 +92,8 @@ class Journal:
           yield Reading(**fields | {'boxes': boxes})
         except (KeyError, TypeError, ValueError):
           raise UserError(
-            f'{self.path}, line {number}: no reading of this program; choose '
-            'another --output_dir'
+            f'{self.path}, line {number}: not a reading of this program; '
+            'choose another --output_dir'
           ) from None
 
   def _lock(self) -> None:

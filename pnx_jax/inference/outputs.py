@@ -1,4 +1,4 @@
-"""The files that a film gets: its picture, its mask."""
+"""The files of a film: its picture, its mask, its DICOM SEG."""
 
 import dataclasses
 import pathlib
@@ -10,37 +10,45 @@ from pnx_jax import draw
 from pnx_jax.case import Case, overlay
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom_seg, files
-from pnx_jax.inference.decoding import PICTURE_SIZE
 from pnx_jax.inference.discovery import Source
 from pnx_jax.inference.readings import Reading
 
+# Longer side of the pictures.
+PICTURE_SIZE = 640
 RESEARCH_ONLY = 'research use only, not for diagnosis or treatment'
 
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-  """Where films leave their files.
+  """Writes the files of films.
 
   Attributes:
-    folder: of all of them.
-    with_dicom_seg: masks are written as DICOM SEG, too.
+    folder: the output folder.
+    with_dicom_seg: whether masks are written as DICOM SEG, too.
   """
 
   folder: pathlib.Path
   with_dicom_seg: bool
 
   def expected(self, reading: Reading) -> list[pathlib.Path]:
-    """What there is to be of an assessed film; masks of positive ones alone."""
+    """The files that an assessed film has; a mask only where it is marked."""
     paths = [self._picture(reading.name)]
     if reading.area:
       paths.append(self._mask(reading.name))
-      # Where there could be none, `detail` says why.
+      # Where none could be written, `detail` says why.
       if self.with_dicom_seg and not reading.detail:
         paths.append(self._dicom_seg(reading.name))
     return paths
 
   def write(self, source: Source, case: Case, versions: dict[str, str]) -> str:
-    """Writes a film's files; returns why there is no DICOM SEG, if so."""
+    """Writes the files of a film.
+
+    Returns:
+      Why its DICOM SEG could not be written, or ''.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
     self.remove(source.name)
     picture = draw.caption(overlay(case, PICTURE_SIZE), [RESEARCH_ONLY])
     files.write(self._picture(source.name), draw.encoded(picture, '.jpg'))
@@ -60,13 +68,14 @@ class Outputs:
     return ''
 
   def remove(self, name: str) -> None:
-    """Removes a film's files: what its file held before is gone."""
+    """Removes the files of a film, which show what it held before."""
     for path in (self._picture(name), self._mask(name), self._dicom_seg(name)):
       with files.explained(path):
         path.unlink(missing_ok=True)
 
   @property
   def pictures(self) -> pathlib.Path:
+    """The folder of the pictures, `<name>.jpg`."""
     return self.folder / 'pictures'
 
   def _picture(self, name: str) -> pathlib.Path:

@@ -16,7 +16,7 @@ _MOST_PICTURES = 200
 
 
 class _Row(NamedTuple):
-  """A film's line: its picture as base64, empty where there is none."""
+  """A film in the table; its picture as base64, empty for none."""
 
   rank: int
   reading: Reading
@@ -24,9 +24,9 @@ class _Row(NamedTuple):
 
 
 def write(
-  path: str | os.PathLike,
+  path: str | os.PathLike[str],
   readings: Sequence[Reading],
-  pictures: str | os.PathLike,
+  pictures: str | os.PathLike[str],
   *,
   about: Mapping[str, str],
   points: Sequence[OperatingPoint] = (),
@@ -35,12 +35,12 @@ def write(
   """Writes the page; one picture at a time is in memory.
 
   Args:
-    path: where to.
+    path: of the page.
     readings: the most urgent first; those not assessed anywhere among them.
-    pictures: a folder with `<name>.jpg` of the films assessed.
-    about: what else to say at the top, such as the model's version.
+    pictures: a folder with `<name>.jpg` of the assessed films.
+    about: names and values at the top, such as the model's version.
     points: the operating points that the readings name.
-    data: what the model was trained and scored on.
+    data: what the model was trained and scored on, in words.
 
   Raises:
     UserError: the page cannot be written.

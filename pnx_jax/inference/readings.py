@@ -1,25 +1,25 @@
-"""What is known of a film after it was read: one line of a worklist."""
+"""The result of one film: a line of the worklist and of its journal."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-  """One film: a finding, or the reason why there is none.
+  """The result of one film, or the reason why it was not assessed.
 
   Attributes:
-    name: of the film's own files below the output folder; safe and unique.
-    path: the file, as it was found.
-    image_id: the stem of its name.
-    stamp: tells whether the file is still the same, see `studies.Source`.
-    reason: why it was not assessed, empty where it was.
-    detail: more about that.
+    name: of the film's files in the output folder; safe and unique.
+    path: the film's own file, as it was found.
+    image_id: the stem of the file's name.
+    stamp: by which a changed file is noticed, see `discovery.Source`.
+    reason: why the film was not assessed, empty where it was.
+    detail: more about the reason, or why there is no DICOM SEG.
     probability: of a pneumothorax, calibrated; -1 where not assessed.
     operating_point: the strictest one reached, empty for none.
     area: of the mask, in pixels of the film.
-    area_mm2: -1 where the spacing is unknown.
+    area_mm2: of the mask, in mm2; -1 where the pixel spacing is unknown.
     spacing_plane: see `schema.Record`.
-    side: the patient's: 'right', 'left', 'right and left' or empty.
+    side: of the patient: 'right', 'left', 'right and left', or empty.
     boxes: x, y, width, height, area of every region, largest first.
     rle: the mask at the film's own size, '-1' for none.
     height: rows of the film, 0 where unknown.
@@ -55,4 +55,5 @@ class Reading:
 
   @property
   def assessed(self) -> bool:
+    """Whether there is a prediction."""
     return not self.reason

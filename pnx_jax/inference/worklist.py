@@ -1,4 +1,4 @@
-"""The tables that follow from the readings."""
+"""worklist.csv and the other tables of a prediction."""
 
 import collections
 import pathlib
@@ -27,12 +27,12 @@ COLUMNS = (
 )
 NOT_ASSESSED = ('path', 'image_id', 'reason', 'detail')
 
-# A spreadsheet takes what begins with these for a formula.
+# Spreadsheets take text that begins with these for a formula.
 _FORMULA = ('=', '+', '-', '@')
 
 
 def in_order(readings: Iterable[Reading]) -> list[Reading]:
-  """The most urgent first; then, in the order of their paths, not assessed."""
+  """The most urgent first; films not assessed come last, by path."""
   return sorted(readings, key=_urgency)
 
 
@@ -40,8 +40,8 @@ def write(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
   """Writes worklist.csv, not_assessed.csv and masks/masks.csv.
 
   Args:
-    folder: where to.
-    readings: in order.
+    folder: the output folder.
+    readings: the most urgent first.
   """
   assessed = [reading for reading in readings if reading.assessed]
   rows = [_row(rank, reading) for rank, reading in enumerate(assessed, 1)]
@@ -88,7 +88,7 @@ def _write(path, header, rows) -> None:
 
 
 def _cell(value):
-  """Text that is only ever text: no control characters, no formula."""
+  """Text without control characters that no spreadsheet takes for a formula."""
   if not isinstance(value, str):
     return value
   value = printable(value)

@@ -1,33 +1,58 @@
-"""What answered in an evaluation, so that new films are read the same way."""
+"""eval/deployment.json: the ensemble that an evaluation scored.
+
+New films are predicted by the same networks in the same way.
+"""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import grayscale
-from pnx_jax.prediction.ensemble import Member, members
+from pnx_jax.formats import files, grayscale
+from pnx_jax.prediction import ensemble, network
+from pnx_jax.prediction.ensemble import Ensemble
 from pnx_jax.prediction.network import Network
+from pnx_jax.prediction.postprocess import Postprocess
+from pnx_jax.training import run_files, sharding
+
+
+class Member(NamedTuple):
+  """Where the weights of one network of an ensemble are.
+
+  Attributes:
+    workdir: of the run.
+    fold: that was held out when they were trained.
+    place: among the best checkpoints of that fold, from 0; None for the mean
+      of the run's `average_checkpoints` best.
+  """
+
+  workdir: str
+  fold: int
+  place: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deployment:
-  """Networks, and what is done to the images they see.
+  """Networks, and how images are made for them.
 
   Attributes:
     runs: their workdirs, relative to the evaluated one; that is '.'.
     folds: of each run.
-    checkpoints: see `ensemble.members`.
-    flip: average with the mirrored image, too.
-    scales: average over the image at these scales.
-    window: how the dataset's grey levels were made, see `greyscale.to_uint8`.
-    steps: of each member, the checkpoints whose weights were averaged.
-    data: what they were trained and scored on, see `data.describe`;
-      empty where that was not noted yet.
+    checkpoints: more than 1 takes that many best ones of each fold as members
+      instead of one, the mean of their weights.
+    flip: average over the image and its mirror image.
+    scales: average over the image resized by these factors.
+    window: how the dataset's gray levels were made, see `grayscale.to_uint8`.
+    steps: of each member, the checkpoints whose weights were averaged; empty
+      before the evaluation.
+    data: what the networks were trained and scored on, in words; empty in old
+      files.
   """
 
   runs: tuple[str, ...]
@@ -40,50 +65,51 @@ class Deployment:
   data: str = ''
 
   def members(
-    self, workdir: str | os.PathLike, folds: Sequence[int] | None = None
+    self, workdir: str | os.PathLike[str], folds: Iterable[int] = ()
   ) -> list[Member]:
-    """All, or those of some folds.
+    """All members, or those of some folds.
+
+    Args:
+      workdir: the evaluated run.
+      folds: which; all where none are given.
 
     Raises:
-      UserError: one of the runs or folds is gone.
+      UserError: one of the runs or folds is missing, or the probabilities of
+        two runs mean different things.
     """
+    folds = tuple(folds) or self.folds
     runs = [os.path.normpath(os.path.join(workdir, run)) for run in self.runs]
-    return members(
-      runs, folds=folds or self.folds, checkpoints=self.checkpoints
-    )
+    for run in runs:
+      missing = sorted(set(folds) - set(run_files.trained_folds(run)))
+      if missing:
+        raise UserError(
+          f'{run} has no checkpoint of fold {missing[0]}: train it with '
+          f'`python launch.py --config=... --workdir={run} '
+          f'--config.fold={missing[0]}`'
+        )
+    _check_presence_heads(runs)
+    places = range(self.checkpoints) if self.checkpoints > 1 else (None,)
+    return [
+      Member(run, fold, place)
+      for run, fold, place in itertools.product(runs, folds, places)
+    ]
 
-  def networks(
-    self, workdir: str | os.PathLike, mesh: jax.sharding.Mesh
-  ) -> list[Network]:
-    """All members, loaded; see `Network.load`.
+  def image_size(self, workdir: str | os.PathLike[str]) -> int:
+    """Side of the largest square image that a network takes."""
+    runs = {member.workdir for member in self.members(workdir)}
+    return max(run_files.load(run).image_size for run in runs)
 
-    Raises:
-      UserError: a run was trained on since it was evaluated.
-    """
-    networks = [Network.load(each, mesh) for each in self.members(workdir)]
-    self._check_steps(workdir, networks)
-    return networks
-
-  def check(self, workdir: str | os.PathLike, mesh: jax.sharding.Mesh) -> None:
-    """Raises what `networks` does; holds one of them at a time."""
-    members = self.members(workdir)
-    self._check_steps(workdir, (Network.load(each, mesh) for each in members))
-
-  def _check_steps(self, workdir, networks):
-    if tuple(network.steps for network in networks) != self.steps:
-      raise UserError(
-        f'{workdir} was trained on since it was evaluated, so its rules and '
-        'thresholds belong to other weights; evaluate it again: `python '
-        f'launch.py --mode=eval --workdir={workdir}`'
-      )
-
-  def save(self, workdir: str | os.PathLike) -> None:
-    text = json.dumps(dataclasses.asdict(self), indent=2)
-    _path(workdir).write_text(text + '\n')
+  def save(self, workdir: str | os.PathLike[str]) -> None:
+    """Writes the file into an evaluated run."""
+    files.write_json(_path(workdir), dataclasses.asdict(self))
 
   @classmethod
-  def load(cls, workdir: str | os.PathLike) -> 'Deployment':
-    """Raises UserError where the run was not evaluated."""
+  def load(cls, workdir: str | os.PathLike[str]) -> 'Deployment':
+    """Reads the file of an evaluated run.
+
+    Raises:
+      UserError: the run was not evaluated, or the file is damaged.
+    """
     path = _path(workdir)
     try:
       fields = json.loads(path.read_text())
@@ -92,16 +118,143 @@ class Deployment:
       }
       lists['steps'] = tuple(map(tuple, fields['steps']))
       loaded = cls(**fields | lists)
+      if not loaded.steps:
+        raise ValueError('no steps')
     except OSError:
       raise UserError(
-        f'no {path}: {workdir} is no evaluated run; evaluate it first: '
+        f'no {path}: {workdir} is not an evaluated run; evaluate it first: '
         f'`python launch.py --mode=eval --workdir={workdir}`'
       ) from None
     except (KeyError, TypeError, ValueError) as error:
       raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error
     if loaded.window not in grayscale.WINDOWS:
-      raise UserError(f'{path} names no known window: {loaded.window!r}')
+      raise UserError(f'{path} names an unknown window: {loaded.window!r}')
     return loaded
+
+
+class NetworkReader:
+  """Reads the networks of a run; the last one read stays in memory.
+
+  Args:
+    workdir: the run.
+    deployment: which networks; where it has `steps`, others are refused.
+    mesh: the devices that get a copy of the weights.
+
+  Attributes:
+    steps: of each member that was read, see `Network`.
+
+  Raises:
+    UserError: see `Deployment.members`.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    deployment: Deployment,
+    mesh: jax.sharding.Mesh,
+  ):
+    self.steps: dict[Member, tuple[int, ...]] = {}
+    self._workdir = workdir
+    self._deployment = deployment
+    self._mesh = mesh
+    self._expected: dict[Member, tuple[int, ...]] = {}
+    self._last: tuple[Member, Network] | None = None
+    if deployment.steps:
+      members = deployment.members(workdir)
+      if len(members) != len(deployment.steps):
+        raise _trained_since(workdir)
+      self._expected = dict(zip(members, deployment.steps, strict=True))
+
+  def ensemble(self, folds: Iterable[int] = ()) -> Ensemble:
+    """The networks of some folds, or all; they are read when they are used.
+
+    Raises:
+      UserError: see `Deployment.members`.
+    """
+    return Ensemble(
+      networks=_Networks(self, self._deployment.members(self._workdir, folds)),
+      image_size=self._deployment.image_size(self._workdir),
+      window=self._deployment.window,
+      mesh=self._mesh,
+    )
+
+  def network(self, member: Member) -> Network:
+    """Reads a network.
+
+    Raises:
+      UserError: see `Network.load`; or it was trained since its evaluation.
+    """
+    if self._last is None or self._last[0] != member:
+      self._last = None  # Freed before the next one takes memory.
+      loaded = Network.load(
+        member.workdir,
+        member.fold,
+        place=member.place,
+        mesh=self._mesh,
+        flip=self._deployment.flip,
+        scales=self._deployment.scales,
+      )
+      if self._expected.get(member, loaded.steps) != loaded.steps:
+        raise _trained_since(self._workdir)
+      self.steps[member] = loaded.steps
+      self._last = member, loaded
+    return self._last[1]
+
+
+class _Networks(Sequence[Network]):
+  """Reads a network each time it is asked for."""
+
+  def __init__(self, reader: NetworkReader, members: Sequence[Member]):
+    self._reader = reader
+    self._members = members
+
+  def __len__(self):
+    return len(self._members)
+
+  def __getitem__(self, index):
+    return self._reader.network(self._members[index])
+
+
+def load(workdir: str | os.PathLike[str]) -> Ensemble:
+  """Reads the ensemble of an evaluated run, as it was evaluated.
+
+  Raises:
+    UserError: there is no run, or it was not evaluated as it is now.
+  """
+  deployed = Deployment.load(workdir)
+  postprocess = Postprocess.load(_path(workdir).with_name('postprocess.json'))
+  lazy = NetworkReader(workdir, deployed, sharding.mesh()).ensemble()
+  networks = list(lazy.networks)
+  return dataclasses.replace(
+    lazy,
+    networks=networks,
+    postprocess=postprocess,
+    version=ensemble.version(networks),
+    data=deployed.data,
+  )
+
+
+def _trained_since(workdir) -> UserError:
+  return UserError(
+    f'{workdir} was trained on since it was evaluated, so its rules and '
+    'thresholds belong to other weights; evaluate it again: `python '
+    f'launch.py --mode=eval --workdir={workdir}`'
+  )
+
+
+def _check_presence_heads(runs: Sequence[str]) -> None:
+  """Raises UserError where the probabilities of two runs differ in kind."""
+  trained = {run: network.presence_trained(run_files.load(run)) for run in runs}
+  if len(set(trained.values())) > 1:
+    with_head, without = (
+      next(run for run in runs if trained[run] == wanted)
+      for wanted in (True, False)
+    )
+    raise UserError(
+      f'cannot ensemble {with_head} and {without}: the presence head of the '
+      'first gives its probability of a pneumothorax; that of the second was '
+      'not trained (losses.presence=0), so its most probable pixel gives it'
+    )
 
 
 def _path(workdir):

@@ -1,13 +1,15 @@
-"""An exported model: a folder with programs, weights and model.json.
+"""An export read back: a folder with programs, weights and model.json.
 
-Nothing in it is ever run but the StableHLO programs.
+Nothing in the folder is ever run but the StableHLO programs.
 """
 
-import functools
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.export
@@ -15,16 +17,41 @@ import numpy as np
 
 from pnx_jax.errors import UserError
 from pnx_jax.models.cpu import compiled
+from pnx_jax.prediction.ensemble import Ensemble, digest
+from pnx_jax.prediction.network import Probabilities
 from pnx_jax.prediction.postprocess import Postprocess
-from pnx_jax.prediction.predictor import Model, digest, mean
 
 # Of the folder's layout; others are refused.
 FORMAT = 2
 SETTINGS = 'model.json'
 
 
-def load(folder: str | os.PathLike) -> Model:
-  """The model that `python -m pnx_jax.export.export` wrote.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedNetwork:
+  """A network whose augmentation is part of its program.
+
+  Attributes:
+    program: compiled; takes weights and uint8[B, image_size, image_size, 1].
+    weights: arrays by name.
+    image_size: side of the square image that it takes.
+  """
+
+  program: Callable[[Any, Any], Probabilities]
+  weights: dict[str, jax.Array]
+  image_size: int
+
+  def __call__(self, images: Any) -> Probabilities:
+    """Predicts uint8[B, image_size, image_size, 1]."""
+    return self.program(self.weights, images)
+
+
+def is_export(folder: str | os.PathLike[str]) -> bool:
+  """Whether a folder holds an export."""
+  return pathlib.Path(folder, SETTINGS).exists()
+
+
+def load(folder: str | os.PathLike[str]) -> Ensemble:
+  """Reads the ensemble that `python -m pnx_jax.export` wrote, on one device.
 
   Raises:
     UserError: there is none, or one of its files is damaged.
@@ -34,17 +61,21 @@ def load(folder: str | os.PathLike) -> Model:
   for name, checksum in settings['files'].items():
     if sha256(_read(folder / name)) != checksum:
       raise UserError(_damaged(folder / name, 'its checksum differs'))
-  networks = {
+  programs = {
     name: compiled.jit(_program(folder / name).call)
     for name in {member['program'] for member in settings['members']}
   }
-  members = [
-    (networks[member['program']], _weights(folder / member['weights']))
-    for member in settings['members']
-  ]
-  return Model(
-    answer=functools.partial(_answer, members),
-    image_size=settings['image_size'],
+  image_size = settings['image_size']
+  return Ensemble(
+    networks=[
+      ExportedNetwork(
+        program=programs[member['program']],
+        weights=_weights(folder / member['weights']),
+        image_size=image_size,
+      )
+      for member in settings['members']
+    ],
+    image_size=image_size,
     window=settings['window'],
     postprocess=Postprocess.parse(settings['rules']),
     version=settings['version'],
@@ -52,23 +83,28 @@ def load(folder: str | os.PathLike) -> Model:
   )
 
 
-def seal(settings: dict) -> dict:
-  """With its own checksum, so that no digit of it changes unnoticed."""
+def seal(settings: dict[str, Any]) -> dict[str, Any]:
+  """The settings with their own checksum, so that a changed digit shows."""
   text = json.dumps(settings, sort_keys=True)
   return {**settings, 'checksum': digest(text.encode())}
 
 
 def sha256(content: bytes) -> str:
+  """The SHA-256 of a file's content, as hexadecimal digits."""
   return hashlib.sha256(content).hexdigest()
 
 
-def read_settings(folder: pathlib.Path) -> dict:
-  """What model.json holds, checked."""
-  path = folder / SETTINGS
+def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads and checks model.json.
+
+  Raises:
+    UserError: it is missing, damaged, or of another format.
+  """
+  path = pathlib.Path(folder, SETTINGS)
   if not path.exists():
     raise UserError(
-      f'no {path}: {folder} is no exported model; make one with '
-      f'`python -m pnx_jax.export.export --workdir=... --output={folder}`'
+      f'no {path}: {folder} is not an export; make one with '
+      f'`python -m pnx_jax.export --workdir=... --output={folder}`'
     )
   try:
     settings = json.loads(_read(path))
@@ -101,10 +137,6 @@ def _weights(path):
   """On one device: the programs are written for one."""
   with np.load(path, allow_pickle=False) as file:
     return jax.device_put(dict(file), jax.devices()[0])
-
-
-def _answer(members, images):
-  return mean(network(weights, images) for network, weights in members)
 
 
 def _read(path):

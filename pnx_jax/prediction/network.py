@@ -1,11 +1,13 @@
-"""One trained network: its weights, and its probabilities with augmentation."""
+"""A trained network with its test-time augmentation."""
 
 import dataclasses
 import functools
-from typing import Any
+import os
+from typing import Any, TypedDict
 
 import flax.linen as nn
 import jax
+import ml_collections
 
 from pnx_jax.models.cpu import compiled
 from pnx_jax.training import experiment, run_files, steps
@@ -15,93 +17,138 @@ from pnx_jax.training.checkpoint import Checkpoints
 SIZE = 1024
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
-  """Which weights: of a run, a fold, and a place among its best checkpoints.
-
-  Without a place they are the mean of the run's `average_checkpoints` best.
-  """
-
-  workdir: str
-  fold: int
-  place: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-  """A network that can predict.
+class Probabilities(TypedDict):
+  """What is predicted for a batch of images.
 
   Attributes:
-    model: its layers.
+    probs: f32[B, SIZE, SIZE], the probability that a pixel is pneumothorax.
+    probability: f32[B], the probability that the image shows a pneumothorax.
+  """
+
+  probs: jax.Array
+  probability: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+  """A trained network with its test-time augmentation.
+
+  Attributes:
+    model: the Flax module.
     variables: its weights.
-    image_size: side of the square it sees.
-    steps: the checkpoints that its weights are the mean of.
-    presence: whether its presence head was trained, too.
+    image_size: side of the square image that it takes.
+    presence_trained: whether the presence head was trained.
+    flip: average over the image and its mirror image.
+    scales: average over the image resized by these factors.
+    steps: the checkpoints whose mean the weights are.
   """
 
   model: nn.Module
   variables: Any
   image_size: int
-  steps: tuple[int, ...]
-  presence: bool
+  presence_trained: bool
+  flip: bool = True
+  scales: tuple[float, ...] = (1.0,)
+  steps: tuple[int, ...] = ()
 
   @classmethod
-  def load(cls, member: Member, mesh: jax.sharding.Mesh) -> 'Network':
-    """Raises UserError where there are no weights, or of another network."""
-    config = run_files.load(member.workdir)
-    folder = run_files.checkpoint_dir(member.workdir, member.fold)
+  def load(
+    cls,
+    workdir: str | os.PathLike[str],
+    fold: int,
+    *,
+    place: int | None = None,
+    mesh: jax.sharding.Mesh,
+    flip: bool = True,
+    scales: tuple[float, ...] = (1.0,),
+  ) -> 'Network':
+    """Reads the weights of a run's fold.
+
+    Args:
+      workdir: the run.
+      fold: the fold that was held out.
+      place: among its best checkpoints, from 0; without one, the mean of the
+        run's `average_checkpoints` best.
+      mesh: the devices that get a copy of the weights.
+      flip: see `Network`.
+      scales: see `Network`.
+
+    Raises:
+      UserError: there are no weights, or those of another architecture.
+    """
+    config = run_files.load(workdir)
+    folder = run_files.checkpoint_dir(workdir, fold)
     abstract = experiment.abstract_variables(config, mesh)
     with Checkpoints(folder, create=False) as checkpoints:
       taken, variables = checkpoints.restore_best(
         abstract,
-        count=config.average_checkpoints if member.place is None else 1,
-        skip=member.place or 0,
+        count=config.average_checkpoints if place is None else 1,
+        skip=place or 0,
       )
     return cls(
       model=experiment.network(config),
       variables=variables,
       image_size=config.image_size,
+      presence_trained=presence_trained(config),
+      flip=flip,
+      scales=scales,
       steps=tuple(taken),
-      presence=config.losses.presence > 0,
     )
 
+  def __call__(self, images: Any) -> Probabilities:
+    """Predicts a batch; one compiled program for every batch size.
 
-@functools.cache
-def compiled_predict():
-  """`predict` as one program."""
-  return compiled.jit(
-    predict, static_argnames=('model', 'presence', 'size', 'flip', 'scales')
-  )
+    Args:
+      images: uint8[B, S, S, 1]; resized where S is not `image_size`.
+    """
+    return _compiled()(self.variables, images, **self.options())
+
+  def options(self) -> dict[str, Any]:
+    """The arguments of `predict` besides weights and images."""
+    return {
+      'model': self.model,
+      'image_size': self.image_size,
+      'presence_trained': self.presence_trained,
+      'flip': self.flip,
+      'scales': self.scales,
+    }
+
+
+def presence_trained(config: ml_collections.ConfigDict) -> bool:
+  """Whether a run trains its presence head.
+
+  The probability of an image is that head's, else the largest of its pixels.
+  """
+  return config.losses.presence > 0
 
 
 def predict(
-  variables,
-  image,
+  variables: Any,
+  images: Any,
   *,
-  model,
-  presence,
-  size=SIZE,
-  flip=True,
-  scales=(1.0,),
-):
-  """Probabilities of each pixel and of each image, over all augmentations.
+  model: nn.Module,
+  image_size: int,
+  presence_trained: bool,
+  flip: bool,
+  scales: tuple[float, ...],
+) -> Probabilities:
+  """Predicts a batch, averaged over its augmentations; can be traced by JAX.
 
   Args:
-    variables: of the network.
-    image: uint8[B, S, S, 1].
-    model: the network.
-    presence: whether its presence head was trained.
-    size: side of the square to answer on.
-    flip: average with the mirrored image, too.
-    scales: average over the image resized by these factors.
-
-  Returns:
-    `probs` f32[B, size, size], and `probability` f32[B] of the presence head;
-    where that was not trained, the largest of `probs`.
+    variables: weights of `model`.
+    images: uint8[B, S, S, 1].
+    model: see `Network`, like the arguments below.
+    image_size: see `Network`.
+    presence_trained: see `Network`.
+    flip: see `Network`.
+    scales: see `Network`.
   """
-  image = steps.scaled({'image': image})
+  images = _resized(images, image_size)
+  images = steps.scaled({'image': images})
   views = [
-    _view(variables, resized(image, _side(image, scale, model)), model, mirror)
+    _view(
+      variables, _resized(images, _side(images, scale, model)), model, mirror
+    )
     for scale in scales
     for mirror in ((False, True) if flip else (False,))
   ]
@@ -109,32 +156,42 @@ def predict(
   for probs, _ in views:
     by_side.setdefault(probs.shape[1], []).append(probs)
   # Views of one size are averaged first and resized once.
-  probs = sum(resized(sum(same), size) for same in by_side.values())
+  probs = sum(_resized(sum(same), SIZE) for same in by_side.values())
   probs = probs[..., 0] / len(views)
-  if not presence:
+  if not presence_trained:
     return {'probs': probs, 'probability': probs.max(axis=(1, 2))}
   probability = sum(probability for _, probability in views) / len(views)
   return {'probs': probs, 'probability': probability}
 
 
-def _side(image, scale, model):
-  """The scaled side that the network can take."""
+@functools.cache
+def _compiled():
+  return compiled.jit(
+    predict,
+    static_argnames=(
+      *('model', 'image_size', 'presence_trained', 'flip', 'scales'),
+    ),
+  )
+
+
+def _side(images, scale, model):
+  """The scaled side, rounded to what the network can halve."""
   stride = 1 << model.depth
-  return max(1, round(image.shape[1] * scale / stride)) * stride
+  return max(1, round(images.shape[1] * scale / stride)) * stride
 
 
-def _view(variables, image, model, mirror):
+def _view(variables, images, model, mirror):
   def mirrored(x):
     return x[:, :, ::-1] if mirror else x
 
-  outputs = model.apply(variables, mirrored(image), train=False)
+  outputs = model.apply(variables, mirrored(images), train=False)
   probs = jax.nn.sigmoid(mirrored(outputs['mask_logits']))
   return probs, jax.nn.sigmoid(outputs['presence_logit'])
 
 
-def resized(images, size):
-  """Images f32[B, S, S, 1] on a square of another side, bilinearly."""
+def _resized(images, size):
+  """Images [B, S, S, 1] on a square of another side, bilinearly."""
   if images.shape[1] == size:
     return images
   shape = (images.shape[0], size, size, images.shape[3])
-  return jax.image.resize(images, shape, 'bilinear')
+  return jax.image.resize(images.astype('float32'), shape, 'bilinear')

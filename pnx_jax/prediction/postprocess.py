@@ -1,30 +1,52 @@
-"""From probabilities to a mask: what evaluation chose, kept as JSON."""
+"""From probabilities to a mask, by the rule that an evaluation chose."""
 
 import dataclasses
 import json
+import os
 import pathlib
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import letterbox
+from pnx_jax.formats import files, letterbox
 from pnx_jax.metrics import calibration, rules
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.rules import Rule
 from pnx_jax.prediction.network import SIZE
 
 
+class Geometry(Protocol):
+  """Of a film; a DICOM header and a dataset's record have it."""
+
+  @property
+  def height(self) -> int:
+    """Rows."""
+    ...
+
+  @property
+  def width(self) -> int:
+    """Columns."""
+    ...
+
+  @property
+  def pixel_aspect(self) -> float:
+    """Height of a pixel over its width."""
+    ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Postprocess:
-  """What is done to a network's answer.
+  """What decides the final mask, and calibrates the probability.
 
   Attributes:
     rule: which images keep a mask, and which pixels.
     temperature: for the probability of an image, see `calibration.scale`.
     operating_points: on the calibrated probability.
-    min_component: smaller regions go, in pixels at 1024 x 1024; 0 keeps all.
-    fill_holes: fill them.
+    min_component: smaller regions are dropped, in pixels at 1024 x 1024; 0
+      keeps all.
+    fill_holes: whether holes in regions are filled.
   """
 
   rule: Rule = rules.PLAIN
@@ -35,6 +57,7 @@ class Postprocess:
 
   @property
   def cleans(self) -> bool:
+    """Whether masks are changed after thresholding."""
     return bool(self.min_component or self.fill_holes)
 
   def mask(self, probs: np.ndarray, probability: float) -> np.ndarray:
@@ -47,16 +70,18 @@ class Postprocess:
       mask[:] = False
     return self._cleaned(mask, 1.0)
 
-  def film_mask(self, probs, probability, record) -> np.ndarray:
+  def film_mask(
+    self, probs: np.ndarray, probability: float, record: Geometry
+  ) -> np.ndarray:
     """The mask at the film's own size, bool[H, W].
 
     Args:
       probs: f32[SIZE, SIZE].
       probability: of the presence head, not calibrated.
-      record: of the film: `height`, `width`, `pixel_aspect`.
+      record: of the film.
     """
     shape = (record.height, record.width)
-    # What the network sees beside the film is nothing.
+    # Nothing is found beside the film.
     probs = letterbox.blanked(probs, *shape, pixel_aspect=record.pixel_aspect)
     if not self._positive(probs, probability):
       return np.zeros(shape, bool)
@@ -67,7 +92,8 @@ class Postprocess:
     scale = film.size / (inside.height * inside.width)
     return self._cleaned(film > np.float32(self.rule.bottom), scale)
 
-  def calibrated(self, probability):
+  def calibrated(self, probability: Any) -> Any:
+    """A probability, or an array of them, after temperature scaling."""
     return calibration.scale(probability, self.temperature)
 
   def reached(self, calibrated: float) -> str:
@@ -99,20 +125,24 @@ class Postprocess:
       mask = keep[regions]
     return mask
 
-  def save(self, path) -> None:
-    text = json.dumps(dataclasses.asdict(self), indent=2)
-    pathlib.Path(path).write_text(text + '\n')
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes a JSON file that `load` reads."""
+    files.write_json(path, dataclasses.asdict(self))
 
   @classmethod
-  def parse(cls, fields: dict) -> 'Postprocess':
-    """From what `dataclasses.asdict` made of one."""
+  def parse(cls, fields: dict[str, Any]) -> 'Postprocess':
+    """From the fields that `dataclasses.asdict` gave."""
     rule = Rule(**fields['rule'])
     points = (OperatingPoint(**point) for point in fields['operating_points'])
     return cls(**fields | {'rule': rule, 'operating_points': tuple(points)})
 
   @classmethod
-  def load(cls, path) -> 'Postprocess':
-    """Raises UserError where the file is missing or not what `save` wrote."""
+  def load(cls, path: str | os.PathLike[str]) -> 'Postprocess':
+    """Reads the file.
+
+    Raises:
+      UserError: it is missing, or not what `save` wrote.
+    """
     try:
       return cls.parse(json.loads(pathlib.Path(path).read_text()))
     except FileNotFoundError:

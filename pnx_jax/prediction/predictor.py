@@ -1,46 +1,78 @@
-"""A trained model, ready for new films."""
+"""Films in, predictions out: what the library and --mode=predict go through."""
 
+import collections
 import dataclasses
 import functools
-import hashlib
 import os
-import pathlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import pydicom
 
+from pnx_jax import pool
+from pnx_jax.errors import UserError
 from pnx_jax.formats import boxes, dicom, letterbox
-from pnx_jax.prediction import screening
+from pnx_jax.prediction import decoding, deployment, exported, screening
+from pnx_jax.prediction.decoding import DecodedFilm, ReadOptions, RefusedFilm
 from pnx_jax.prediction.deployment import Deployment
-from pnx_jax.prediction.network import Network, compiled_predict
-from pnx_jax.prediction.postprocess import Postprocess
+from pnx_jax.prediction.ensemble import Ensemble
+from pnx_jax.prediction.network import SIZE
 from pnx_jax.training import sharding
 
-_VERSION_LENGTH = 12
+# Films that a device takes at a time; a CPU gains nothing by several.
+_FILMS_ON_CPU = 1
+_FILMS_ON_ACCELERATOR = 32
+_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): None}
 
-# `probs` f32[B, SIZE, SIZE] and `probability` f32[B] for uint8[B, S, S, 1].
-Answer = Callable[[np.ndarray], dict[str, jax.Array]]
+Result = TypeVar('Result')
 
 
-class Prediction(NamedTuple):
-  """What a model says of one film.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Prediction:
+  """What is predicted for one film.
 
   Attributes:
-    probability: that it shows a pneumothorax, calibrated.
-    operating_point: the strictest one that it reaches, empty for none.
-    mask: bool[H, W] in the film's own pixels.
-    boxes: i32[N, 5] of its regions, see `formats.boxes`.
+    probability: of a pneumothorax, calibrated; NaN where not assessed.
+    operating_point: the strictest one that the probability reaches, or ''.
+    mask: bool[H, W] in the film's own pixels; bool[0, 0] where not assessed.
+    boxes: i32[N, 5] of the mask's regions, see `formats.boxes`.
+    square_probs: f32[SIZE, SIZE], the probability map on the letterboxed
+      square.
+    pixel_aspect: of the film, see `letterbox`.
+    reason: why the film was not assessed, '' where it was.
+    detail: more about the reason.
   """
 
-  probability: float
-  operating_point: str
-  mask: np.ndarray
-  boxes: np.ndarray
+  probability: float = float('nan')
+  operating_point: str = ''
+  mask: np.ndarray = dataclasses.field(
+    default_factory=lambda: np.zeros((0, 0), bool)
+  )
+  boxes: np.ndarray = dataclasses.field(
+    default_factory=lambda: np.zeros((0, 5), np.int32)
+  )
+  square_probs: np.ndarray = dataclasses.field(
+    default_factory=lambda: np.zeros((SIZE, SIZE), np.float32)
+  )
+  pixel_aspect: float = 1.0
+  reason: str = ''
+  detail: str = ''
 
-  def __repr__(self):
+  @functools.cached_property
+  def probs(self) -> np.ndarray:
+    """f32[H, W], the probability map in the film's own pixels."""
+    if not self.mask.size:
+      return np.zeros(self.mask.shape, np.float32)
+    return letterbox.unletterbox(
+      self.square_probs, *self.mask.shape, pixel_aspect=self.pixel_aspect
+    )
+
+  def __repr__(self) -> str:
+    if self.reason:
+      return f'Prediction(reason={self.reason!r}, detail={self.detail!r})'
     height, width = self.mask.shape
     return (
       f'Prediction(probability={self.probability:.3f}, '
@@ -49,169 +81,261 @@ class Prediction(NamedTuple):
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Model:
-  """Networks and everything between a film and a finding.
-
-  Attributes:
-    answer: of the networks, see `Answer`.
-    image_size: S, the side of the square they see.
-    window: how grey levels are made, see `greyscale.to_uint8`.
-    postprocess: from their answer to a mask and a calibrated probability.
-    version: tells models apart; of the weights and the network.
-    data: what it was trained and scored on, in words.
-  """
-
-  answer: Answer
-  image_size: int
-  window: str
-  postprocess: Postprocess
-  version: str
-  data: str
-
-  def __repr__(self):
-    points = ', '.join(
-      f'{point.name} from {point.threshold:.3f}'
-      for point in self.postprocess.operating_points
-    )
-    return (
-      f'<Model {self.version}, rules {self.rules_version}: '
-      f'{self.image_size} x {self.image_size}, '
-      f'mask where {self.postprocess.rule}; {points or "no operating points"}>'
-    )
-
-  @property
-  def rules_version(self) -> str:
-    """Tells the rules and thresholds apart."""
-    return digest(repr(self.postprocess).encode())
-
-  def predict(self, path: str | os.PathLike) -> Prediction:
-    """Reads one DICOM file, a frontal chest radiograph.
-
-    The decoders are C code, which a damaged file can crash together with
-    this process; `--mode=predict` keeps them in processes of their own.
-
-    Raises:
-      UnusableDicom: the file holds no upright frontal chest radiograph.
-    """
-    film = dicom.read(path, window=self.window)
-    screening.check(film)
-    answer = jax.device_get(self.answer(self.square(film)[None]))
-    return self.finding(
-      answer['probs'][0], float(answer['probability'][0]), film.header
-    )
-
-  def square(self, film: dicom.Film) -> np.ndarray:
-    """The film as the networks see it, uint8[S, S, 1]."""
-    return letterbox.letterbox(
-      film.pixels, self.image_size, pixel_aspect=film.header.pixel_aspect
-    )[..., None]
-
-  def finding(
-    self, probs: np.ndarray, probability: float, header: dicom.Header
-  ) -> Prediction:
-    """From an answer, f32[SIZE, SIZE] and its `probability`, to a finding."""
-    mask = self.postprocess.film_mask(probs, probability, header)
-    calibrated = float(self.postprocess.calibrated(probability))
-    return Prediction(
-      calibrated,
-      self.postprocess.reached(calibrated),
-      mask,
-      boxes.boxes(mask),
-    )
-
-
-def load(workdir: str | os.PathLike) -> Model:
-  """The networks of an evaluated run, as they were evaluated.
-
-  Raises:
-    UserError: there is no run, or it was not evaluated as it is now.
-  """
-  deployment = Deployment.load(workdir)
-  networks = deployment.networks(workdir, sharding.mesh())
-  return of(workdir, deployment, networks)
-
-
-def of(
-  workdir: str | os.PathLike,
-  deployment: Deployment,
-  networks: Sequence[Network],
-) -> Model:
-  """The model of a run whose networks are loaded; see `load`."""
-  return Model(
-    answer=functools.partial(
-      mean_answer, networks, flip=deployment.flip, scales=deployment.scales
-    ),
-    image_size=max(network.image_size for network in networks),
-    window=deployment.window,
-    postprocess=Postprocess.load(
-      pathlib.Path(workdir, 'eval', 'postprocess.json')
-    ),
-    version=version(networks, deployment),
-    data=deployment.data,
-  )
-
-
-def mean_answer(
-  networks: Sequence[Network],
-  images: Any,
-  *,
-  flip: bool,
-  scales: tuple[float, ...],
-) -> dict[str, jax.Array]:
-  """The mean of what some networks answer, see `network.predict`.
+class Predictor:
+  """Predicts pneumothorax in films, with an ensemble.
 
   Args:
-    networks: which; those that see less than S get the images shrunk.
-    images: uint8[B, S, S, 1].
-    flip: average with the mirrored image, too.
-    scales: average over the image resized by these factors.
+    ensemble: its networks should be in memory.
+
+  Attributes:
+    ensemble: as given.
+    batch_size: films that the devices take at a time.
   """
-  predict = compiled_predict()
-  return mean(
-    predict(
-      network.variables,
-      shrunk(images, network.image_size),
-      model=network.model,
-      presence=network.presence,
-      flip=flip,
-      scales=scales,
+
+  def __init__(self, ensemble: Ensemble):
+    self.ensemble = ensemble
+    on_cpu = jax.devices()[0].platform == 'cpu'
+    each = _FILMS_ON_CPU if on_cpu else _FILMS_ON_ACCELERATOR
+    self.batch_size = each * (ensemble.mesh.size if ensemble.mesh else 1)
+
+  def __repr__(self) -> str:
+    ensemble = self.ensemble
+    points = ', '.join(
+      f'{point.name} from {point.threshold:.3f}'
+      for point in ensemble.postprocess.operating_points
     )
-    for network in networks
+    return (
+      f'<Predictor {ensemble.version}, rules {ensemble.rules_version}: '
+      f'{ensemble.image_size} x {ensemble.image_size}, '
+      f'mask where {ensemble.postprocess.rule}; '
+      f'{points or "no operating points"}>'
+    )
+
+  def predict(
+    self,
+    film: str | os.PathLike[str] | pydicom.Dataset | np.ndarray,
+    *,
+    bits: int | None = None,
+    photometric: str | None = None,
+    pixel_spacing: Sequence[float] | None = None,
+    screen: bool = False,
+  ) -> Prediction:
+    """Predicts one frontal chest radiograph.
+
+    The decoders are C code, which a damaged file can crash together with this
+    process; `predict_many` keeps them in processes of their own.
+
+    Args:
+      film: path of a DICOM file, a DICOM dataset with pixels, or an array
+        uint8[H, W] or uint16[H, W], bright where dense.
+      bits: of an array: how many bits of its values are used; uint16 needs it.
+      photometric: of an array: MONOCHROME1 where dense is dark.
+      pixel_spacing: of an array: millimeters between rows and columns.
+      screen: whether an array is screened, as paths and datasets always are.
+
+    Raises:
+      UnusableDicom: not an upright frontal chest radiograph.
+      UserError: an array, or what is said of it, makes no sense.
+    """
+    window = self.ensemble.window
+    if isinstance(film, np.ndarray):
+      dataset = _dataset(
+        film, bits=bits, photometric=photometric, pixel_spacing=pixel_spacing
+      )
+      read = dicom.from_dataset(dataset, window=window, accept_modality=())
+    elif (bits, photometric, pixel_spacing) != (None, None, None):
+      raise UserError(
+        'bits, photometric and pixel_spacing are for arrays; DICOM files and '
+        'datasets have their own'
+      )
+    elif isinstance(film, pydicom.Dataset):
+      read, screen = dicom.from_dataset(film, window=window), True
+    else:
+      read, screen = dicom.read(film, window=window), True
+    if screen:
+      screening.check(read)
+    (prediction,) = self.run([decoding.prepare(read, self._options())])
+    return prediction
+
+  def predict_many(
+    self,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    num_workers: int | None = None,
+  ) -> Iterator[Prediction]:
+    """Predicts films in batches; worker processes decode them.
+
+    The calling script needs `if __name__ == '__main__':`, as worker processes
+    import it.
+
+    Args:
+      paths: DICOM files.
+      num_workers: half of the cores where not given.
+
+    Yields:
+      One prediction for each path, in order. A film that cannot be assessed
+      has a `reason` and a `detail`.
+    """
+    paths = list(paths)
+    num_workers = num_workers or max(1, pool.num_cores() // 2)
+    with decoding.read(
+      paths, self._options(), num_workers=num_workers
+    ) as films:
+      yield from self.run(decoding.in_order(films))
+
+  def run(
+    self,
+    films: Iterable[DecodedFilm | RefusedFilm],
+    finish: Callable[[DecodedFilm | RefusedFilm, Prediction], Result]
+    | None = None,
+  ) -> Iterator[Result]:
+    """Predicts decoded films in batches, in order.
+
+    Args:
+      films: to predict; the devices work on one batch while the next ones are
+        taken.
+      finish: what becomes of a film and its prediction, in one of several
+        threads; the prediction itself where not given.
+    """
+    pending: collections.deque = collections.deque()
+    with futures.ThreadPoolExecutor(pool.num_cores()) as threads:
+
+      def finished():
+        batch, found = pending.popleft()
+        rows = iter(_rows(found))
+        pairs = [
+          (film, None if isinstance(film, RefusedFilm) else next(rows))
+          for film in batch
+        ]
+        return threads.map(lambda pair: self._finish(*pair, finish), pairs)
+
+      for batch in _batches(films, self.batch_size):
+        pending.append((batch, self._predicted(batch)))
+        if len(pending) > 1:
+          yield from finished()
+      while pending:
+        yield from finished()
+
+  def _predicted(self, batch):
+    """The probabilities of a batch; filled up, so that one program serves."""
+    squares = [film.square for film in batch if isinstance(film, DecodedFilm)]
+    if not squares:
+      return None
+    images = np.zeros((self.batch_size, *squares[0].shape), np.uint8)
+    images[: len(squares)] = squares
+    if self.ensemble.mesh:
+      images = sharding.put({'image': images}, self.ensemble.mesh)['image']
+    return self.ensemble(images)
+
+  def _finish(self, film, row, finish):
+    if row is None:
+      prediction = Prediction(reason=film.reason, detail=film.detail)
+    else:
+      prediction = self._prediction(*row, film.header)
+    return finish(film, prediction) if finish else prediction
+
+  def _prediction(
+    self, probs: np.ndarray, probability: float, header: dicom.Header
+  ) -> Prediction:
+    post = self.ensemble.postprocess
+    mask = post.film_mask(probs, probability, header)
+    calibrated = float(post.calibrated(probability))
+    return Prediction(
+      probability=calibrated,
+      operating_point=post.reached(calibrated),
+      mask=mask,
+      boxes=boxes.boxes(mask),
+      square_probs=probs,
+      pixel_aspect=header.pixel_aspect,
+    )
+
+  def _options(self) -> ReadOptions:
+    return ReadOptions(self.ensemble.image_size, self.ensemble.window)
+
+
+def load(path: str | os.PathLike[str]) -> Predictor:
+  """Loads the predictor of an evaluated run or of an export.
+
+  Raises:
+    UserError: the folder holds neither, or a damaged one.
+  """
+  is_export = exported.is_export(path)
+  return Predictor(exported.load(path) if is_export else deployment.load(path))
+
+
+def read_options(path: str | os.PathLike[str]) -> ReadOptions:
+  """How films are read for a run or an export, known before it is loaded.
+
+  Raises:
+    UserError: see `load`.
+  """
+  if exported.is_export(path):
+    settings = exported.read_settings(path)
+    return ReadOptions(settings['image_size'], settings['window'])
+  deployed = Deployment.load(path)
+  return ReadOptions(deployed.image_size(path), deployed.window)
+
+
+def _batches(films, size):
+  """Lists of films of which `size` at most are not refused."""
+  batch, count = [], 0
+  for film in films:
+    batch.append(film)
+    count += isinstance(film, DecodedFilm)
+    if count == size:
+      yield batch
+      batch, count = [], 0
+  if batch:
+    yield batch
+
+
+def _rows(found):
+  """Probability map and probability of each image."""
+  if found is None:
+    return ()
+  found = jax.device_get(found)
+  return zip(found['probs'], found['probability'].tolist(), strict=True)
+
+
+def _dataset(pixels, *, bits, photometric, pixel_spacing) -> pydicom.Dataset:
+  """An array as a DICOM dataset, so that it is read like one."""
+  if pixels.ndim != 2 or pixels.dtype not in _BITS:
+    raise UserError(
+      f'expected uint8[H, W] or uint16[H, W], not {pixels.dtype}'
+      f'{list(pixels.shape)}'
+    )
+  bits = bits or _BITS[pixels.dtype]
+  if bits is None:
+    raise UserError(
+      'a uint16 array needs bits=, for example 12: how many bits are used'
+    )
+  most = pixels.dtype.itemsize * 8
+  if not 2 <= bits <= most:
+    raise UserError(f'bits={bits}: {pixels.dtype} has 2 to {most}')
+  if pixels.size and pixels.max() >> bits:
+    raise UserError(f'a pixel is {pixels.max()}, more than {bits} bits hold')
+  photometric = photometric or 'MONOCHROME2'
+  if photometric not in ('MONOCHROME1', 'MONOCHROME2'):
+    raise UserError(
+      f'photometric={photometric!r}: known are MONOCHROME1, MONOCHROME2'
+    )
+  dataset = pydicom.Dataset()
+  dataset.Rows, dataset.Columns = pixels.shape
+  dataset.SamplesPerPixel = 1
+  dataset.PhotometricInterpretation = photometric
+  dataset.PixelRepresentation = 0
+  dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = (
+    most,
+    bits,
+    bits - 1,
   )
-
-
-def mean(answers: Iterable[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-  """The mean of some answers, of which only the sum is kept."""
-  answers = iter(answers)
-  total, count = next(answers), 1
-  for answer in answers:
-    total, count = jax.tree.map(jnp.add, total, answer), count + 1
-  return jax.tree.map(lambda x: x / count, total)
-
-
-def version(networks: Sequence[Network], deployment: Deployment) -> str:
-  """The same for the same weights, sizes and augmentation, on any device."""
-  options = [
-    [(network.image_size, network.presence) for network in networks],
-    deployment.flip,
-    deployment.scales,
-  ]
-  weights = jax.tree.leaves([network.variables for network in networks])
-  return digest(repr(options).encode(), *map(np.asarray, weights))
-
-
-def digest(*parts: bytes | np.ndarray) -> str:
-  """The first digits of a SHA-256."""
-  sha = hashlib.sha256()
-  for part in parts:
-    sha.update(part)
-  return sha.hexdigest()[:_VERSION_LENGTH]
-
-
-def shrunk(images: Any, size: int) -> Any:
-  """Images `[B, S, S, 1]` on a square of `size`."""
-  if images.shape[1] == size:
-    return images
-  shape = (images.shape[0], size, size, 1)
-  return jax.image.resize(images.astype(jnp.float32), shape, 'bilinear')
+  if pixel_spacing is not None:
+    spacing = [float(value) for value in pixel_spacing]
+    if len(spacing) != 2 or not min(spacing) > 0:
+      raise UserError(
+        f'pixel_spacing={pixel_spacing}: expected two numbers above 0'
+      )
+    dataset.PixelSpacing = spacing
+  dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder('<')).tobytes()
+  dataset['PixelData'].VR = 'OW'
+  return dataset

@@ -1,0 +1,35 @@
+"""Exports an evaluated run as one folder that needs no pnx_jax.
+
+python -m pnx_jax.export --workdir=runs/resunet --output=model
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from pnx_jax.cli import one_line
+from pnx_jax.export.export import COMPUTE_DTYPES, export
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Parses the command line, exports, and lists the files."""
+  parser = argparse.ArgumentParser(
+    prog='python -m pnx_jax.export', description=__doc__.split('\n\n')[0]
+  )
+  parser.add_argument('--workdir', required=True, help='an evaluated run')
+  parser.add_argument('--output', required=True, help='a new folder')
+  parser.add_argument(
+    '--compute_dtype',
+    choices=COMPUTE_DTYPES,
+    default=COMPUTE_DTYPES[0],
+    help='bfloat16 is faster on GPU and TPU, slower on CPU',
+  )
+  flags = parser.parse_args(arguments)
+  with one_line():
+    export(flags.workdir, flags.output, compute_dtype=flags.compute_dtype)
+  for path in sorted(pathlib.Path(flags.output).iterdir()):
+    print(f'{path.stat().st_size / 1e6:10.3f} MB  {path}')
+
+
+if __name__ == '__main__':
+  main()
