@@ -14,9 +14,9 @@ import time
 
 import jax
 from absl import app, flags
-from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 
 from benchmarks.study import films, plan
+from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.formats import files, schema
 from pnx_jax.input import pipeline
 from pnx_jax.prediction.ensemble import Ensemble
