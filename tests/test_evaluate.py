@@ -48,10 +48,12 @@ def workdir(trained_run, tmp_path_factory):
   shutil.copytree(
     path / 'fold0' / 'checkpoints', path / 'fold1' / 'checkpoints'
   )
-  # Of an evaluation before, whose pictures are to go.
-  stale = path / 'eval' / 'overlays' / 'worst' / 'stale.png'
+  # Of an earlier evaluation, whose pictures go, and of the user, which stay.
+  stale = path / 'eval' / 'overlays' / 'worst' / '07_stale.png'
   stale.parent.mkdir(parents=True)
   stale.touch()
+  (path / 'eval' / 'submission.csv').touch()
+  (path / 'eval' / 'notes.txt').write_text('of the user')
   return path
 
 
@@ -155,6 +157,9 @@ def test_pictures_boxes_and_rule_are_written(evaluated):
   pictures = sorted((folder / 'overlays').rglob('*.png'))
   kinds = [path.parent.name for path in pictures]
   assert kinds == ['best'] * 2 + ['random'] * 2 + ['worst'] * 2
+  assert (folder / 'notes.txt').read_text() == 'of the user'
+  left = {path.name for path in folder.parent.iterdir() if 'eval' in path.name}
+  assert left == {'eval', '.eval.lock'}
   assert all(cv2.imread(str(path)) is not None for path in pictures)
   rows = _rows(folder / 'per_image.csv')
   predicted = {r['image_id'] for r in rows if int(r['predicted_area'])}

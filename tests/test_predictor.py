@@ -275,7 +275,7 @@ def deployment():
 def test_a_deployment_is_read_as_it_was_written(deployment, tmp_path):
   run = tmp_path / 'run'
   (run / 'eval').mkdir(parents=True)
-  deployment.save(run)
+  deployment.save(run / 'eval')
   assert Deployment.load(run) == deployment
   for name in ('run', 'other'):
     run_files.write(tmp_path / name, default.get_config(), ['image'])
@@ -305,7 +305,7 @@ def test_a_damaged_deployment_is_one_line(
   deployment, tmp_path, change, message
 ):
   (tmp_path / 'eval').mkdir()
-  deployment.save(tmp_path)
+  deployment.save(tmp_path / 'eval')
   path = tmp_path / 'eval' / 'deployment.json'
   path.write_text(change(path.read_text()))
   with pytest.raises(UserError, match=message) as caught:

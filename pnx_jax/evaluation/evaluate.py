@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import shutil
 
 import jax
 import ml_collections
@@ -22,7 +21,7 @@ from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.evaluation.report import gallery, page
 from pnx_jax.evaluation.results import Results
-from pnx_jax.formats import files, rle, schema, tfrecord
+from pnx_jax.formats import files, folders, rle, schema, tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import bootstrap
 from pnx_jax.prediction.deployment import NetworkReader
@@ -38,7 +37,8 @@ def evaluate(
   Each trained fold is predicted by networks that have not seen it, and the
   rules are searched. A dataset that no network has seen is predicted by all
   of them, and the rules in `eval/` are applied unchanged; these results go to
-  `<workdir>/eval_<dataset>/`.
+  `<workdir>/eval_<dataset>/`. The folder is replaced at the end, as a whole;
+  files in it that are not an evaluation's are kept.
 
   Args:
     config: of the run; `eval` and `data_dir` may have changed since training.
@@ -117,39 +117,37 @@ def evaluate(
   post = found.postprocess(**cleaning)
   predictions = submission_rows(config.data_dir, everyone, post)
 
-  folder = plan.folder
   if jax.process_index() == 0:
-    _write(folder, held_out, found, second, metrics)
-    post.save(folder / 'postprocess.json')
-    if plan.saved_rules is None:
-      members = deployment.members(workdir)
-      dataclasses.replace(
-        deployment,
-        steps=tuple(reader.steps[member] for member in members),
-        data=provenance.describe(
-          config.data_dir,
-          origin,
-          runs=[os.path.join(workdir, run) for run in deployment.runs],
-          folds=deployment.folds,
-          metrics=metrics,
-        ),
-      ).save(workdir)
-    if predictions is None:
-      (folder / 'submission.csv').unlink(missing_ok=True)
-    else:
-      rle.write_csv(folder / 'submission.csv', predictions)
-    html = page.render(
-      title=plan.title,
-      config=config.to_json_best_effort(indent=2),
-      records=held_out.records,
-      statistics=statistics,
-      results=found,
-      second=second,
-      metrics=metrics,
-    )
-    (folder / 'report.html').write_text(html, encoding='utf-8')
+    with folders.replaced(plan.folder, ours=result_files.is_ours) as folder:
+      _write(folder, held_out, found, second, metrics)
+      post.save(folder / 'postprocess.json')
+      if plan.saved_rules is None:
+        members = deployment.members(workdir)
+        dataclasses.replace(
+          deployment,
+          steps=tuple(reader.steps[member] for member in members),
+          data=provenance.describe(
+            config.data_dir,
+            origin,
+            runs=[os.path.join(workdir, run) for run in deployment.runs],
+            folds=deployment.folds,
+            metrics=metrics,
+          ),
+        ).save(folder)
+      if predictions is not None:
+        rle.write_csv(folder / 'submission.csv', predictions)
+      html = page.render(
+        title=plan.title,
+        config=config.to_json_best_effort(indent=2),
+        records=held_out.records,
+        statistics=statistics,
+        results=found,
+        second=second,
+        metrics=metrics,
+      )
+      files.write(folder / 'report.html', html)
     print(result_files.summary(metrics))
-    print('Wrote', ', '.join(sorted(str(p) for p in folder.iterdir())))
+    print('Wrote', ', '.join(sorted(map(str, plan.folder.iterdir()))))
   return metrics
 
 
@@ -174,8 +172,6 @@ def _write(
   second: gallery.SecondPass,
   metrics: dict,
 ) -> None:
-  shutil.rmtree(folder / 'overlays', ignore_errors=True)
-  folder.mkdir(parents=True, exist_ok=True)
   files.write_json(folder / 'metrics.json', metrics)
   result_files.write_per_image(
     folder / 'per_image.csv', held_out.records, held_out.fold, found.images

@@ -1,5 +1,6 @@
-"""The csv files of an evaluation, and its summary for the terminal."""
+"""The files of an evaluation, and its summary for the terminal."""
 
+import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,22 @@ PER_IMAGE = (
   'age',
 )
 BOXES = ('image_id', 'x', 'y', 'width', 'height', 'area')
+_OURS = (
+  'boxes.csv',
+  'deployment.json',
+  'metrics.json',
+  *(f'overlays/{kind}/*_*.png' for kind in ('best', 'random', 'worst')),
+  'per_image.csv',
+  'postprocess.json',
+  'report.html',
+  'submission.csv',
+  '.*.partial',
+)
+
+
+def is_ours(name: str) -> bool:
+  """Whether an evaluation writes a file of this path in `eval/`."""
+  return any(fnmatch.fnmatchcase(name, pattern) for pattern in _OURS)
 
 
 def write_per_image(

@@ -14,12 +14,14 @@ from typing import NamedTuple
 import jax
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, grayscale
+from pnx_jax.formats import files, folders, grayscale
 from pnx_jax.prediction import ensemble, network
 from pnx_jax.prediction.ensemble import Ensemble
 from pnx_jax.prediction.network import Network
 from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.training import run_files, sharding
+
+_NAME = 'deployment.json'
 
 
 class Member(NamedTuple):
@@ -99,9 +101,9 @@ class Deployment:
     runs = {member.workdir for member in self.members(workdir)}
     return max(run_files.load(run).image_size for run in runs)
 
-  def save(self, workdir: str | os.PathLike[str]) -> None:
-    """Writes the file into an evaluated run."""
-    files.write_json(_path(workdir), dataclasses.asdict(self))
+  def save(self, folder: str | os.PathLike[str]) -> None:
+    """Writes deployment.json into the folder of an evaluation."""
+    files.write_json(pathlib.Path(folder, _NAME), dataclasses.asdict(self))
 
   @classmethod
   def load(cls, workdir: str | os.PathLike[str]) -> 'Deployment':
@@ -111,6 +113,7 @@ class Deployment:
       UserError: the run was not evaluated, or the file is damaged.
     """
     path = _path(workdir)
+    folders.recover(path.parent)
     try:
       fields = json.loads(path.read_text())
       lists = {
@@ -258,4 +261,4 @@ def _check_presence_heads(runs: Sequence[str]) -> None:
 
 
 def _path(workdir):
-  return pathlib.Path(workdir, 'eval', 'deployment.json')
+  return pathlib.Path(workdir, 'eval', _NAME)
