@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import tiny
+import small_run
 
 import pnx_jax
 from pnx_jax.errors import UserError
@@ -22,7 +22,7 @@ def run(dataset_dir, tmp_path_factory):
     'eval.bootstrap': 50,
     'eval.num_overlays': 0,
   }
-  config = tiny.config(dataset_dir, **changes)
+  config = small_run.config(dataset_dir, **changes)
   train(config, path)
   evaluate(config, path)
   return path
@@ -39,7 +39,7 @@ def test_it_trains_evaluates_predicts_and_exports(run, phantoms, tmp_path):
 
 
 def test_a_run_that_does_not_name_the_field_has_stride_1(dataset_dir, tmp_path):
-  config = tiny.config(dataset_dir)
+  config = small_run.config(dataset_dir)
   older = json.loads(config.to_json())
   del older['model']['output_stride']
   (tmp_path / 'config.json').write_text(json.dumps(older))
@@ -47,5 +47,5 @@ def test_a_run_that_does_not_name_the_field_has_stride_1(dataset_dir, tmp_path):
   assert experiment.network(run_files.load(tmp_path)).output_stride == 1
   with pytest.raises(UserError, match='output_stride: 1 there, 2 here'):
     run_files.check_same_run(
-      tmp_path, tiny.config(dataset_dir, **{'model.output_stride': 2})
+      tmp_path, small_run.config(dataset_dir, **{'model.output_stride': 2})
     )
