@@ -7,7 +7,6 @@ says how far a table of folds (`image_id,fold`) leaks patients from training
 into validation.
 """
 
-import csv
 import hashlib
 import os
 import re
@@ -20,7 +19,7 @@ from absl import app, flags
 from data_prep import fold_audit
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
-from pnx_jax.formats import rle
+from pnx_jax.formats import files, rle
 from pnx_jax.metrics.averages import NUM_QUARTILES, quartiles
 
 _NIH_FILE = re.compile(r'(\d{8})_\d{3}(\.png)?')
@@ -83,7 +82,7 @@ def read_patient_map(path: str | os.PathLike) -> dict[str, str]:
   start with.
   """
   patients = {}
-  for number, row in _rows(path):
+  for number, row in files.csv_rows(path):
     if len(row) < 2 or not row[0] or not row[1]:
       raise UserError(
         f'{path}, line {number}: expected "image id,patient", got {row}'
@@ -108,7 +107,7 @@ def read_patient_map(path: str | os.PathLike) -> dict[str, str]:
 def read_folds(path: str | os.PathLike) -> dict[str, int]:
   """Reads `image_id,fold` rows (a header and .gz are fine)."""
   folds = {}
-  for number, row in _rows(path):
+  for number, row in files.csv_rows(path):
     if number == 1 and len(row) == 2 and not row[1].isdecimal():
       continue
     if len(row) != 2 or not row[1].isdecimal():
@@ -117,12 +116,6 @@ def read_folds(path: str | os.PathLike) -> dict[str, int]:
       )
     folds[row[0]] = int(row[1])
   return folds
-
-
-def _rows(path: str | os.PathLike):
-  for number, row in enumerate(csv.reader(rle.read_lines(path)), 1):
-    if row:
-      yield number, [cell.strip() for cell in row]
 
 
 def _strata(area: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ standard output, and on standard error how many ids are not annotated. The exit
 status is 1 if there are faults.
 """
 
-import csv
 import json
 import os
 import sys
@@ -18,7 +17,7 @@ import numpy as np
 
 from pnx_jax.cli import Parser, one_line
 from pnx_jax.errors import UserError
-from pnx_jax.formats import rle
+from pnx_jax.formats import files, rle
 from pnx_jax.metrics.dice import dice
 
 _HEADER = list(rle.HEADER)
@@ -31,8 +30,6 @@ SIDEWAYS = 5
 # of this many true masks never all do.
 SMALL = 5
 
-# The longest mask has a run per two pixels, of about 9 characters.
-csv.field_size_limit(16 * SIZE * SIZE)
 
 _NOTHING = np.zeros((SIZE, SIZE), bool).T
 
@@ -99,10 +96,7 @@ def _read_rows(
   path: str | os.PathLike[str],
 ) -> tuple[dict[str, list[str]], list[str]]:
   """The RLEs of each image id, and the faults of the table."""
-  try:
-    lines = list(csv.reader(rle.read_lines(path)))
-  except csv.Error as error:
-    raise UserError(f'{path} is not a csv file: {error}') from error
+  lines = [row for _, row in files.csv_rows(path, lenient=False)]
   header = lines[0] if lines else []
   faults = []
   if header != _HEADER:

@@ -1,15 +1,26 @@
-"""Files are written whole or not at all; a failed write is one line."""
+"""Files are written whole or not at all; a failed read or write is one line."""
 
 import contextlib
 import csv
+import gzip
 import io
 import json
 import os
 import pathlib
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from pnx_jax.errors import UserError
+from pnx_jax.formats.names import printable
+
+# A spreadsheet takes a cell that begins with one of these for a formula.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_BYTE_ORDER_MARKS = {b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
+_DELIMITERS = ',;\t'
+
+csv.field_size_limit(1 << 30)  # The run lengths of one mask are one cell.
 
 
 @contextlib.contextmanager
@@ -68,17 +79,150 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
   write(path, json.dumps(content, indent=2, allow_nan=False) + '\n')
 
 
+def read_json(path: str | os.PathLike, *, remedy: str) -> Any:
+  """Reads JSON; see `typed_json` for checking what it holds.
+
+  Args:
+    path: The file.
+    remedy: What the user can do about a missing or damaged file.
+
+  Raises:
+    UserError: The file cannot be read, or is damaged.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_bytes())
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror}; {remedy}') from None
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{path} is damaged: {error}; {remedy}') from None
+
+
 def write_csv(
-  path: str | os.PathLike, header: Sequence[str], rows: Iterable[Sequence[Any]]
+  path: str | os.PathLike,
+  header: Sequence[str],
+  rows: Iterable[Sequence[Any]],
+  *,
+  escape: bool = True,
 ) -> None:
-  """Writes a csv with a header; see `atomic`. Rows are taken one by one."""
+  """Writes a csv with a header; see `atomic`. Rows are taken one by one.
+
+  Text that a spreadsheet would take for a formula gets a leading apostrophe,
+  which `read_csv` takes away again.
+
+  Args:
+    path: Where to.
+    header: The names of the columns.
+    rows: A cell per column. Numbers and None are never escaped.
+    escape: False for tables that other programs read, such as submissions.
+  """
   with atomic(path) as file:
     text = io.TextIOWrapper(file, encoding='utf-8', newline='')
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows(map(_escaped, row) for row in rows) if escape else (
+      writer.writerows(rows)
+    )
     text.flush()
     text.detach()
+
+
+def read_csv(
+  path: str | os.PathLike, columns: Sequence[str], *, remedy: str
+) -> list[dict[str, str]]:
+  """Reads a csv that `write_csv` has written; cells come back as they were.
+
+  Args:
+    path: The file.
+    columns: Columns that it must have; it may have others.
+    remedy: What the user can do about a missing or damaged file.
+
+  Raises:
+    UserError: The file cannot be read, lacks a column or is cut off.
+  """
+  try:
+    content = pathlib.Path(path).read_bytes().decode()
+    lines = csv.reader(io.StringIO(content, newline=''), strict=True)
+    header = next(lines, [])
+    rows = [(lines.line_num, row) for row in lines]
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror}; {remedy}') from None
+  except (ValueError, csv.Error) as error:
+    raise UserError(f'{path} is damaged: {error}; {remedy}') from None
+  for name in columns:
+    if name not in header:
+      raise UserError(f'{path} has no column {name!r}; {remedy}')
+  for number, row in rows:
+    if len(row) != len(header):
+      raise UserError(
+        f'{path}, line {number}: {len(row)} cells instead of {len(header)}; '
+        f'the file is damaged: {remedy}'
+      )
+  if not content.endswith('\n'):
+    raise UserError(f'{path} is cut off in its last line; {remedy}')
+  return [
+    dict(zip(header, map(_restored, row), strict=True)) for _, row in rows
+  ]
+
+
+def csv_rows(
+  path: str | os.PathLike, *, lenient: bool = True
+) -> Iterator[tuple[int, list[str]]]:
+  """Yields the rows of a user's csv, each with its line number.
+
+  The file may be gzipped and start with a byte-order mark, also of UTF-16.
+
+  Args:
+    path: The file.
+    lenient: Semicolons or tabs may separate the cells, which are stripped of
+      spaces, and rows without text are left out.
+
+  Raises:
+    UserError: The file cannot be read or is not a csv.
+  """
+  number = 0
+  try:
+    opener = gzip.open if str(path).endswith('.gz') else open
+    with opener(path, 'rb') as file:
+      start = file.read(2)
+    encoding = _BYTE_ORDER_MARKS.get(start, 'utf-8-sig')
+    with opener(path, 'rt', encoding=encoding, newline='') as file:
+      first = file.readline()
+      lines = csv.reader(
+        _then(first, file),
+        delimiter=max(_DELIMITERS, key=first.count) if lenient else ',',
+        skipinitialspace=lenient,
+        strict=True,
+      )
+      for row in lines:
+        number = lines.line_num
+        cells = [cell.strip() for cell in row] if lenient else row
+        if any(cells) or not lenient:
+          yield number, cells
+  except UnicodeError as error:
+    raise UserError(
+      f'{path} is not a csv file in UTF-8, near line {number + 1}: {error}; '
+      'save it as UTF-8'
+    ) from None
+  except (csv.Error, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    raise UserError(
+      f'{path} is not a csv file, near line {number + 1}: {error}'
+    ) from None
+
+
+def _then(first: str, rest: Iterable[str]) -> Iterator[str]:
+  yield first
+  yield from rest
+
+
+def _escaped(cell: Any) -> Any:
+  if not isinstance(cell, str):
+    return cell
+  cell = printable(cell)
+  return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def _restored(cell: str) -> str:
+  return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
