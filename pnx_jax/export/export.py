@@ -11,7 +11,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +20,7 @@ import numpy as np
 
 from pnx_jax.errors import UserError
 from pnx_jax.export import model_card, standalone
+from pnx_jax.formats.files import atomic_folder
 from pnx_jax.prediction import deployment, exported
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.network import Network, Probabilities, predict
@@ -47,19 +47,12 @@ def export(
     UserError: the run was not evaluated, or the folder cannot be written.
   """
   output = pathlib.Path(output).absolute()
-  partial = output.with_name(output.name + '.partial')
-  try:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-      raise UserError(f'{output} exists and is not empty; choose another')
-    content = files(run, compute_dtype=compute_dtype)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+  if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    raise UserError(f'{output} exists and is not empty; choose another')
+  content = files(run, compute_dtype=compute_dtype)
+  with atomic_folder(output) as folder:
     for name, data in content.items():
-      (partial / name).write_bytes(data)
-    partial.replace(output)
-  except OSError as error:
-    shutil.rmtree(partial, ignore_errors=True)
-    raise UserError(f'cannot write {output}: {error.strerror}') from None
+      (folder / name).write_bytes(data)
 
 
 def files(

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import logging
 import os
-import pathlib
 import re
 import threading
 import warnings
@@ -21,7 +20,7 @@ from pydicom import datadict, uid, valuerep
 from pydicom.sr.codedict import codes
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import dicom_header
+from pnx_jax.formats import dicom_header, files
 
 # All that is taken from a film. The standard wants these, if need be empty,
 _PATIENT_AND_STUDY = (
@@ -113,10 +112,8 @@ def write(
       f'{source}: no DICOM SEG, highdicom takes no {film.SOPClassUID.name} '
       f'with this header ({type(error).__name__})'
     ) from error
-  output = pathlib.Path(output)
-  partial = output.with_name(output.name + '.partial')
-  made.save_as(partial, enforce_file_format=True)
-  partial.replace(output)
+  with files.atomic(output) as file:
+    made.save_as(file, enforce_file_format=True)
 
 
 @contextlib.contextmanager

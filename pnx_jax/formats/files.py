@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -65,7 +66,36 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     except BaseException:
       partial.unlink(missing_ok=True)
       raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Makes a folder that appears when all files in it are on the disk.
+
+  It is made beside `path` and renamed to it, which must be missing or empty.
+  An error leaves nothing.
+
+  Raises:
+    UserError: The folder cannot be written.
+  """
+  path = pathlib.Path(path)
+  partial = path.with_name(f'.{path.name}.partial')
+  with explained(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove(partial)
+    try:
+      partial.mkdir()
+      yield partial
+      for parent, _, names in os.walk(partial):
+        for name in names:
+          _sync(os.path.join(parent, name))
+        _sync(parent)
+      partial.replace(path)
+    except BaseException:
+      _remove(partial)
+      raise
+    _sync(path.parent)
 
 
 def write(path: str | os.PathLike, content: bytes | str) -> None:
@@ -225,8 +255,16 @@ def _restored(cell: str) -> str:
   return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
-def _sync_folder(folder: pathlib.Path) -> None:
-  descriptor = os.open(folder, os.O_RDONLY)
+def _remove(path: pathlib.Path) -> None:
+  """Removes a folder, or a link that somebody left in its place."""
+  if path.is_symlink() or path.is_file():
+    path.unlink()
+  elif path.exists():
+    shutil.rmtree(path)
+
+
+def _sync(path: str | os.PathLike) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:

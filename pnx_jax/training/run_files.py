@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from pnx_jax.errors import UserError
+from pnx_jax.formats import files
 
 # What may differ between two runs in one workdir: where the data lie, how long
 # and on what machine the run goes on, and how it is watched and evaluated.
@@ -113,13 +114,7 @@ def write(
       json.dumps(sorted(image_ids), indent=0),
     ),
   ):
-    temporary = path.with_suffix('.tmp')
-    try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      temporary.write_text(text + '\n')
-      temporary.replace(path)
-    except OSError as error:
-      raise UserError(f'cannot write {path}: {error.strerror}') from None
+    files.write(path, text + '\n')
 
 
 def load(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
