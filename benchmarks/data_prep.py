@@ -98,9 +98,9 @@ def write_labels(path: pathlib.Path, num_images: int) -> pathlib.Path:
     for number in range(num_images):
       mask = np.zeros((1024, 1024), np.uint8)
       if random_state.random() < _PREVALENCE:
-        centre = random_state.integers(200, 800, 2).tolist()
+        center = random_state.integers(200, 800, 2).tolist()
         axes = random_state.integers(15, 150, 2).tolist()
-        cv2.ellipse(mask, centre, axes, 30, 0, 360, 1, -1)
+        cv2.ellipse(mask, center, axes, 30, 0, 360, 1, -1)
       writer.writerow([f'{number:06}', rle.encode(mask)])
   return path
 

@@ -13,7 +13,7 @@ import time
 
 from absl import app, flags
 
-from pnx_jax.formats import tfrecord
+from pnx_jax.formats import built_dataset
 from pnx_jax.input import pipeline
 from pnx_jax.input.sampling import Schedule
 
@@ -70,7 +70,7 @@ def main(_):
   splits = pipeline.folds(_DATA_DIR.value)
   dataset = pipeline.Dataset(_DATA_DIR.value, splits)
   size = dataset.stored_size
-  files = tfrecord.split_files(_DATA_DIR.value, splits)
+  files = built_dataset.split_files(_DATA_DIR.value, splits)
   rates = {'pnx_jax': [], 'tf.data': []}
   for _ in range(_TIMES.value + 1):
     for name, run in (

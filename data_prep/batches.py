@@ -1,50 +1,81 @@
-"""Prepares all files of a build: in processes or by Beam, anew or resumed."""
+"""Prepares all films of a build, in processes or by Beam; resumes a build."""
 
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import tqdm
 
-from data_prep import prepare, sources, staging
+from data_prep import prepare, staging
+from data_prep.entries import Entry, Rejection, reject
 from data_prep.request import Request
 from pnx_jax import pool
 from pnx_jax.errors import UserError
 from pnx_jax.formats import refusals, schema
 
-_FILES_PER_BATCH = 32
+_FILMS_PER_BATCH = 32
+
+_Function = Callable[[pool.Batch[Entry]], list[prepare.Outcome]]
 
 
 def run(
-  request: Request, files: Sequence[sources.Source], folder: pathlib.Path
+  request: Request, entries: Sequence[Entry], folder: pathlib.Path
 ) -> list[prepare.Outcome]:
-  """Returns the outcome of every file, prepared now or by an earlier run."""
-  done = _left_over(request, files, folder)
-  stop_at_bad_file(request, done.values())
+  """Returns the outcome of every entry, prepared now or by an earlier run."""
+  done = _left_over(request, entries, folder)
+  check = _Check(request)
+  check(done.values())
   batches = pool.batches(
     (
-      (number, file)
-      for number, file in enumerate(files)
-      if file.path not in done
+      (number, entry)
+      for number, entry in enumerate(entries)
+      if entry.path not in done
     ),
-    _FILES_PER_BATCH,
+    _FILMS_PER_BATCH,
   )
   prepare_them = _on_cluster if request.beam_runner else _in_processes
-  prepare_them(request, batches, folder)
+  prepare_them(request, batches, folder, check)
   outcomes = prepare.finished(folder)
-  return [outcomes[file.path] for file in files]
+  return [outcomes[entry.path] for entry in entries]
+
+
+def stop_at_bad_film(
+  request: Request, outcomes: Iterable[prepare.Outcome]
+) -> None:
+  """Raises UserError for the first rejection, with --on_bad_file=fail."""
+  if request.on_bad_file != 'fail':
+    return
+  for outcome in outcomes:
+    if isinstance(outcome, Rejection):
+      raise UserError(f'{outcome.path}: {outcome.reason}: {outcome.detail}')
+
+
+class _Check:
+  """Ends a build whose films are rejected, if that is wanted or too odd."""
+
+  def __init__(self, request: Request):
+    self._request = request
+    self._defects = refusals.Defects()
+
+  def __call__(self, outcomes: Iterable[prepare.Outcome]) -> None:
+    outcomes = list(outcomes)
+    stop_at_bad_film(self._request, outcomes)
+    for outcome in outcomes:
+      if isinstance(outcome, Rejection):
+        self._defects.check(refusals.Refusal(outcome.reason, outcome.detail))
 
 
 def _in_processes(
-  request: Request, batches: Sequence[pool.Batch], folder: pathlib.Path
+  request: Request,
+  batches: Sequence[pool.Batch[Entry]],
+  folder: pathlib.Path,
+  check: _Check,
 ) -> None:
-  def died(
-    number: int, source: sources.Source, death: pool.Death
-  ) -> sources.Rejection:
-    outcome = sources.reject(source, *refusals.of_death(death))
-    prepare.save([(number, source)], [outcome], folder)
+  def died(number: int, entry: Entry, death: pool.Death) -> prepare.Outcome:
+    outcome = reject(entry, *refusals.of_death(death))
+    prepare.save([(number, entry)], [outcome], folder)
     return outcome
 
   with tqdm.tqdm(
@@ -55,13 +86,17 @@ def _in_processes(
       batches,
       num_workers=request.num_workers,
       on_death=died,
+      limits=request.limits,
     ):
       progress.update(len(done))
-      stop_at_bad_file(request, done)
+      check(done)
 
 
 def _on_cluster(
-  request: Request, batches: Sequence[pool.Batch], folder: pathlib.Path
+  request: Request,
+  batches: Sequence[pool.Batch[Entry]],
+  folder: pathlib.Path,
+  check: _Check,
 ) -> None:
   try:
     from data_prep import beam
@@ -72,13 +107,13 @@ def _on_cluster(
   beam.run(
     _function(request, folder),
     batches,
-    runner=request.beam_runner,
+    runner=request.beam_runner or '',
     options=request.beam_options,
   )
-  stop_at_bad_file(request, prepare.finished(folder).values())
+  check(prepare.finished(folder).values())
 
 
-def _function(request: Request, folder: pathlib.Path):
+def _function(request: Request, folder: pathlib.Path) -> _Function:
   return functools.partial(
     prepare.run_batch,
     options=request.options,
@@ -88,40 +123,29 @@ def _function(request: Request, folder: pathlib.Path):
 
 
 def _left_over(
-  request: Request, files: Sequence[sources.Source], folder: pathlib.Path
+  request: Request, entries: Sequence[Entry], folder: pathlib.Path
 ) -> dict[str, prepare.Outcome]:
-  """Returns what an interrupted build of the same inputs had done."""
+  """Returns what an interrupted build of the same inputs had prepared."""
   inputs = [
     schema.VERSION,
     dataclasses.astuple(request.options),
-    [(*dataclasses.astuple(file), *_stamp(file.path)) for file in files],
+    [(*dataclasses.astuple(entry), *_identity(entry)) for entry in entries],
   ]
   unfinished = staging.is_begun(folder)
   if staging.matches(folder, inputs):
-    for path in folder.glob(f'*{prepare.UNFINISHED}'):
-      path.unlink()
+    prepare.remove_partial(folder)
     done = prepare.finished(folder)
-    print(f'Going on with an interrupted build: {len(done)} files are done.')
+    print(f'Resuming an interrupted build: {len(done)} films are done.')
     return done
   if unfinished:
     print('Removed what an interrupted build of other inputs had left.')
   return {}
 
 
-def stop_at_bad_file(
-  request: Request, outcomes: Iterable[prepare.Outcome]
-) -> None:
-  """Raises an error for the first rejection, where that is wanted."""
-  if request.on_bad_file != 'fail':
-    return
-  for outcome in outcomes:
-    if isinstance(outcome, sources.Rejection):
-      raise UserError(f'{outcome.path}: {outcome.reason}: {outcome.detail}')
-
-
-def _stamp(path: str) -> tuple[int, int]:
+def _identity(entry: Entry) -> tuple[int, ...]:
+  """Returns what changes whenever the content of an entry's file does."""
   try:
-    status = os.stat(path)
+    status = os.stat(entry.path)
   except OSError:  # Reading it will tell.
-    return -1, -1
-  return status.st_size, status.st_mtime_ns
+    return ()
+  return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

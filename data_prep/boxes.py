@@ -7,27 +7,31 @@ of the union of an image's annotations; `--output=boxes.json` writes COCO
 detections, which list the images without a region too.
 """
 
-import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags
 
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
-from pnx_jax.formats import rle
+from pnx_jax.formats import files, rle
 from pnx_jax.formats.boxes import boxes
 
 COLUMNS = ('image_id', 'x', 'y', 'width', 'height', 'area')
 
 
 def read(
-  rle_csv: str | os.PathLike, height: int, width: int
+  rle_csv: str | os.PathLike[str], height: int, width: int
 ) -> dict[str, np.ndarray]:
-  """The boxes, int32[N, 5], of every image of a table of annotations."""
-  found = {}
+  """Returns the boxes, int32[N, 5], of every image of a table of annotations.
+
+  Raises:
+    UserError: The table or an annotation in it is malformed.
+  """
+  found: dict[str, np.ndarray] = {}
   for image_id, rles in rle.read_csv(rle_csv).items():
     try:
       found[image_id] = boxes(rle.union(rles, height, width))
@@ -40,9 +44,10 @@ def read(
 
 def coco(
   found: Mapping[str, np.ndarray], height: int, width: int
-) -> dict[str, list]:
-  """The boxes as a COCO detection data set (https://cocodataset.org)."""
-  images, annotations = [], []
+) -> dict[str, list[dict[str, Any]]]:
+  """Returns the boxes as a COCO detection dataset (https://cocodataset.org)."""
+  images: list[dict[str, Any]] = []
+  annotations: list[dict[str, Any]] = []
   for number, (image_id, regions) in enumerate(found.items(), 1):
     images.append(
       {
@@ -73,19 +78,20 @@ def coco(
 
 def write(
   found: Mapping[str, np.ndarray],
-  output: str | os.PathLike,
+  output: str | os.PathLike[str],
   height: int,
   width: int,
 ) -> None:
   """Writes csv or COCO json, by the name's ending."""
-  with open(output, 'w', newline='', encoding='utf-8') as file:
-    if str(output).endswith('.json'):
-      json.dump(coco(found, height, width), file)
-      return
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(COLUMNS)
-    for image_id, regions in found.items():
-      writer.writerows([image_id, *region] for region in regions.tolist())
+  if str(output).endswith('.json'):
+    files.write(output, json.dumps(coco(found, height, width)))
+    return
+  rows = (
+    (image_id, *region)
+    for image_id, regions in found.items()
+    for region in regions.tolist()
+  )
+  files.write_csv(output, COLUMNS, rows)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from data_prep import dataset, report
+from data_prep import dataset, film_flags, report
 from data_prep.request import Request
 from pnx_jax import pool
 from pnx_jax.cli import one_line, parse_flags
@@ -40,7 +40,7 @@ def _define_flags() -> None:
   flags.DEFINE_string('dicom_dir', None, 'Radiographs, in folders or flat.')
   flags.DEFINE_string('rle_csv', None, 'Their masks: ImageId,EncodedPixels.')
   flags.DEFINE_string('output_dir', None, 'The dataset to make.')
-  flags.DEFINE_string('test_dicom_dir', None, 'Unlabelled radiographs.')
+  flags.DEFINE_string('test_dicom_dir', None, 'unlabeled radiographs.')
   flags.DEFINE_string(
     'patient_map', None, 'Image id and true patient, e.g. nih_id.csv.'
   )
@@ -48,7 +48,7 @@ def _define_flags() -> None:
     'image_size', 1024, 'Side of the records in pixels.', lower_bound=1
   )
   flags.DEFINE_enum(
-    'window', 'auto', grayscale.WINDOWS, 'How to map values to grey levels.'
+    'window', 'auto', grayscale.WINDOWS, 'How to map values to gray levels.'
   )
   flags.DEFINE_list(
     'accept_modality', list(dicom.RADIOGRAPHY), 'Modalities; empty for all.'
@@ -67,6 +67,7 @@ def _define_flags() -> None:
   flags.DEFINE_integer(
     'num_workers', pool.num_cores(), 'Processes.', lower_bound=1
   )
+  film_flags.define_limits()
   flags.DEFINE_string(
     'beam_runner', None, 'Apache Beam runner instead of processes.'
   )

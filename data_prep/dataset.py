@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 
 from data_prep import (
   batches,
+  entries,
   folds,
   grouping,
   near_duplicates,
   prepare,
   report,
-  sources,
   staging,
 )
+from data_prep.entries import Entry, Rejection
 from data_prep.request import Request
 from pnx_jax.errors import UserError
 from pnx_jax.formats import rle, schema
@@ -33,25 +34,29 @@ def build(request: Request) -> report.Report:
     UserError: The request cannot be met.
   """
   try:
-    staging.settle(request.output_dir)
+    staging.finish(request.output_dir)
     staging.check_output(
       request.output_dir, request.inputs, overwrite=request.overwrite
     )
     annotations = rle.read_csv(request.rle_csv)
-    patient_map = request.patient_map and folds.read_patient_map(
-      request.patient_map
+    patient_map = (
+      folds.read_patient_map(request.patient_map)
+      if request.patient_map
+      else None
     )
   except (OSError, ValueError) as error:
     raise UserError(error) from error
   found = _find(request, annotations, patient_map)
-  files, duplicates = sources.without_duplicates(found)
-  batches.stop_at_bad_file(request, duplicates)
+  films, duplicates = entries.without_duplicates(found)
+  batches.stop_at_bad_film(request, duplicates)
   try:
-    with staging.folder(request.output_dir) as folder:
-      outcomes = duplicates + batches.run(request, files, folder)
+    with staging.folder(
+      request.output_dir, shared=bool(request.beam_runner)
+    ) as folder:
+      outcomes = duplicates + batches.run(request, films, folder)
       splits, patients, alike = _split(request, outcomes, patient_map)
       built = _write(request, splits, patients, folder)
-      summary = report.summarise(
+      summary = report.summarize(
         found=found,
         outcomes=outcomes,
         annotations=annotations,
@@ -61,13 +66,14 @@ def build(request: Request) -> report.Report:
         options=request.options,
         seed=request.seed,
         built=built,
+        retry=request.retry,
       )
       report.write(built, summary, outcomes, splits)
       staging.publish(built, request.output_dir)
   except OSError as error:
-    hint = '; the same command goes on from where it stopped'
-    passing = error.errno in (errno.ENOSPC, errno.EIO)
-    raise UserError(f'{error}{hint * passing}') from error
+    if error.errno in (errno.ENOSPC, errno.EIO):
+      raise UserError(f'{error}; run the same command to resume') from error
+    raise UserError(error) from error
   return summary
 
 
@@ -75,22 +81,22 @@ def _find(
   request: Request,
   annotations: Mapping[str, Sequence[str]],
   patient_map: Mapping[str, str] | None,
-) -> list[sources.Source]:
-  found = []
+) -> list[Entry]:
+  found: list[Entry] = []
   for folder, part in (
-    (request.dicom_dir, sources.TRAIN),
-    (request.test_dicom_dir, sources.TEST),
+    (request.dicom_dir, entries.TRAIN),
+    (request.test_dicom_dir, entries.TEST),
   ):
     if folder is None:
       continue
-    files = sources.find(folder, part, annotations)
-    if not files:
+    films = entries.find(folder, part, annotations)
+    if not films:
       raise UserError(f'no DICOM file in {folder}')
-    if part == sources.TRAIN:
-      sources.check_named(files, annotations, request.rle_csv)
-      if request.patient_map:
-        sources.check_named(files, patient_map, request.patient_map)
-    found += files
+    if part == entries.TRAIN:
+      entries.check_named(films, annotations, request.rle_csv)
+      if request.patient_map and patient_map:
+        entries.check_named(films, patient_map, request.patient_map)
+    found += films
   return found
 
 
@@ -105,12 +111,12 @@ def _split(
     for outcome in outcomes
     if isinstance(outcome, prepare.Prepared) and outcome.is_written
   ]
-  train = [image for image in images if image.part == sources.TRAIN]
+  train = [image for image in images if image.part == entries.TRAIN]
   if not train:
     raise UserError(_why_nothing(request, outcomes))
   patients = grouping.patients(images, patient_map)
   alike = near_duplicates.near_duplicates(
-    {image.image_id: image.fingerprint for image in images}
+    {image.image_id: bytes.fromhex(image.fingerprint) for image in images}
   )
   groups = grouping.merged(patients.number, alike)
   fold = folds.assign(
@@ -123,14 +129,14 @@ def _split(
     splits[schema.fold_split(fold[image.image_id])].append(image)
   if len(images) > len(train):
     splits[schema.TEST_SPLIT] = [
-      image for image in images if image.part == sources.TEST
+      image for image in images if image.part == entries.TEST
     ]
   return splits, patients, alike
 
 
 def _why_nothing(request: Request, outcomes: Sequence[prepare.Outcome]) -> str:
-  outcomes = [o for o in outcomes if o.part == sources.TRAIN]
-  rejected = [o for o in outcomes if isinstance(o, sources.Rejection)]
+  outcomes = [o for o in outcomes if o.part == entries.TRAIN]
+  rejected = [o for o in outcomes if isinstance(o, Rejection)]
   if 2 * len(rejected) < len(outcomes):
     image_id = next(
       o.image_id for o in outcomes if isinstance(o, prepare.Prepared)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from data_prep import prepare, sources
+from data_prep import entries, prepare
 from pnx_jax.errors import UserError
 
 
@@ -46,7 +46,7 @@ def patients(
     image_id = image.image_id
     key = image.patient if patient_map is None else patient_map.get(image_id)
     number[image_id] = numbers.setdefault(key or (image_id,), len(numbers))
-    if image.part == sources.TRAIN:
+    if image.part == entries.TRAIN:
       train.add(image_id)
       unknown += not key
   if patient_map is None and not unknown and len(train) > 1 == len(numbers):

@@ -1,32 +1,31 @@
-"""A table of what DICOM headers say, without anything about who it was.
+"""A table of what DICOM headers say, without who the patient is.
 
   python -m data_prep.metadata --dicom_dir=dicom-images-train --output=meta.csv
 
-writes one row a file (`.csv` or `.parquet`), sorted by image id. Only the
+writes one row per file (`.csv` or `.parquet`), sorted by image id. Only the
 columns of `Row` are ever written. Pixels are not read.
 """
 
 import collections
-import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import tqdm
 from absl import app, flags
 
-from data_prep import sources
+from data_prep import film_flags
 from pnx_jax import pool
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
-from pnx_jax.formats import dicom, refusals
+from pnx_jax.formats import dicom, files, refusals
 from pnx_jax.formats.names import printable
 
 _BATCH = 256
 
 
 class Row(NamedTuple):
-  """The columns: an allow-list. Empty or -1 where the header says nothing."""
+  """The columns, an allow-list; empty or -1 where the header says nothing."""
 
   image_id: str
   view: str
@@ -50,13 +49,14 @@ class Unread(NamedTuple):
 
   path: str
   reason: str
+  detail: str
 
 
 def row(path: str) -> Row | Unread:
-  """The row of a file, or why there is none."""
+  """Returns the row of a file, or why there is none."""
   header = refusals.attempt(dicom.read_header, path)
   if isinstance(header, refusals.Refusal):
-    return Unread(path, header.reason)
+    return Unread(path, *header)
   return Row(
     image_id=dicom.image_id_of(path),
     spacing_row_mm=header.pixel_spacing[0],
@@ -69,19 +69,28 @@ def row(path: str) -> Row | Unread:
   )
 
 
-def rows(paths: Sequence[str], num_workers: int) -> Iterable[Row | Unread]:
-  """Yields what `row` returns for every path, batches as they are done."""
+def rows(
+  paths: Sequence[str],
+  num_workers: int,
+  limits: pool.Limits = pool.Limits(),  # noqa: B008 (frozen)
+) -> Iterator[Row | Unread]:
+  """Yields what `row` returns for every path, as workers finish them."""
   batches = pool.batches(enumerate(paths), _BATCH)
-  if num_workers == 1 or len(batches) < 8:
-    yield from map(row, paths)
-    return
+  defects = refusals.Defects()
   for batch in pool.run(
-    _rows, batches, num_workers=num_workers, on_death=_died
+    _rows,
+    batches,
+    num_workers=max(1, min(num_workers, len(batches))),
+    on_death=_died,
+    limits=limits,
   ):
-    yield from batch
+    for item in batch:
+      if isinstance(item, Unread):
+        defects.check(refusals.Refusal(item.reason, item.detail))
+      yield item
 
 
-def write(table: Sequence[Row], output: str | os.PathLike) -> None:
+def write(table: Sequence[Row], output: str | os.PathLike[str]) -> None:
   """Writes rows as csv or Parquet, by the name's ending."""
   if str(output).endswith('.parquet'):
     import pyarrow
@@ -89,19 +98,19 @@ def write(table: Sequence[Row], output: str | os.PathLike) -> None:
 
     columns = zip(*table, strict=True) if table else [()] * len(Row._fields)
     arrays = dict(zip(Row._fields, map(list, columns), strict=True))
-    parquet.write_table(pyarrow.table(arrays), output)
+    with files.atomic(output) as file:
+      parquet.write_table(pyarrow.table(arrays), file)
     return
-  with open(output, 'w', newline='', encoding='utf-8') as file:
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(Row._fields)
-    writer.writerows(table)
+  files.write_csv(output, Row._fields, table)
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
   folder, output = _DICOM_DIR.value, _OUTPUT.value
   with one_line():
-    table, unread = read_folder(folder, output, _NUM_WORKERS.value)
+    table, unread = read_folder(
+      folder, output, _NUM_WORKERS.value, film_flags.limits()
+    )
     write(table, output)
   print(f'{output}: {len(table)} radiographs')
   reasons = collections.Counter(item.reason for item in unread)
@@ -111,19 +120,35 @@ def main(argv: Sequence[str]) -> None:
 
 
 def read_folder(
-  folder: str, output: str, num_workers: int
+  folder: str,
+  output: str,
+  num_workers: int,
+  limits: pool.Limits = pool.Limits(),  # noqa: B008 (frozen)
 ) -> tuple[list[Row], list[Unread]]:
-  """Reads all headers below a folder; both lists are sorted."""
+  """Reads all headers below a folder; both lists are sorted.
+
+  Args:
+    folder: The films.
+    output: The table that will be written, whose ending is checked.
+    num_workers: Number of processes.
+    limits: What one film may take.
+
+  Raises:
+    UserError: There are no films, or no such table can be written.
+  """
   if not output.endswith(('.csv', '.parquet')):
     raise UserError(f'--output={output}: end it in .csv or .parquet')
   if not os.path.isdir(folder):
-    raise UserError(f'--dicom_dir={folder} is no folder')
-  paths = [source.path for source in sources.find(folder, sources.TEST, {})]
+    raise UserError(f'--dicom_dir={folder} is not a folder')
+  paths = sorted(dicom.find(folder))
   if not paths:
     raise UserError(f'no DICOM file below --dicom_dir={folder}')
   found = list(
     tqdm.tqdm(
-      rows(paths, num_workers), total=len(paths), unit='file', disable=None
+      rows(paths, num_workers, limits),
+      total=len(paths),
+      unit='file',
+      disable=None,
     )
   )
   return (
@@ -138,10 +163,11 @@ def _rows(batch: pool.Batch[str]) -> list[Row | Unread]:
 
 def _died(number: int, path: str, death: pool.Death) -> Unread:
   del number
-  return Unread(path, refusals.of_death(death).reason)
+  return Unread(path, *refusals.of_death(death))
 
 
 if __name__ == '__main__':
+  film_flags.define_limits()
   _DICOM_DIR = flags.DEFINE_string('dicom_dir', None, 'Radiographs.')
   _OUTPUT = flags.DEFINE_string('output', None, 'Table: .csv or .parquet.')
   _NUM_WORKERS = flags.DEFINE_integer(

@@ -1,33 +1,41 @@
 """DICOM and annotations -> records, in batches that outlive an interruption.
 
-A batch of files becomes two files in the build's working folder: `*.records`
-with the records and `*.index` with what the build has to know of each. Both
-appear whole and the index last, so a batch is done exactly when it is there.
-They are named after the first and the last file of the batch: a build that
-goes on, or repeats a batch file by file, never writes over another's records.
+A batch of films becomes two files in the build's working folder: `*.records`
+with the records, as in a TFRecord file, and `*.index` with what the build has
+to know of each film, as JSON. Both appear whole and the index last, so a batch
+is done exactly when its index is there. They are named after the first and
+the last film of the batch: a build that resumes, or repeats a batch film by
+film, never writes over another batch's records.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
+import json
 import os
 import pathlib
-import pickle
-import uuid
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
-from data_prep import near_duplicates, sources
+from data_prep import near_duplicates
+from data_prep.entries import TEST, Entry, Rejection, reject
 from pnx_jax import pool
 from pnx_jax.errors import UserError
-from pnx_jax.formats import boxes, dicom, letterbox, refusals, rle, schema
-
-UNFINISHED = '.tmp'  # ends the names of files that are being written
+from pnx_jax.formats import (
+  boxes,
+  dicom,
+  files,
+  letterbox,
+  refusals,
+  rle,
+  schema,
+  tfrecord,
+  typed_json,
+)
 
 # Of cv2's settings the fastest to write and to read (1.7 and 1.2 ms at 512^2,
 # by default 4.9 and 2.5), and smaller files.
@@ -48,8 +56,8 @@ class UnusableAnnotation(refusals.UnusableFilm):
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-  """What decides the content of the records."""
+class RecordOptions:
+  """What decides the content of the records; see the flags of the build."""
 
   image_size: int
   window: str
@@ -62,60 +70,53 @@ class Prepared:
   """A record in the working folder, and what the build has to know of it.
 
   Attributes:
-    source: The file.
+    path: The film's file.
+    image_id: As in the record.
+    part: `train` or `test`.
     label: 1, 0 or -1 as in the record.
     area: Share of the film that the mask covers.
     num_annotations: As in the record.
     agreement: As in the record.
     patient: Keyed digest of the PatientID, empty without one.
-    fingerprint: See `likeness`.
-    synthetic: The file says that no patient was before the camera.
+    fingerprint: See `near_duplicates.fingerprint`; in hexadecimal digits.
+    synthetic: The header says that the film shows no patient.
     records: The file that holds the record, relative to the working folder.
     offset: Where the record starts in it, -1 where none was written.
   """
 
-  source: sources.Source
+  path: str
+  image_id: str
+  part: str
   label: int
   area: float
   num_annotations: int
   agreement: float
   patient: str
-  fingerprint: bytes
+  fingerprint: str
   synthetic: bool
-  records: str
-  offset: int
-
-  @property
-  def image_id(self) -> str:
-    return self.source.image_id
-
-  @property
-  def path(self) -> str:
-    return self.source.path
-
-  @property
-  def part(self) -> str:
-    return self.source.part
+  records: str = ''
+  offset: int = -1
 
   @property
   def is_written(self) -> bool:
+    """Whether there is a record."""
     return self.offset >= 0
 
 
-Outcome = Prepared | sources.Rejection
+Outcome = Prepared | Rejection
 
 
 def run_batch(
-  batch: pool.Batch,
+  batch: pool.Batch[Entry],
   *,
-  options: Options,
-  folder: str | os.PathLike,
+  options: RecordOptions,
+  folder: str | os.PathLike[str],
   salt: bytes,
 ) -> list[Outcome]:
   """Prepares a batch and leaves it in `folder`.
 
   Args:
-    batch: Files, each with its number in the build.
+    batch: Entries, each with its number in the build.
     options: What decides the content of the records.
     folder: The working folder.
     salt: Keys the digests of the patients.
@@ -123,85 +124,95 @@ def run_batch(
   name = f'{_name(batch)}.records'
   prepare_one = functools.partial(_prepare, options=options, salt=salt)
   outcomes: list[Outcome] = []
-  with _appearing(pathlib.Path(folder, name)) as out:
-    for _, source in pool.each(batch):
-      prepared = refusals.attempt(prepare_one, source)
-      if isinstance(prepared, refusals.Refusal):
-        outcomes.append(sources.reject(source, *prepared))
+  with files.atomic(pathlib.Path(folder, name), contended=True) as out:
+    for _, entry in pool.each(batch):
+      found = refusals.attempt(prepare_one, entry)
+      if isinstance(found, refusals.Refusal):
+        outcomes.append(reject(entry, *found))
         continue
-      record, about = prepared
-      offset = -1
-      if record.label != schema.UNLABELLED or source.part == sources.TEST:
-        offset = out.tell()
-        pickle.dump(record, out)
-      outcomes.append(about(records=name, offset=offset))
+      record, prepared = found
+      if record.label != schema.UNLABELED or entry.part == TEST:
+        offset = tfrecord.write(out, tfrecord.serialize(record))
+        prepared = dataclasses.replace(prepared, records=name, offset=offset)
+      outcomes.append(prepared)
   save(batch, outcomes, folder)
   return outcomes
 
 
 def save(
-  batch: pool.Batch, outcomes: Sequence[Outcome], folder: str | os.PathLike
+  batch: pool.Batch[Entry],
+  outcomes: Sequence[Outcome],
+  folder: str | os.PathLike[str],
 ) -> None:
   """Leaves the outcomes of a batch in `folder`, which makes it done."""
-  with _appearing(pathlib.Path(folder, f'{_name(batch)}.index')) as out:
-    pickle.dump(list(outcomes), out)
+  path = pathlib.Path(folder, f'{_name(batch)}.index')
+  content = [dataclasses.asdict(outcome) for outcome in outcomes]
+  with files.atomic(path, contended=True) as file:
+    file.write(json.dumps(content, allow_nan=False).encode())
 
 
-def finished(folder: str | os.PathLike) -> dict[str, Outcome]:
-  """Returns the outcomes of all batches that a folder holds, by path."""
+def finished(folder: str | os.PathLike[str]) -> dict[str, Outcome]:
+  """Returns the outcomes of all batches that a folder holds, by path.
+
+  Raises:
+    UserError: An index is damaged.
+  """
+  remedy = f'remove {folder} and build again'
   return {
     outcome.path: outcome
     for index in sorted(pathlib.Path(folder).glob('*.index'))
-    for outcome in pickle.loads(index.read_bytes())
+    for outcome in _outcomes(index, remedy)
   }
 
 
-def read_record(folder: str | os.PathLike, prepared: Prepared) -> schema.Record:
+def remove_partial(folder: str | os.PathLike[str]) -> None:
+  """Removes files that a killed build was writing."""
+  for path in pathlib.Path(folder).glob(f'.*{files.PARTIAL}'):
+    path.unlink()
+
+
+def read_record(
+  folder: str | os.PathLike[str], prepared: Prepared
+) -> schema.Record:
   """Returns a record that `run_batch` left.
 
   Raises:
-    UserError: Another film's record lies there.
+    UserError: It is damaged, or another film's record lies there.
   """
-  with open(pathlib.Path(folder, prepared.records), 'rb') as file:
-    file.seek(prepared.offset)
-    record = pickle.load(file)
+  # Only its name: the record lies in the folder, whatever an index says.
+  path = pathlib.Path(folder, pathlib.Path(prepared.records).name)
+  record = tfrecord.parse(tfrecord.read(path, prepared.offset))
   if record.image_id != prepared.image_id:
     raise UserError(
-      f'{file.name} holds {record.image_id} where {prepared.image_id} should '
-      f'be: remove {folder} and build again'
+      f'{path} holds {record.image_id} where {prepared.image_id} should be: '
+      f'remove {folder} and build again'
     )
   return record
 
 
-def _name(batch: pool.Batch) -> str:
+def _outcomes(index: pathlib.Path, remedy: str) -> Iterable[Outcome]:
+  content: Any = typed_json.load(
+    index, list[Prepared | Rejection], remedy=remedy
+  )
+  return content
+
+
+def _name(batch: pool.Batch[Entry]) -> str:
   return f'{batch[0][0]:08d}-{batch[-1][0]:08d}'
 
 
-@contextlib.contextmanager
-def _appearing(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Yields a file that gets its name when it is complete.
-
-  Nobody else writes it meanwhile, though a cluster may run a batch twice.
-  """
-  unfinished = path.with_name(f'{path.name}.{uuid.uuid4().hex}{UNFINISHED}')
-  with open(unfinished, 'wb') as file:
-    yield file
-  unfinished.replace(path)
-
-
-def _prepare(source: sources.Source, options: Options, salt: bytes):
-  """Returns a file's record and `Prepared` without the record's place.
-
-  The record's patient is not known yet.
-  """
+def _prepare(
+  entry: Entry, *, options: RecordOptions, salt: bytes
+) -> tuple[schema.Record, Prepared]:
+  """Returns a film's record, whose patient is not known yet."""
   film = dicom.read(
-    source.path,
+    entry.path,
     window=options.window,
     accept_modality=options.accept_modality,
     accept_body_part=options.accept_body_part,
   )
   header = film.header
-  masks = _masks(source, header.height, header.width)
+  masks = masks_of(entry, header.height, header.width)
   mask = np.zeros((header.height, header.width), bool)
   for one in masks:
     mask |= one
@@ -216,9 +227,9 @@ def _prepare(source: sources.Source, options: Options, salt: bytes):
     image=_png(image, _FILM_PNG),
     mask=_png(square(mask).view(np.uint8) * 255, _MASK_PNG),
     rle=rle.encode(mask),
-    image_id=source.image_id,
+    image_id=entry.image_id,
     patient=schema.UNKNOWN,
-    label=schema.UNLABELLED if source.rles is None else int(covered > 0),
+    label=schema.UNLABELED if entry.rles is None else int(covered > 0),
     height=header.height,
     width=header.width,
     pixel_aspect=header.pixel_aspect,
@@ -232,23 +243,29 @@ def _prepare(source: sources.Source, options: Options, salt: bytes):
     agreement=_agreement(masks),
     boxes=boxes.boxes(mask),
   )
-  about = functools.partial(
-    Prepared,
-    source=source,
+  prepared = Prepared(
+    path=entry.path,
+    image_id=entry.image_id,
+    part=entry.part,
     label=record.label,
     area=covered / mask.size,
     num_annotations=record.num_annotations,
     agreement=record.agreement,
     patient=_digest(header.patient_id, salt),
-    fingerprint=near_duplicates.fingerprint(image),
+    fingerprint=near_duplicates.fingerprint(image).hex(),
     synthetic=header.synthetic,
   )
-  return record, about
+  return record, prepared
 
 
-def _masks(source: sources.Source, height: int, width: int) -> list[np.ndarray]:
+def masks_of(entry: Entry, height: int, width: int) -> list[np.ndarray]:
+  """Returns an entry's annotations, bool[H, W] each.
+
+  Raises:
+    UnusableAnnotation: One of them is not a mask of a film of this size.
+  """
   try:
-    return [rle.decode(text, height, width) for text in source.rles or ()]
+    return [rle.decode(text, height, width) for text in entry.rles or ()]
   except rle.PastTheEnd as error:
     raise UnusableAnnotation('rle_past_end', str(error)) from error
   except ValueError as error:

@@ -1,59 +1,64 @@
 """What a build says about itself: build.json, rejected.csv, folds.csv."""
 
 import collections
-import csv
 import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_prep import grouping, prepare, sources
-from pnx_jax.formats import schema, tfrecord
-from pnx_jax.formats.names import printable
+from data_prep import grouping, prepare
+from data_prep.entries import TEST, TRAIN, Entry, Rejection
+from pnx_jax.formats import built_dataset, files, refusals, schema, tfrecord
 
 Report = dict[str, Any]
 _MOST_LISTED = 20
 
 
-def summarise(
+def summarize(
   *,
-  found: Sequence[sources.Source],
+  found: Sequence[Entry],
   outcomes: Sequence[prepare.Outcome],
   annotations: Mapping[str, Sequence[str]],
   patients: grouping.Patients,
   splits: Mapping[str, Sequence[prepare.Prepared]],
   alike: Sequence[Sequence[str]],
-  options: prepare.Options,
+  options: prepare.RecordOptions,
   seed: int,
   built: pathlib.Path,
+  retry: str,
 ) -> Report:
-  """Returns the content of `build.json`; the counts must add up."""
+  """Returns the content of `build.json`.
+
+  Raises:
+    AssertionError: The counts do not add up.
+  """
   prepared = [o for o in outcomes if isinstance(o, prepare.Prepared)]
-  rejected = [o for o in outcomes if isinstance(o, sources.Rejection)]
-  train = [o for o in prepared if o.part == sources.TRAIN]
-  labelled = [o for o in train if o.label != schema.UNLABELLED]
-  unlabelled = [o for o in train if o.label == schema.UNLABELLED]
+  rejected = [o for o in outcomes if isinstance(o, Rejection)]
+  train = [o for o in prepared if o.part == TRAIN]
+  labeled = [o for o in train if o.label != schema.UNLABELED]
+  unlabeled = [o for o in train if o.label == schema.UNLABELED]
+  given_up = sorted(
+    o.image_id for o in rejected if o.reason in refusals.MAY_PASS
+  )
   written = _written(built, splits)
-  parts = collections.Counter(source.part for source in found)
+  parts = collections.Counter(entry.part for entry in found)
   refused = collections.Counter(o.part for o in rejected)
-  ids = {source.image_id for source in found}
+  ids = {entry.image_id for entry in found}
   summary = {
-    'found': parts[sources.TRAIN],
-    'written': written[sources.TRAIN],
-    'positive': sum(o.label == schema.POSITIVE for o in labelled),
-    'synthetic': sum(o.synthetic for o in labelled),
-    'unlabelled': len(unlabelled),
-    'rejected': refused[sources.TRAIN],
-    'test_found': parts[sources.TEST],
-    'test_written': written[sources.TEST],
-    'test_rejected': refused[sources.TEST],
+    'found': parts[TRAIN],
+    'written': written[TRAIN],
+    'positive': sum(o.label == schema.POSITIVE for o in labeled),
+    'synthetic': sum(o.synthetic for o in labeled),
+    'unlabeled': len(unlabeled),
+    'rejected': refused[TRAIN],
+    'test_found': parts[TEST],
+    'test_written': written[TEST],
+    'test_rejected': refused[TEST],
     'rejected_by_reason': dict(
       sorted(collections.Counter(o.reason for o in rejected).items())
     ),
     'annotations_without_image': len(annotations.keys() - ids),
-    'patients': len({patients.number[o.image_id] for o in labelled}),
+    'patients': len({patients.number[o.image_id] for o in labeled}),
     'patients_from': patients.source,
     'patient_safe': patients.safe,
     'splits': {
@@ -65,25 +70,17 @@ def summarise(
       for name, images in splits.items()
     },
     'near_duplicates': [list(group) for group in alike],
-    'lowest_agreement': _lowest_agreement(labelled),
-    'unlabelled_images': sorted(o.image_id for o in unlabelled),
+    'lowest_agreement': _lowest_agreement(labeled),
+    'unlabeled_images': sorted(o.image_id for o in unlabeled),
+    'given_up': given_up,
+    'retry': retry if given_up else '',
     'options': dataclasses.asdict(options),
     'seed': seed,
     'schema_version': schema.VERSION,
-    'checksum': checksum(built),
+    'checksum': built_dataset.checksum(built),
   }
   _check_counts(summary)
   return summary
-
-
-def checksum(built: pathlib.Path) -> str:
-  """Returns the SHA-256 over the names and bytes of all record files."""
-  digest = hashlib.sha256()
-  for path in sorted(built.glob('*.tfrecord*')):
-    digest.update(path.name.encode())
-    with open(path, 'rb') as file:
-      digest.update(hashlib.file_digest(file, 'sha256').digest())
-  return digest.hexdigest()
 
 
 def write(
@@ -93,18 +90,17 @@ def write(
   splits: Mapping[str, Sequence[prepare.Prepared]],
 ) -> None:
   """Writes the three files beside the records."""
-  text = json.dumps(summary, indent=2)
-  (built / 'build.json').write_text(text + '\n', encoding='utf-8')
-  _write_csv(
+  files.write_json(built / 'build.json', summary)
+  files.write_csv(
     built / 'rejected.csv',
     ('path', 'image_id', 'reason', 'detail'),
     sorted(
       (o.path, o.image_id, o.reason, o.detail)
       for o in outcomes
-      if isinstance(o, sources.Rejection)
+      if isinstance(o, Rejection)
     ),
   )
-  _write_csv(
+  files.write_csv(
     built / 'folds.csv',
     ('image_id', 'fold'),
     sorted(
@@ -119,10 +115,10 @@ def write(
 def text(summary: Report, output_dir: str) -> str:
   """Returns what the build prints at its end."""
   lines = [
-    f'{output_dir}: {summary["written"]} labelled radiographs '
+    f'{output_dir}: {summary["written"]} labeled radiographs '
     f'({summary["positive"]} with pneumothorax) of {summary["patients"]} '
     f'patients, {summary["test_written"]} for testing.',
-    f'{summary["unlabelled"]} have no row in the csv and were left out, '
+    f'{summary["unlabeled"]} have no row in the csv and were left out, '
     f'{summary["rejected"] + summary["test_rejected"]} were rejected '
     f'(rejected.csv), {summary["annotations_without_image"]} annotated ids '
     'have no file.',
@@ -150,6 +146,11 @@ def text(summary: Report, output_dir: str) -> str:
       'in training and in validation; scores will be too good. Name the true '
       'patients with --patient_map.'
     )
+  if summary['given_up']:
+    lines.append(
+      f'{len(summary["given_up"])} films were given up because memory or time '
+      f'ran out (given_up in build.json). To try them again: {summary["retry"]}'
+    )
   return '\n'.join(lines)
 
 
@@ -157,10 +158,10 @@ def _written(
   built: pathlib.Path, splits: Mapping[str, Sequence[prepare.Prepared]]
 ) -> collections.Counter:
   """Returns how many different ids the files hold, for training and testing."""
-  ids = {sources.TRAIN: set(), sources.TEST: set()}
+  ids = {TRAIN: set(), TEST: set()}
   for name in splits:
-    part = sources.TEST if name == schema.TEST_SPLIT else sources.TRAIN
-    records = tfrecord.split_source(built, [name])
+    part = TEST if name == schema.TEST_SPLIT else TRAIN
+    records = built_dataset.split_source(built, [name])
     ids[part].update(
       tfrecord.parse(records[n]).image_id for n in range(len(records))
     )
@@ -171,7 +172,7 @@ def _check_counts(summary: Report) -> None:
   for part in ('', 'test_'):
     out = sum(
       summary.get(part + name, 0)
-      for name in ('written', 'unlabelled', 'rejected')
+      for name in ('written', 'unlabeled', 'rejected')
     )
     if summary[f'{part}found'] != out:
       raise AssertionError(
@@ -190,10 +191,3 @@ def _lowest_agreement(images: Sequence[prepare.Prepared]) -> list[Report]:
     }
     for image in several[:_MOST_LISTED]
   ]
-
-
-def _write_csv(path: pathlib.Path, header, rows) -> None:
-  with open(path, 'w', encoding='utf-8', newline='') as file:
-    writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(header)
-    writer.writerows([printable(cell) for cell in row] for row in rows)

@@ -1,14 +1,16 @@
 """What a build is asked for."""
 
 import dataclasses
+import shlex
 
 from data_prep import prepare
+from pnx_jax import pool
 from pnx_jax.formats import dicom
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """What to build from what; the flags of the same names explain it."""
+  """What to build from what; the build's flags of the same names explain it."""
 
   dicom_dir: str
   rle_csv: str
@@ -24,6 +26,8 @@ class Request:
   on_bad_file: str = 'reject'
   overwrite: bool = False
   num_workers: int = 1
+  seconds_per_film: float = pool.Limits().seconds
+  gib_per_film: float = pool.Limits().gib
   beam_runner: str | None = None
   beam_options: str = ''
 
@@ -34,7 +38,34 @@ class Request:
     return [path for path in paths if path]
 
   @property
-  def options(self) -> prepare.Options:
-    return prepare.Options(
+  def options(self) -> prepare.RecordOptions:
+    """What decides the content of the records."""
+    return prepare.RecordOptions(
       self.image_size, self.window, self.accept_modality, self.accept_body_part
     )
+
+  @property
+  def retry(self) -> str:
+    """The command that repeats the build with more memory and time per film."""
+    wanted = dataclasses.replace(
+      self,
+      overwrite=True,
+      num_workers=1,
+      seconds_per_film=4 * self.seconds_per_film,
+      gib_per_film=2 * self.gib_per_film,
+    )
+    words = [
+      f'--{field.name}={_as_flag(getattr(wanted, field.name))}'
+      for field in dataclasses.fields(self)
+      if getattr(wanted, field.name) != field.default
+    ]
+    return shlex.join(['python', '-m', 'data_prep.build', *words])
+
+  @property
+  def limits(self) -> pool.Limits:
+    """What one film may take of its worker."""
+    return pool.Limits(self.seconds_per_film, self.gib_per_film)
+
+
+def _as_flag(value: object) -> str:
+  return ','.join(value) if isinstance(value, tuple) else str(value)

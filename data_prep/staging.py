@@ -1,26 +1,27 @@
-"""The folder a build works in: hidden beside its output, kept until done."""
+"""The folder a build works in: hidden beside its output, kept until done.
+
+Whoever can write in it decides what the build reads back. It belongs to the
+user who builds, and nobody else has access, unless Beam's workers need it.
+"""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pnx_jax.errors import UserError
+from pnx_jax.formats import files
 
 _LOCK = 'lock'
 _INPUTS = 'inputs.json'
 _SALT = 'salt'
 _READY = 'ready'
 _WRITTEN = ('build.json', 'dataset_info.json')
-
-
-class Busy(UserError):
-  """Another process builds into the same folder."""
 
 
 def check_output(
@@ -38,8 +39,8 @@ def check_output(
     return
   if not all((path / name).is_file() for name in _WRITTEN):
     raise UserError(
-      f'{output_dir} exists and is no dataset that a build has written, so it '
-      'is not replaced: choose another --output_dir'
+      f'{output_dir} exists and is not a dataset that a build has written, so '
+      'it is not replaced: choose another --output_dir'
     )
   if not overwrite:
     raise UserError(
@@ -49,78 +50,100 @@ def check_output(
 
 
 @contextlib.contextmanager
-def folder(output_dir: str | os.PathLike) -> Iterator[pathlib.Path]:
+def folder(
+  output_dir: str | os.PathLike[str], *, shared: bool = False
+) -> Iterator[pathlib.Path]:
   """Yields the working folder of an output folder, locked for this process.
 
   What an interrupted build left in it is still there.
+
+  Args:
+    output_dir: What will be made.
+    shared: Workers of other users may use the folder, as far as the umask
+      and its group allow.
+
+  Raises:
+    UserError: Another process works in it, or other users can write to it.
   """
   path = _hidden(output_dir, 'building')
-  path.mkdir(parents=True, exist_ok=True)
-  with open(path / _LOCK, 'w') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise Busy(f'another build is writing {output_dir}') from error
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with contextlib.suppress(FileExistsError):
+    path.mkdir(mode=0o777 if shared else 0o700)
+  _check_ours(path, shared=shared)
+  if not shared:
+    path.chmod(0o700)
+  busy = f'another build is writing {output_dir}'
+  with files.locked(path / _LOCK, busy=busy):
     yield path
 
 
 def is_begun(path: pathlib.Path) -> bool:
-  """Whether a build has left anything."""
+  """Returns whether a build has left anything in its working folder."""
   return any(child.name != _LOCK for child in path.iterdir())
 
 
 def matches(path: pathlib.Path, inputs: Any) -> bool:
-  """Whether the folder was begun for the same inputs; empties it if not."""
+  """Returns whether the folder was begun for these inputs; else empties it."""
   digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
   try:
     same = (path / _INPUTS).read_text() == digest.hexdigest()
-  except OSError:
+  except (OSError, UnicodeError):
     same = False
   if not same:
     empty(path)
-    (path / _INPUTS).write_text(digest.hexdigest())
+    files.write(path / _INPUTS, digest.hexdigest())
   return same
 
 
 def salt(path: pathlib.Path) -> bytes:
   """Returns random bytes that live as long as what is in the folder."""
-  file = path / _SALT
-  if not file.exists():
-    file.write_bytes(os.urandom(32))
-  return file.read_bytes()
+  flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+  descriptor = os.open(path / _SALT, flags, 0o600)
+  with open(descriptor, 'rb+') as file:
+    content = file.read()
+    if len(content) != 32:
+      content = os.urandom(32)
+      file.seek(0)
+      file.truncate()
+      file.write(content)
+  return content
 
 
 def empty(path: pathlib.Path) -> None:
   """Removes everything but the lock."""
   for child in path.iterdir():
-    if child.is_dir():
+    if child.is_dir() and not child.is_symlink():
       shutil.rmtree(child)
     elif child.name != _LOCK:
       child.unlink()
 
 
-def publish(built: pathlib.Path, output_dir: str | os.PathLike) -> None:
+def publish(built: pathlib.Path, output_dir: str | os.PathLike[str]) -> None:
   """Moves a finished dataset to its place and removes its working folder.
 
-  An older dataset makes room. `settle` ends this where it was cut short.
+  An older dataset makes room. Where this is cut short, `finish` completes it.
   """
   path = _hidden(output_dir, 'building')
   built.rename(path / _READY)
   _move(path, output_dir)
 
 
-def settle(output_dir: str | os.PathLike) -> None:
-  """Moves a dataset to its place that was ready when its build was killed."""
+def finish(output_dir: str | os.PathLike[str]) -> None:
+  """Completes the publication of a dataset whose build was killed in it."""
   path, older = (_hidden(output_dir, word) for word in ('building', 'replaced'))
   moved = (path / _READY).exists() or older.exists()
   kept = (path / _INPUTS).exists() or not os.path.exists(output_dir)
-  if moved or (path.exists() and not kept):
-    with folder(output_dir):
-      _move(path, output_dir)
-    print(f'Put {output_dir} in order, which a killed build had left halfway.')
+  if not (moved or (path.exists() and not kept)):
+    return
+  if older.exists():
+    _check_ours(older, shared=True)
+  shared = path.exists() and bool(path.stat().st_mode & 0o077)
+  with folder(output_dir, shared=shared):
+    _move(path, output_dir)
+  print(f'Completed {output_dir}, whose build was killed while publishing it.')
 
 
-def _move(path: pathlib.Path, output_dir: str | os.PathLike) -> None:
+def _move(path: pathlib.Path, output_dir: str | os.PathLike[str]) -> None:
   output_dir = pathlib.Path(output_dir).resolve()
   older = _hidden(output_dir, 'replaced')
   ready = path / _READY
@@ -128,7 +151,7 @@ def _move(path: pathlib.Path, output_dir: str | os.PathLike) -> None:
     if output_dir.exists():
       shutil.rmtree(older, ignore_errors=True)
       output_dir.rename(older)
-    # Without these a next build begins anew, not with half of what is left.
+    # Without these the next build starts from nothing, not from half of it.
     (path / _INPUTS).unlink(missing_ok=True)
     ready.rename(output_dir)
   elif older.exists() and not output_dir.exists():
@@ -137,6 +160,20 @@ def _move(path: pathlib.Path, output_dir: str | os.PathLike) -> None:
   shutil.rmtree(older, ignore_errors=True)
 
 
-def _hidden(output_dir: str | os.PathLike, word: str) -> pathlib.Path:
+def _check_ours(path: pathlib.Path, *, shared: bool) -> None:
+  """Raises UserError where other users decide what a folder holds."""
+  status = path.lstat()
+  if not stat.S_ISDIR(status.st_mode):
+    raise UserError(f'{path} is not a folder: remove it')
+  # Without Beam a folder that anybody else could write to is not trusted.
+  writable = stat.S_IWOTH if shared else stat.S_IWOTH | stat.S_IWGRP
+  if status.st_uid != os.geteuid() or status.st_mode & writable:
+    raise UserError(
+      f'{path} belongs to another user or others can write to it, so what it '
+      'holds is not used: remove it, or choose another --output_dir'
+    )
+
+
+def _hidden(output_dir: str | os.PathLike[str], word: str) -> pathlib.Path:
   output_dir = pathlib.Path(output_dir).resolve()
   return output_dir.with_name(f'.{output_dir.name}.{word}')

@@ -4,8 +4,8 @@
       --rle_csv=train-rle.csv --output_dir=pictures
   python -m data_prep.view --data_dir=data/siim --output_dir=pictures
 
-writes a PNG per image and contact sheets. The second form shows what a build
-holds.
+writes a PNG per image and contact sheets. The second form shows the records
+of a built dataset.
 """
 
 import collections
@@ -13,21 +13,26 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import tqdm
 from absl import app, flags
 
-from data_prep import sources
+from data_prep import entries, film_flags, prepare
+from data_prep.entries import Entry
 from pnx_jax import draw, pool
 from pnx_jax.case import Case, overlay
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
 from pnx_jax.formats import (
+  built_dataset,
   dicom,
+  files,
   letterbox,
+  names,
   refusals,
   rle,
   schema,
@@ -37,54 +42,83 @@ from pnx_jax.formats import (
 _SHEET = 24  # pictures on a contact sheet
 _FILMS_PER_BATCH = 4
 
+# An image id and what loads its case; a job has the path of its picture, too.
+_Film = tuple[str, Callable[[], Case]]
+_Job = tuple[str, pathlib.Path, Callable[[], Case]]
 
-def from_dicom(source: sources.Source) -> Case:
-  """Reads a file of any modality that can be shown."""
-  film = dicom.read(source.path, accept_modality=(), accept_body_part=())
+
+def from_dicom(entry: Entry) -> Case:
+  """Reads a film of any modality that can be shown, and its annotations.
+
+  Raises:
+    UnusableFilm: The film or one of its annotations cannot be used.
+  """
+  film = dicom.read(entry.path, accept_modality=(), accept_body_part=())
   mask = None
-  if source.rles is not None:
-    mask = rle.union(source.rles, *film.pixels.shape)
+  if entry.rles is not None:
+    mask = np.zeros(film.pixels.shape, bool)
+    for one in prepare.masks_of(entry, *film.pixels.shape):
+      mask |= one
   return Case(
     image=film.pixels,
     mask=mask,
-    image_id=source.image_id,
+    image_id=entry.image_id,
     **_known(film.header),
   )
 
 
 def from_record(record: schema.Record) -> Case:
-  """Reads a built record, brought back to the film's own pixels."""
+  """Returns a record, its picture brought back to the film's own pixels.
+
+  Raises:
+    UnusableFilm: The picture in the record does not decode.
+  """
   square = cv2.imdecode(
     np.frombuffer(record.image, np.uint8), cv2.IMREAD_GRAYSCALE
   )
+  if square is None:
+    raise refusals.UnusableFilm('undecodable', 'the PNG does not decode')
   shape = record.height, record.width
-  labelled = record.label != schema.UNLABELLED
+  labeled = record.label != schema.UNLABELED
   return Case(
     image=letterbox.unletterbox(
       square, *shape, pixel_aspect=record.pixel_aspect
     ),
-    mask=rle.decode(record.rle, *shape) if labelled else None,
+    mask=rle.decode(record.rle, *shape) if labeled else None,
     image_id=record.image_id,
     **_known(record),
   )
 
 
 def write(
-  films: Sequence[tuple[str, Callable[[], Case]]],
-  output_dir: str | os.PathLike,
+  films: Sequence[_Film],
+  output_dir: str | os.PathLike[str],
   *,
   size: int,
   columns: int,
+  limits: pool.Limits = pool.Limits(),  # noqa: B008 (frozen)
 ) -> tuple[int, list[str]]:
-  """Writes pictures of `(image id, loader)`; each gets a name of its own.
+  """Writes pictures and contact sheets.
+
+  Args:
+    films: An image id and what loads its case, each. The name of a picture is
+      made from the id, and no two are the same.
+    output_dir: Where to.
+    size: Longer side of a picture in pixels.
+    columns: Pictures side by side on a contact sheet.
+    limits: What one film may take.
 
   Returns:
-    How many there are, and what could not be shown.
+    The number of pictures, and why others could not be drawn.
+
+  Raises:
+    UserError: A picture cannot be written.
   """
   folder = pathlib.Path(output_dir)
   folder.mkdir(parents=True, exist_ok=True)
-  pictures = _pictures(films, folder, size)
-  failures, written = [], 0
+  pictures = _pictures(films, folder, size, limits)
+  failures: list[str] = []
+  written = 0
   shown = _without_failures(pictures, failures)
   for page in itertools.count(1):
     sheet = list(itertools.islice(shown, _SHEET))
@@ -98,14 +132,20 @@ def write(
   return written, failures
 
 
-def _pictures(films, folder, size) -> Iterator[np.ndarray | str]:
+def _pictures(
+  films: Sequence[_Film],
+  folder: pathlib.Path,
+  size: int,
+  limits: pool.Limits,
+) -> Iterator[np.ndarray | str]:
   """Yields pictures, each written to its file before, or failures, in order."""
-  names = collections.Counter()
-  jobs = []
+  seen: collections.Counter[str] = collections.Counter()
+  jobs: list[_Job] = []
   for image_id, load in films:
-    names[image_id] += 1
-    copy = f'_{names[image_id]}' if names[image_id] > 1 else ''
-    jobs.append((folder / f'{image_id}{copy}.png', load))
+    seen[image_id] += 1
+    copy = f'_{seen[image_id]}' if seen[image_id] > 1 else ''
+    name = f'{names.safe_name(image_id)}{copy}.png'
+    jobs.append((image_id, folder / name, load))
   batches = pool.batches(enumerate(jobs), _FILMS_PER_BATCH)
   results = pool.run(
     functools.partial(_draw, size=size),
@@ -115,8 +155,10 @@ def _pictures(films, folder, size) -> Iterator[np.ndarray | str]:
       number,
       _told(films[number][0], refusals.of_death(death)),
     ),
+    limits=limits,
   )
-  waiting, following = {}, 0
+  waiting: dict[int, np.ndarray | str] = {}
+  following = 0
   with tqdm.tqdm(total=len(films), unit='image', disable=None) as progress:
     for done in results:
       progress.update(len(done))
@@ -127,14 +169,14 @@ def _pictures(films, folder, size) -> Iterator[np.ndarray | str]:
 
 
 def _draw(
-  batch: pool.Batch, *, size: int
+  batch: pool.Batch[_Job], *, size: int
 ) -> list[tuple[int, np.ndarray | str]]:
   """Draws films in a worker, which a damaged one may end."""
-  drawn = []
-  for number, (path, load) in pool.each(batch):
+  drawn: list[tuple[int, np.ndarray | str]] = []
+  for number, (image_id, path, load) in pool.each(batch):
     picture = refusals.attempt(lambda load: overlay(load(), size), load)
     if isinstance(picture, refusals.Refusal):
-      drawn.append((number, _told(path.stem, picture)))
+      drawn.append((number, _told(image_id, picture)))
       continue
     _save(path, picture)
     drawn.append((number, picture))
@@ -145,7 +187,9 @@ def _told(image_id: str, refusal: refusals.Refusal) -> str:
   return f'{image_id}: {refusal.reason}: {refusal.detail}'
 
 
-def _without_failures(pictures, failures: list[str]) -> Iterator[np.ndarray]:
+def _without_failures(
+  pictures: Iterable[np.ndarray | str], failures: list[str]
+) -> Iterator[np.ndarray]:
   for picture in pictures:
     if isinstance(picture, str):
       failures.append(picture)
@@ -154,27 +198,29 @@ def _without_failures(pictures, failures: list[str]) -> Iterator[np.ndarray]:
 
 
 def _save(path: pathlib.Path, picture: np.ndarray) -> None:
-  if not cv2.imwrite(
-    str(path),
+  _, png = cv2.imencode(
+    '.png',
     cv2.cvtColor(picture, cv2.COLOR_RGB2BGR),
     [cv2.IMWRITE_PNG_COMPRESSION, 3],
-  ):
-    raise UserError(f'{path} cannot be written: see to space and permissions')
+  )
+  files.write(path, png.tobytes())
 
 
-def _known(header: dicom.Header | schema.Record) -> dict:
-  names = ('view', 'sex', 'age', 'pixel_spacing', 'spacing_plane')
-  known = {name: getattr(header, name) for name in names}
+def _known(header: dicom.Header | schema.Record) -> dict[str, Any]:
+  fields = ('view', 'sex', 'age', 'pixel_spacing', 'spacing_plane')
+  known = {name: getattr(header, name) for name in fields}
   return {**known, 'mirrored': bool(header.mirrored)}
 
 
-def _films(values) -> list[tuple[str, Callable[[], Case]]]:
+def _films(values: Any) -> list[_Film]:
   """Returns the ids and loaders of what the flags ask for."""
   films = _wanted(_all(values), values.image_ids)
   return list(itertools.islice(films, values.num_images))
 
 
-def _wanted(films, image_ids: Sequence[str]) -> Iterator:
+def _wanted(
+  films: Iterable[_Film], image_ids: Sequence[str]
+) -> Iterator[_Film]:
   missing = set(image_ids)
   for film in films:
     if film[0] in image_ids or not image_ids:
@@ -186,7 +232,7 @@ def _wanted(films, image_ids: Sequence[str]) -> Iterator:
     )
 
 
-def _all(values) -> Iterator[tuple[str, Callable[[], Case]]]:
+def _all(values: Any) -> Iterator[_Film]:
   if bool(values.dicom_dir) == bool(values.data_dir):
     raise UserError('give either --dicom_dir (and --rle_csv) or --data_dir')
   if values.data_dir:
@@ -196,20 +242,22 @@ def _all(values) -> Iterator[tuple[str, Callable[[], Case]]]:
       yield tfrecord.parse(records[n]).image_id, load
     return
   if not os.path.isdir(values.dicom_dir):
-    raise UserError(f'--dicom_dir={values.dicom_dir} is no folder')
+    raise UserError(f'--dicom_dir={values.dicom_dir} is not a folder')
   annotations = rle.read_csv(values.rle_csv) if values.rle_csv else {}
-  found = sources.find(values.dicom_dir, sources.TRAIN, annotations)
+  found = entries.find(values.dicom_dir, entries.TRAIN, annotations)
   if not found:
     raise UserError(f'no DICOM file below --dicom_dir={values.dicom_dir}')
   if values.rle_csv:
-    sources.check_named(found, annotations, values.rle_csv)
-  for source in found:
-    yield source.image_id, functools.partial(from_dicom, source)
+    entries.check_named(found, annotations, values.rle_csv)
+  for entry in found:
+    yield entry.image_id, functools.partial(from_dicom, entry)
 
 
 @functools.cache
 def _records(data_dir: str) -> tfrecord.TFRecordSource:
-  return tfrecord.split_source(data_dir, sorted(tfrecord.split_sizes(data_dir)))
+  return built_dataset.split_source(
+    data_dir, sorted(built_dataset.split_sizes(data_dir))
+  )
 
 
 def _from_dataset(data_dir: str, number: int) -> Case:
@@ -225,6 +273,7 @@ def main(argv: Sequence[str]) -> None:
       values.output_dir,
       size=values.size,
       columns=values.columns,
+      limits=film_flags.limits(),
     )
     if failures and not written:
       raise UserError(
@@ -232,7 +281,7 @@ def main(argv: Sequence[str]) -> None:
       )
   print(f'{values.output_dir}: {written} pictures and their contact sheets')
   for failure in failures:
-    print(f'left out: {failure}')
+    print(f'left out: {names.printable(failure)}')
 
 
 def _define_flags() -> None:
@@ -241,11 +290,14 @@ def _define_flags() -> None:
   flags.DEFINE_string('data_dir', None, 'A built dataset, instead of these.')
   flags.DEFINE_string('output_dir', None, 'Folder for the pictures.')
   flags.DEFINE_integer('size', 512, 'Longer side in pixels.', lower_bound=64)
-  flags.DEFINE_integer('columns', 4, 'Of a contact sheet.', lower_bound=1)
+  flags.DEFINE_integer(
+    'columns', 4, 'Columns of a contact sheet.', lower_bound=1
+  )
   flags.DEFINE_integer(
     'num_images', None, 'Only the first ones.', lower_bound=1
   )
   flags.DEFINE_list('image_ids', [], 'Only these.')
+  film_flags.define_limits()
   flags.mark_flag_as_required('output_dir')
 
 

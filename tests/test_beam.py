@@ -31,7 +31,7 @@ def test_the_same_records(tmp_path, monkeypatch):
     rows.append(f'{number},{"3 4" if number % 2 else "-1"}')
   (tmp_path / 'train' / 'broken.dcm').write_bytes(b'')
   (tmp_path / 'train-rle.csv').write_text('\n'.join(rows))
-  monkeypatch.setattr(batches, '_FILES_PER_BATCH', 3)
+  monkeypatch.setattr(batches, '_FILMS_PER_BATCH', 3)
   pool = dataset.build(request(tmp_path, 'pool'))
   beam = dataset.build(request(tmp_path, 'beam', beam_runner='FnApiRunner'))
   assert beam == pool

@@ -70,8 +70,8 @@ def test_counts_add_up(built):
   assert summary['written'] == 10
   assert summary['positive'] == 4
   assert summary['synthetic'] == 0
-  assert summary['unlabelled'] == 1
-  assert summary['unlabelled_images'] == ['1.2.10']
+  assert summary['unlabeled'] == 1
+  assert summary['unlabeled_images'] == ['1.2.10']
   assert summary['rejected_by_reason'] == {'not_dicom': 1}
   assert summary['annotations_without_image'] == 1
   assert summary['test_written'] == 2
@@ -122,7 +122,7 @@ def test_tensorflow_datasets_reads_the_records(archive, built):
   assert record['agreement'] == 0
   assert record['boxes'][:, 4].sum() == expected.sum()
   assert records['1.2.5']['rle'] == b'-1'
-  assert records['ID_20']['label'] == schema.UNLABELLED
+  assert records['ID_20']['label'] == schema.UNLABELED
 
 
 def test_no_patient_in_two_folds(built):
@@ -157,7 +157,7 @@ def test_names_that_are_no_text(copied, tmp_path):
       dicom_dir=os.fsdecode(folder),
     )
   )
-  assert summary['unlabelled_images'] == ['M\\udcfcller']
+  assert summary['unlabeled_images'] == ['M\\udcfcller']
   rejected = (tmp_path / 'siim' / 'rejected.csv').read_text()
   assert 'J\\udcfcrgen,not_dicom' in rejected
   table, unread = metadata.read_folder(os.fsdecode(folder), 'a.csv', 1)
@@ -221,7 +221,7 @@ def copied(archive, tmp_path):
 def test_raw_data_is_never_replaced(archive, copied, name, overwrite):
   before = sorted(copied.rglob('*'))
   wanted = request(archive, copied / name, overwrite=overwrite)
-  with pytest.raises(UserError, match='no dataset that') as error:
+  with pytest.raises(UserError, match='not a dataset that') as error:
     dataset.build(wanted)
   assert '--overwrite' not in str(error.value)
   assert sorted(copied.rglob('*')) == before
@@ -293,5 +293,5 @@ def test_a_binary_csv_is_named(archive, tmp_path, flag, name):
   path = tmp_path / name
   path.write_bytes(b'\x89PNG\xff')
   wanted = request(archive, tmp_path / 'siim', **{flag: str(path)})
-  with pytest.raises(UserError, match=rf'{name} is no csv'):
+  with pytest.raises(UserError, match=rf'{name} is not a csv file'):
     dataset.build(wanted)

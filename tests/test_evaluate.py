@@ -27,7 +27,7 @@ from pnx_jax.evaluation import (
   rule_search,
 )
 from pnx_jax.evaluation.cross_validation import HeldOut
-from pnx_jax.formats import letterbox, rle, tfrecord
+from pnx_jax.formats import built_dataset, letterbox, rle
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.metrics.rules import Rule
@@ -121,7 +121,7 @@ def test_what_was_trained_and_scored_on_is_told(evaluated, workdir):
   )
   told = provenance.describe(
     'data/siim/',
-    tfrecord.Origin('auto', False, 90, 20, 0, 90, 'PatientID'),
+    built_dataset.Origin('auto', False, 90, 20, 0, 90, 'PatientID'),
     runs=[workdir, workdir],
     folds=[0],
     metrics=metrics,
@@ -253,7 +253,7 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
 ):
   path = tmp_path / 'begun'
   shutil.copytree(workdir, path)
-  fold_of = tfrecord.folds_of(dataset_dir)
+  fold_of = built_dataset.folds_of(dataset_dir)
   for fold in range(2):
     seen = ['elsewhere', *(key for key, of in fold_of.items() if of != fold)]
     file = path / f'fold{fold}' / 'trained_on.json'
@@ -269,7 +269,7 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
   (path / 'config.json').write_text(json.dumps(recipe))
   told = provenance.describe(
     dataset_dir,
-    tfrecord.origin(dataset_dir),
+    built_dataset.origin(dataset_dir),
     runs=[path],
     folds=[0],
     metrics=evaluated[1],
@@ -290,9 +290,11 @@ def test_external_validation_changes_nothing_else(
     return str(caught.value)
 
   assert 'eval.scales cannot be changed' in refused(**{'eval.scales': '1,2'})
-  origin = tfrecord.origin(dataset_dir)
+  origin = built_dataset.origin(dataset_dir)
   with monkeypatch.context() as patch:
-    patch.setattr(tfrecord, 'origin', lambda _: origin._replace(window='full'))
+    patch.setattr(
+      built_dataset, 'origin', lambda _: origin._replace(window='full')
+    )
     assert 'was built with --window=full' in refused()
   seen = stranger / 'fold0' / 'trained_on.json'
   (record,) = pipeline.Dataset(dataset_dir, ['fold0']).records[:1]

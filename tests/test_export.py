@@ -403,7 +403,7 @@ def test_a_full_disk_leaves_no_model(folder, run, tmp_path, monkeypatch):
   monkeypatch.undo()
   monkeypatch.setattr(export, 'files', lambda run, **_: content)
   # What an interruption left is no hindrance, and an empty folder is none.
-  (tmp_path / 'model.partial').mkdir()
+  (tmp_path / '.model.partial').mkdir()
   (tmp_path / 'model').mkdir()
   export.export(run, tmp_path / 'model')
   assert _names(tmp_path) == ['model']

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import data as pydicom_data
 
-from data_prep import prepare, sources
+from data_prep import entries, prepare
 from pnx_jax import pool
 
 TIMES = 500
@@ -60,11 +60,11 @@ def test_damaged_files(tmp_path, request):
     path = tmp_path / f'{number}.dcm'
     path.write_bytes(damaged(files[number % len(files)], random_state))
     damaged_files.append(
-      sources.Source(str(path), str(number), sources.TRAIN, ())
+      entries.Entry(str(path), str(number), entries.TRAIN, ())
     )
   run_batch = functools.partial(
     prepare.run_batch,
-    options=prepare.Options(16, 'auto', (), ()),
+    options=prepare.RecordOptions(16, 'auto', (), ()),
     folder=tmp_path,
     salt=b'',
   )
@@ -86,7 +86,7 @@ def test_damaged_files(tmp_path, request):
   reasons = collections.Counter(
     outcome.reason
     for outcome in outcomes
-    if isinstance(outcome, sources.Rejection)
+    if isinstance(outcome, entries.Rejection)
   )
   assert {'truncated', 'undecodable', 'no_pixels'} <= set(reasons)
   assert len(outcomes) > reasons.total()  # some survive

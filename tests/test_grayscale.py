@@ -25,7 +25,7 @@ def lookup_table(values, first, bits):
 
 
 def assert_close(actual, expected):
-  """Compares with brightness in 0..1, to one grey level."""
+  """Compares with brightness in 0..1, to one gray level."""
   np.testing.assert_allclose(actual, expected * 255, atol=1)
 
 

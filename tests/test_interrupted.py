@@ -18,7 +18,7 @@ import pytest
 from data_prep import batches, dataset, report, staging
 from data_prep.request import Request
 from pnx_jax.errors import UserError
-from pnx_jax.formats import tfrecord
+from pnx_jax.formats import built_dataset, tfrecord
 
 FILMS = 80
 
@@ -80,7 +80,7 @@ def test_killed_build_goes_on(archive, checksum, tmp_path, capsys):
   assert not output_dir.exists()
   assert list(folder.glob('*.index'))
   summary = dataset.build(request(archive, output_dir))
-  assert 'Going on with an interrupted build' in capsys.readouterr().out
+  assert 'Resuming an interrupted build' in capsys.readouterr().out
   assert summary['checksum'] == checksum
   assert [path.name for path in tmp_path.iterdir()] == ['siim']
 
@@ -116,19 +116,19 @@ def test_a_build_goes_on_after_a_crash(archive, tmp_path, capsys, monkeypatch):
     if len(left) < FILMS - 30:
       raise Killed
 
-  monkeypatch.setattr(batches, '_FILES_PER_BATCH', 8)
+  monkeypatch.setattr(batches, '_FILMS_PER_BATCH', 8)
   left = {str(path) for path in (archive / 'train').iterdir()}
   with monkeypatch.context() as patch:
-    patch.setattr(batches, 'stop_at_bad_file', kill)
+    patch.setattr(batches, 'stop_at_bad_film', kill)
     with pytest.raises(Killed):
       build('17')
   # Another file crashes now; the first one would pass, were it tried again.
   summary = build('63')
-  assert 'Going on with an interrupted build: ' in capsys.readouterr().out
+  assert 'Resuming an interrupted build: ' in capsys.readouterr().out
   assert summary['found'] == FILMS
   assert summary['rejected_by_reason'] == {'crashed': 2}
   splits = [f'fold{k}' for k in range(5)]
-  records = tfrecord.split_source(output_dir, splits)
+  records = built_dataset.split_source(output_dir, splits)
   ids = [tfrecord.parse(records[n]).image_id for n in range(len(records))]
   assert sorted(ids) == sorted({str(n) for n in range(FILMS)} - {'17', '63'})
 
@@ -145,7 +145,7 @@ def test_full_disk(archive, checksum, tmp_path, capsys, monkeypatch):
       dataset.build(request(archive, output_dir))
   assert not output_dir.exists()
   summary = dataset.build(request(archive, output_dir))
-  assert f'{FILMS} files are done' in capsys.readouterr().out
+  assert f'{FILMS} films are done' in capsys.readouterr().out
   assert summary['checksum'] == checksum
 
 
@@ -217,7 +217,7 @@ def test_a_kill_while_publishing_loses_no_dataset(
       patch.setattr(shutil, 'rmtree', counted(shutil.rmtree))
       with contextlib.suppress(Killed):
         staging.publish(built, output_dir)
-  staging.settle(output_dir)
+  staging.finish(output_dir)
   begun = folder.exists() and (folder / 'inputs.json').exists()
   if last == 0:  # Nothing was moved: the build goes on.
     assert begun and output_dir.exists() == older
@@ -229,6 +229,6 @@ def test_a_kill_while_publishing_loses_no_dataset(
 def test_a_dataset_out_of_the_way_comes_back(tmp_path, capsys):
   (tmp_path / '.siim.replaced').mkdir()
   (tmp_path / '.siim.replaced' / 'old').touch()
-  staging.settle(tmp_path / 'siim')
-  assert 'in order' in capsys.readouterr().out
+  staging.finish(tmp_path / 'siim')
+  assert 'Completed' in capsys.readouterr().out
   assert [path.name for path in tmp_path.rglob('*')] == ['siim', 'old']

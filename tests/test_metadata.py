@@ -109,7 +109,7 @@ def test_processes_give_the_same_rows(folder, monkeypatch):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (('--dicom_dir=none', '--output=a.csv'), 'none is no folder'),
+    (('--dicom_dir=none', '--output=a.csv'), 'none is not a folder'),
     (('--dicom_dir=.', '--output=a.xls'), 'end it in .csv or .parquet'),
   ],
 )

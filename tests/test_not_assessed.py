@@ -93,7 +93,7 @@ def test_what_is_no_file_or_hangs_is_refused_and_the_others_are_read(
   ) as films:
     found = {ids[film.number]: film for film in films}
   assert found.pop('hangs')[1:] == (
-    'limit',
+    'timeout',
     'takes longer than --seconds_per_film=2',
   )
   assert found.pop('pipe').reason == 'unreadable'

@@ -16,7 +16,7 @@ from data_prep.phantom import air, anatomy, film, generate
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, rle
 
-REQUEST = generate.Request(
+REQUEST = generate.PhantomSet(
   num_images=10, num_test_images=2, prevalence=0.5, seed=3, image_size=128
 )
 
@@ -125,7 +125,7 @@ def test_impossible_requests_name_the_flag(field, value):
 
 
 def drawn_masks(count, size):
-  request = generate.Request(count, 0, 1.0, 0, size)
+  request = generate.PhantomSet(count, 0, 1.0, 0, size)
   for job in generate.plan(request):
     patient = anatomy.Patient.draw((0, 1, job.patient))
     random = np.random.default_rng((0, 2, job.number))
@@ -150,7 +150,7 @@ def test_masks_are_distributed_like_real_ones():
 
 
 def test_patients_are_distributed_like_real_ones():
-  jobs = generate.plan(generate.Request(12047, 0, 0.2215, 0, 1024))
+  jobs = generate.plan(generate.PhantomSet(12047, 0, 0.2215, 0, 1024))
   images = collections.Counter(job.patient for job in jobs)
   positive = {job.patient for job in jobs if job.rank is not None}
   assert 4500 < len(images) < 7500  # 6,171 in truth
@@ -170,7 +170,7 @@ def test_test_images_are_of_other_patients():
 def test_air_is_dark():
   """Against the same film drawn without the pneumothorax."""
   darker = []
-  for job in generate.plan(generate.Request(8, 0, 1.0, 0, 512)):
+  for job in generate.plan(generate.PhantomSet(8, 0, 1.0, 0, 512)):
     patient = anatomy.Patient.draw((0, 1, job.patient))
     random = np.random.default_rng(0)
     pose = anatomy.Pose.draw(patient, 512, random)

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import schema, tfrecord
+from pnx_jax.formats import built_dataset, schema, tfrecord
 from pnx_jax.input import pipeline
 from pnx_jax.input.sampling import Schedule
 
@@ -151,7 +151,7 @@ def test_other_datasets_are_refused(dataset_dir, tmp_path, change, message):
 @pytest.mark.parametrize('name', schema.FIELDS)
 def test_a_record_lacks_a_field(dataset_dir, name):
   example = tf_example_pb2.Example.FromString(
-    tfrecord.split_source(dataset_dir, ['fold0'])[0]
+    built_dataset.split_source(dataset_dir, ['fold0'])[0]
   )
   del example.features.feature[name]
   with pytest.raises(UserError, match=f'lacks {name}: build it again'):

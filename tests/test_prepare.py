@@ -7,23 +7,23 @@ import dicom_files
 import numpy as np
 import pytest
 
-from data_prep import dataset, prepare, sources
+from data_prep import dataset, entries, prepare
 from data_prep.request import Request
 from pnx_jax.errors import UserError
 from pnx_jax.formats import letterbox, rle, schema
 
-OPTIONS = prepare.Options(16, 'auto', ('CR', 'DX'), ('CHEST',))
+OPTIONS = prepare.RecordOptions(16, 'auto', ('CR', 'DX'), ('CHEST',))
 
 
-def run(folder, pixels, rles, *, part=sources.TRAIN, **attributes):
+def run(folder, pixels, rles, *, part=entries.TRAIN, **attributes):
   """Returns the outcome of one file, and its record if there is one."""
   path = dicom_files.write(folder / 'a.dcm', pixels, **attributes)
-  source = sources.Source(str(path), 'a', part, rles)
+  source = entries.Entry(str(path), 'a', part, rles)
   (outcome,) = prepare.run_batch(
     [(0, source)], options=OPTIONS, folder=folder, salt=b'salt'
   )
   assert prepare.finished(folder) == {source.path: outcome}
-  if isinstance(outcome, sources.Rejection) or not outcome.is_written:
+  if isinstance(outcome, entries.Rejection) or not outcome.is_written:
     return outcome, None
   return outcome, prepare.read_record(folder, outcome)
 
@@ -75,10 +75,10 @@ def test_annotations_are_united_and_compared(tmp_path):
 @pytest.mark.parametrize(
   ('rles', 'part', 'label', 'written'),
   [
-    (('3 4',), sources.TRAIN, schema.POSITIVE, True),
-    ((), sources.TRAIN, schema.NEGATIVE, True),
-    (None, sources.TRAIN, schema.UNLABELLED, False),
-    (None, sources.TEST, schema.UNLABELLED, True),
+    (('3 4',), entries.TRAIN, schema.POSITIVE, True),
+    ((), entries.TRAIN, schema.NEGATIVE, True),
+    (None, entries.TRAIN, schema.UNLABELED, False),
+    (None, entries.TEST, schema.UNLABELED, True),
   ],
 )
 def test_labels(tmp_path, rles, part, label, written):
@@ -120,7 +120,7 @@ def test_no_name_or_number_of_a_person_is_kept(tmp_path):
 
 def test_a_patient_is_not_found_by_trying_all_ids(tmp_path):
   path = dicom_files.write(tmp_path / 'a.dcm', dicom_files.film())
-  batch = [(0, sources.Source(str(path), 'a', sources.TRAIN, ()))]
+  batch = [(0, entries.Entry(str(path), 'a', entries.TRAIN, ()))]
   one, same, other = (
     prepare.run_batch(batch, options=OPTIONS, folder=tmp_path, salt=salt)[0]
     for salt in (b'1', b'1', b'2')
@@ -130,9 +130,9 @@ def test_a_patient_is_not_found_by_trying_all_ids(tmp_path):
 
 def test_another_films_record_is_not_taken(tmp_path):
   outcome, _ = run(tmp_path, dicom_files.film(), ())
-  source = dataclasses.replace(outcome.source, image_id='b')
+  other = dataclasses.replace(outcome, image_id='b')
   with pytest.raises(UserError, match='holds a where b should be'):
-    prepare.read_record(tmp_path, dataclasses.replace(outcome, source=source))
+    prepare.read_record(tmp_path, other)
 
 
 def test_a_copy_under_another_name_stays_in_the_same_fold(tmp_path):

@@ -82,7 +82,7 @@ def test_no_header_field_but_the_allowed_ones_is_written(
   dicom_files.write(folder / 'good.dcm', pixels, **SECRETS)
   for name, attributes in (
     ('lateral', {'ViewPosition': 'LL'}),
-    ('colour', {'PhotometricInterpretation': 'RGB'}),
+    ('color', {'PhotometricInterpretation': 'RGB'}),
     ('cut', {'Rows': 4000}),
     ('bits', {'BitsAllocated': 12}),
     ('frames', {'NumberOfFrames': 1}),

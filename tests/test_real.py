@@ -9,7 +9,7 @@ import small_run
 
 from configs import resunet
 from pnx_jax.evaluation import evaluate
-from pnx_jax.formats import rle, tfrecord
+from pnx_jax.formats import built_dataset, rle
 from pnx_jax.input import pipeline
 from pnx_jax.training import train
 
@@ -47,7 +47,7 @@ def test_every_radiograph_becomes_a_record(built, real_data):
   report = json.loads((built / 'build.json').read_text())
   assert (report['written'], report['test_written']) == (68, 12)
   assert report['rejected'] == report['test_rejected'] == 0
-  sizes = tfrecord.split_sizes(built)
+  sizes = built_dataset.split_sizes(built)
   assert sum(sizes.values()) == 80
   annotations = rle.read_csv(real_data / 'siim' / 'train-rle.csv')
   dataset = pipeline.Dataset(str(built), pipeline.folds(built))

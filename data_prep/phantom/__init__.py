@@ -6,5 +6,5 @@
 writes `dicom-images-train`, `dicom-images-test`, `train-rle.csv`,
 `nih_id.csv` (image and patient) and `phantom.json` (how it was made). The same
 seed gives the same bytes. They are for demonstrations and tests: nothing
-learnt from them holds for patients.
+learned from them holds for patients.
 """

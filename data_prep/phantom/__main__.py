@@ -12,14 +12,14 @@ from pnx_jax.cli import one_line, parse_flags
 def main(argv: Sequence[str]) -> None:
   del argv
   values = flags.FLAGS
-  request = generate.Request(
-    *(values[name].value for name in generate.Request._fields)
+  request = generate.PhantomSet(
+    *(values[name].value for name in generate.PhantomSet._fields)
   )
   with one_line():
     generate.write(request, values.output_dir, values.num_workers)
   print(
-    f'{values.output_dir}: {request.num_images} labelled and '
-    f'{request.num_test_images} unlabelled synthetic radiographs'
+    f'{values.output_dir}: {request.num_images} labeled and '
+    f'{request.num_test_images} unlabeled synthetic radiographs'
   )
 
 

@@ -17,7 +17,7 @@ def ribs(canvas, patient, pose) -> np.ndarray:
   wall = np.array(WALL)
   across = np.linspace(0, 1, 15)
   half = 0.017 + 0.0008 * number
-  for grey, front in ((70, True), (125, False)):
+  for gray, front in ((70, True), (125, False)):
     fill, rims = canvas.blank(), canvas.blank()
     for side in (-1, 1):
       drop = patient.rib_slope * (0.5 + 0.05 * number)
@@ -36,9 +36,9 @@ def ribs(canvas, patient, pose) -> np.ndarray:
       if front:  # The lowest ones end in gristle, which casts no shadow.
         upper, lower = upper[:6], lower[:6]
       bands = np.concatenate([upper, lower[:, ::-1]], axis=1)
-      canvas.polygons(bands, grey, fill)
-      canvas.lines(lower, 3, grey * 0.5, rims)
-      canvas.lines(upper, 2, grey * 0.3, rims)
+      canvas.polygons(bands, gray, fill)
+      canvas.lines(lower, 3, gray * 0.5, rims)
+      canvas.lines(upper, 2, gray * 0.3, rims)
     layer = cv2.add(layer, cv2.add(fill, rims))
   for side in (-1, 1):
     cage = spline(wall[1:] * (1.035, 1.0) + (0, -0.012))

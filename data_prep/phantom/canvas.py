@@ -16,14 +16,14 @@ class Canvas:
   def blank(self) -> np.ndarray:
     return np.zeros((self.size, self.size), np.uint8)
 
-  def polygons(self, outlines, grey: float = 255, layer=None) -> np.ndarray:
+  def polygons(self, outlines, gray: float = 255, layer=None) -> np.ndarray:
     """Fills outlines, f64[N, 2] each, with soft edges."""
     layer = self.blank() if layer is None else layer
     for outline in outlines:
-      cv2.fillPoly(layer, [_fixed(outline)], int(grey), cv2.LINE_AA, _SHIFT)
+      cv2.fillPoly(layer, [_fixed(outline)], int(gray), cv2.LINE_AA, _SHIFT)
     return layer
 
-  def lines(self, paths, width: float, grey: float = 255, layer=None):
+  def lines(self, paths, width: float, gray: float = 255, layer=None):
     """Draws open paths, f64[N, 2] each; thin ones fade, none vanishes."""
     layer = self.blank() if layer is None else layer
     width *= self._scale
@@ -33,7 +33,7 @@ class Canvas:
       if isinstance(paths, list)
       else list(_fixed(paths)),
       False,
-      int(grey * min(1, width)),
+      int(gray * min(1, width)),
       max(1, round(width)),
       cv2.LINE_AA,
       _SHIFT,
@@ -72,13 +72,13 @@ class Canvas:
     )
 
   @staticmethod
-  def ellipse(centre, radii, angle: float) -> np.ndarray:
+  def ellipse(center, radii, angle: float) -> np.ndarray:
     """Outline of an ellipse, f64[32, 2]."""
     turn = np.linspace(0, 2 * np.pi, 32, endpoint=False)
     x, y = radii[0] * np.cos(turn), radii[1] * np.sin(turn)
     cosine, sine = np.cos(angle), np.sin(angle)
     return np.stack(
-      [centre[0] + cosine * x - sine * y, centre[1] + sine * x + cosine * y],
+      [center[0] + cosine * x - sine * y, center[1] + sine * x + cosine * y],
       axis=-1,
     )
 

@@ -102,8 +102,8 @@ def _soft_tissue(canvas, patient, pose, inside, random) -> np.ndarray:
   )
   tissue -= 0.13 * canvas.blur(canvas.coarse([pose(stomach)]), 4)
   bowel = [
-    pose(canvas.ellipse(centre, radii, 0.0))
-    for centre, radii in zip(
+    pose(canvas.ellipse(center, radii, 0.0))
+    for center, radii in zip(
       random.uniform((-0.8, 1.12), (0.8, 1.45), (5, 2)),
       random.uniform((0.03, 0.015), (0.13, 0.05), (5, 2)),
       strict=True,
@@ -154,9 +154,9 @@ def _haze(canvas, pose, random) -> np.ndarray:
     0.018 if pose.portable else 0.008
   )
   for _ in range(random.poisson(1.2 if pose.portable else 0.25)):
-    centre = (random.choice((-1, 1)) * random.uniform(0.3, 0.8),
+    center = (random.choice((-1, 1)) * random.uniform(0.3, 0.8),
               random.uniform(0.3, 0.95))  # fmt: skip
-    spot = canvas.ellipse(centre, random.uniform(0.06, 0.28, 2), 0.0)
+    spot = canvas.ellipse(center, random.uniform(0.06, 0.28, 2), 0.0)
     blurred = canvas.blur(canvas.coarse([pose(spot)]), 30)
     haze += np.float32(random.uniform(0.05, 0.18) / 255) * blurred
   return haze
@@ -171,12 +171,12 @@ def _vessels(canvas, patient, pose, random) -> np.ndarray:
     heading = np.linspace(-1.35, 1.35, 13) + fine.normal(0, 0.1, 13)
     start = np.tile(HILUM, (13, 1)) + fine.normal(0, 0.03, (13, 2))
     length = fine.uniform(0.28, 0.5, 13)
-    for thickness, grey in ((7, 190), (4.4, 165), (2.8, 140), (1.8, 120)):
+    for thickness, gray in ((7, 190), (4.4, 165), (2.8, 140), (1.8, 120)):
       turns = fine.normal(0, 0.16, (6, heading.size)).cumsum(0) + heading
       step = np.stack([np.cos(turns), np.sin(turns) * 0.62], -1)
       path = start + (step * length[:, None] / 6).cumsum(0)
       path = np.concatenate([start[None], path]).swapaxes(0, 1)
-      drawn.append((thickness, grey, pose(mirrored(path, side))))
+      drawn.append((thickness, gray, pose(mirrored(path, side))))
       child = np.repeat(np.arange(heading.size), 3)
       knot = fine.integers(2, 7, child.size)
       start = path[child, knot]
@@ -184,9 +184,9 @@ def _vessels(canvas, patient, pose, random) -> np.ndarray:
       sign = np.where(fine.random(child.size) < 0.5, -1, 1)
       heading = turns[knot - 1, child] + sign * turn
       length = length[child] * fine.uniform(0.4, 0.7, child.size)
-  for thickness, grey, paths in sorted(drawn, key=lambda item: item[0]):
-    canvas.lines(paths, thickness * 0.65, grey, layer)
-    canvas.lines(paths[:, :4], thickness, grey, layer)
+  for thickness, gray, paths in sorted(drawn, key=lambda item: item[0]):
+    canvas.lines(paths, thickness * 0.65, gray, layer)
+    canvas.lines(paths[:, :4], thickness, gray, layer)
   return layer
 
 
@@ -208,7 +208,7 @@ def _develop(film, pose, random) -> np.ndarray:
 
 @functools.cache
 def _curve() -> np.ndarray:
-  """Grey level of every count, uint8[65536]: linear with a shoulder.
+  """Gray level of every count, uint8[65536]: linear with a shoulder.
 
   The shoulder keeps dense parts below white, and their detail.
   """

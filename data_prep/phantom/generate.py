@@ -1,10 +1,9 @@
-"""Which phantoms a request asks for, drawn by a pool and written."""
+"""Which phantoms a set holds; draws them in processes and writes them."""
 
 import functools
-import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +13,14 @@ from data_prep import staging
 from data_prep.phantom import air, anatomy, film, header
 from pnx_jax import pool
 from pnx_jax.errors import UserError
-from pnx_jax.formats import rle
+from pnx_jax.formats import files, rle
 
 _ABOUT = 'phantom.json'
 _BATCH = 4
 
 
-class Request(NamedTuple):
-  """What to make; with the same values come the same bytes."""
+class PhantomSet(NamedTuple):
+  """What to make; equal values give equal bytes."""
 
   num_images: int
   num_test_images: int
@@ -31,7 +30,16 @@ class Request(NamedTuple):
 
 
 class Job(NamedTuple):
-  """One image: `rank` of its mask's area among the positives, or None."""
+  """One image to draw.
+
+  Attributes:
+    folder: Where it goes.
+    number: Its number in the set.
+    patient: Whose chest it shows.
+    study: Number of the patient's film.
+    rank: The rank of its mask's area among the positives, from 0 to 1; None
+      for a negative.
+  """
 
   folder: str
   number: int
@@ -40,13 +48,19 @@ class Job(NamedTuple):
   rank: float | None
 
 
-def plan(request: Request) -> list[Job]:
-  """Which patients have which images, and which of these are positive."""
+def plan(request: PhantomSet) -> list[Job]:
+  """Returns which patients have which images, and which are positive.
+
+  Raises:
+    UserError: A value cannot be used.
+  """
   if not 0 <= request.prevalence <= 1:
-    raise UserError(f'--prevalence={request.prevalence} is not in 0 to 1')
+    raise UserError(
+      f'--prevalence={request.prevalence} must be between 0 and 1'
+    )
   if request.image_size < 64 or request.image_size % 8:
     raise UserError(
-      f'--image_size={request.image_size}: take a multiple of 8 from 64 on'
+      f'--image_size={request.image_size} must be a multiple of 8, at least 64'
     )
   random = np.random.default_rng(request.seed)
   jobs = []
@@ -83,12 +97,16 @@ def plan(request: Request) -> list[Job]:
 
 
 def write(
-  request: Request, output_dir: str | os.PathLike, num_workers: int
+  request: PhantomSet, output_dir: str | os.PathLike[str], num_workers: int
 ) -> None:
-  """Makes the images in a hidden folder, then moves them to `output_dir`."""
+  """Makes the images in a hidden folder, then moves them to `output_dir`.
+
+  Raises:
+    UserError: The set cannot be made, or `output_dir` holds something else.
+  """
   jobs = plan(request)
-  staging.settle(output_dir)
-  if os.path.exists(output_dir) and not _ours(output_dir):
+  staging.finish(output_dir)
+  if os.path.exists(output_dir) and not _is_phantom_set(output_dir):
     raise UserError(
       f'{output_dir} exists and was not made by data_prep.phantom: '
       'choose another --output_dir'
@@ -97,7 +115,7 @@ def write(
     staging.empty(folder)
     made = folder / 'made'
     made.mkdir()
-    labels = {}
+    labels: dict[int, tuple[str, list[str]]] = {}
     with tqdm.tqdm(total=len(jobs), unit='image', disable=None) as progress:
       for batch in pool.run(
         functools.partial(_write_batch, request, made),
@@ -108,13 +126,18 @@ def write(
         labels.update(batch)
         progress.update(len(batch))
     _write_tables(made, jobs, labels)
-    about = json.dumps(request._asdict(), indent=2)
-    (made / _ABOUT).write_text(about + '\n')
+    files.write_json(made / _ABOUT, request._asdict())
     staging.publish(made, output_dir)
 
 
-def draw(job: Job, request: Request):
-  """Returns the radiograph, its annotations bool[S, S], patient and pose."""
+# A job's number, its image id and its annotations.
+_Drawn = tuple[int, tuple[str, list[str]]]
+
+
+def draw(
+  job: Job, request: PhantomSet
+) -> tuple[np.ndarray, list[np.ndarray], anatomy.Patient, anatomy.Pose]:
+  """Returns a radiograph, its annotations bool[S, S], its patient and pose."""
   patient = anatomy.Patient.draw((request.seed, 1, job.patient))
   random = np.random.default_rng((request.seed, 2, job.number))
   pose = anatomy.Pose.draw(patient, request.image_size, random)
@@ -126,12 +149,12 @@ def draw(job: Job, request: Request):
 
 
 def _write_batch(
-  request: Request, folder: pathlib.Path, batch: pool.Batch
-) -> list:
+  request: PhantomSet, folder: pathlib.Path, batch: pool.Batch[Job]
+) -> list[_Drawn]:
   return [_write_image(job, request, folder) for _, job in batch]
 
 
-def _write_image(job: Job, request: Request, folder: pathlib.Path):
+def _write_image(job: Job, request: PhantomSet, folder: pathlib.Path) -> _Drawn:
   image, rows, patient, pose = draw(job, request)
   names = np.random.default_rng((request.seed, 3, job.number))
   dataset = header.dataset(image, patient, pose, names)
@@ -145,7 +168,11 @@ def _write_image(job: Job, request: Request, folder: pathlib.Path):
   return job.number, (dataset.SOPInstanceUID, [rle.encode(row) for row in rows])
 
 
-def _write_tables(folder: pathlib.Path, jobs: Sequence[Job], labels) -> None:
+def _write_tables(
+  folder: pathlib.Path,
+  jobs: Sequence[Job],
+  labels: Mapping[int, tuple[str, list[str]]],
+) -> None:
   """Annotations as in the challenge's first stage, and the true patients."""
   train = [job for job in jobs if job.folder == 'dicom-images-train']
   train.sort(key=lambda job: labels[job.number][0])
@@ -154,15 +181,15 @@ def _write_tables(folder: pathlib.Path, jobs: Sequence[Job], labels) -> None:
     image_id, rows = labels[job.number]
     annotations += [f'{image_id}, {row}' for row in rows or [rle.EMPTY]]
     patients.append(f'{image_id},{job.patient:08d}_{job.study:03d}.png')
-  (folder / 'train-rle.csv').write_text('\n'.join(annotations) + '\n')
-  (folder / 'nih_id.csv').write_text('\n'.join(patients) + '\n')
+  files.write(folder / 'train-rle.csv', '\n'.join(annotations) + '\n')
+  files.write(folder / 'nih_id.csv', '\n'.join(patients) + '\n')
 
 
-def _ours(folder: str | os.PathLike) -> bool:
+def _is_phantom_set(folder: str | os.PathLike[str]) -> bool:
   return not os.listdir(folder) or (pathlib.Path(folder) / _ABOUT).exists()
 
 
-def _died(number: int, job: Job, death: pool.Death):
+def _died(number: int, job: Job, death: pool.Death) -> _Drawn:
   raise RuntimeError(
     f'the worker that drew {job}, number {number}, died ({death.cause})'
   )

@@ -21,7 +21,7 @@ from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.evaluation.report import gallery, page
 from pnx_jax.evaluation.results import Results
-from pnx_jax.formats import files, folders, rle, schema, tfrecord
+from pnx_jax.formats import built_dataset, files, folders, rle, schema
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import bootstrap
 from pnx_jax.prediction.deployment import NetworkReader
@@ -104,7 +104,7 @@ def evaluate(
     image_size=config.image_size,
     **cleaning,
   )
-  origin = tfrecord.origin(config.data_dir)
+  origin = built_dataset.origin(config.data_dir)
   metrics = {'patient_safe': origin.patient_safe, **found.flat()}
   if any(cleaning.values()):
     cleaned = {'dice_cleaned': second.cleaned_dice}
@@ -155,7 +155,7 @@ def submission_rows(
   data_dir: str, predictor: DatasetPredictor, post: Postprocess
 ) -> list[tuple[str, str]] | None:
   """Image id and RLE of each test image; None where there are none."""
-  if not tfrecord.split_sizes(data_dir).get(schema.TEST_SPLIT):
+  if not built_dataset.split_sizes(data_dir).get(schema.TEST_SPLIT):
     return None
   test = pipeline.Dataset(data_dir, [schema.TEST_SPLIT], labeled_only=False)
   found = zip(test.records, predictor.probabilities(test), strict=True)

@@ -14,7 +14,7 @@ import pathlib
 import ml_collections
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import tfrecord
+from pnx_jax.formats import built_dataset
 from pnx_jax.input import pipeline
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.postprocess import Postprocess
@@ -63,7 +63,7 @@ def make(
   folder = pathlib.Path(workdir, 'eval')
   title = folder.parent.name
   configured = _configured(config, workdir, folds)
-  fold_of = tfrecord.folds_of(config.data_dir)
+  fold_of = built_dataset.folds_of(config.data_dir)
   if _is_own(workdir, folds, fold_of):
     return Protocol(
       deployment=configured,
@@ -108,7 +108,7 @@ def _configured(config, workdir, folds) -> Deployment:
     checkpoints=config.eval.checkpoints,
     flip=config.eval.flip,
     scales=_scales(config.eval.scales),
-    window=tfrecord.origin(config.data_dir).window,
+    window=built_dataset.origin(config.data_dir).window,
   )
 
 

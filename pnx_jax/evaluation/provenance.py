@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from pnx_jax.formats.tfrecord import Origin
+from pnx_jax.formats.built_dataset import Origin
 from pnx_jax.training import run_files
 
 

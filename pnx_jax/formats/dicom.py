@@ -45,7 +45,7 @@ def read(
 
   Args:
     path: The file.
-    window: See `greyscale.to_uint8`.
+    window: See `grayscale.to_uint8`.
     accept_modality: Modalities to let pass; empty lets all pass.
     accept_body_part: Words of which BodyPartExamined holds one, where the file
       has that attribute; empty lets all pass.
@@ -233,7 +233,7 @@ def _check(
   samples = dicom_header.integer(dataset.get('SamplesPerPixel'), 1)
   if samples != 1 or header.photometric not in ('MONOCHROME1', 'MONOCHROME2'):
     raise UnusableDicom(
-      'colour', f'{header.photometric or "no photometric"}, {samples} samples'
+      'color', f'{header.photometric or "no photometric"}, {samples} samples'
     )
   if header.height * header.width > _MOST_PIXELS:
     raise UnusableDicom(

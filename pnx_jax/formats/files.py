@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fcntl
 import gzip
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import pathlib
 import re
 import shutil
+import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
@@ -21,11 +23,13 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _BYTE_ORDER_MARKS = {b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
 _DELIMITERS = ',;\t'
 
+PARTIAL = '.partial'  # ends the names of files that are being written
+
 csv.field_size_limit(1 << 30)  # The run lengths of one mask are one cell.
 
 
 @contextlib.contextmanager
-def explained(path: str | os.PathLike) -> Iterator[None]:
+def explained(path: str | os.PathLike[str]) -> Iterator[None]:
   """Turns whatever keeps a file from being written into one line.
 
   Raises:
@@ -41,18 +45,26 @@ def explained(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic(
+  path: str | os.PathLike[str], *, contended: bool = False
+) -> Iterator[BinaryIO]:
   """Opens a file that appears under its name when all of it is on the disk.
 
   The content is written beside it and synced, then renamed; the folder is
   synced last, so a power cut leaves the old file or the new one. Missing
   folders are made, and an error leaves no partial file.
 
+  Args:
+    path: The file.
+    contended: Several processes may write the file at once. After a kill the
+      partial file, which ends in `PARTIAL`, has to be removed.
+
   Raises:
     UserError: The file cannot be written.
   """
   path = pathlib.Path(path)
-  partial = path.with_name(f'.{path.name}.partial')
+  own = f'.{uuid.uuid4().hex}' if contended else ''
+  partial = path.with_name(f'.{path.name}{own}{PARTIAL}')
   with explained(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     # A new file each time: a link that somebody left there is not followed.
@@ -70,7 +82,7 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """Makes a folder that appears when all files in it are on the disk.
 
   It is made beside `path` and renamed to it, which must be missing or empty.
@@ -80,7 +92,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     UserError: The folder cannot be written.
   """
   path = pathlib.Path(path)
-  partial = path.with_name(f'.{path.name}.partial')
+  partial = path.with_name(f'.{path.name}{PARTIAL}')
   with explained(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(partial)
@@ -98,18 +110,44 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     _sync(path.parent)
 
 
-def write(path: str | os.PathLike, content: bytes | str) -> None:
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str], *, busy: str) -> Iterator[int]:
+  """Holds a lock file, made where it is missing; yields its descriptor.
+
+  The lock ends with the process. A link in its place is not followed.
+
+  Args:
+    path: The lock file.
+    busy: What to tell the user while another process holds the lock.
+
+  Raises:
+    UserError: Another process holds the lock, or it cannot be made.
+  """
+  flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+  with explained(path):
+    descriptor = os.open(path, flags, 0o600)
+  try:
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(busy) from None
+    yield descriptor
+  finally:
+    os.close(descriptor)
+
+
+def write(path: str | os.PathLike[str], content: bytes | str) -> None:
   """Writes a file, text as UTF-8; see `atomic`."""
   with atomic(path) as file:
     file.write(content.encode() if isinstance(content, str) else content)
 
 
-def write_json(path: str | os.PathLike, content: Any) -> None:
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
   """Writes indented JSON; NaN and infinity are errors."""
   write(path, json.dumps(content, indent=2, allow_nan=False) + '\n')
 
 
-def read_json(path: str | os.PathLike, *, remedy: str) -> Any:
+def read_json(path: str | os.PathLike[str], *, remedy: str) -> Any:
   """Reads JSON; see `typed_json` for checking what it holds.
 
   Args:
@@ -128,7 +166,7 @@ def read_json(path: str | os.PathLike, *, remedy: str) -> Any:
 
 
 def write_csv(
-  path: str | os.PathLike,
+  path: str | os.PathLike[str],
   header: Sequence[str],
   rows: Iterable[Sequence[Any]],
   *,
@@ -157,7 +195,7 @@ def write_csv(
 
 
 def read_csv(
-  path: str | os.PathLike, columns: Sequence[str], *, remedy: str
+  path: str | os.PathLike[str], columns: Sequence[str], *, remedy: str
 ) -> list[dict[str, str]]:
   """Reads a csv that `write_csv` has written; cells come back as they were.
 
@@ -195,7 +233,7 @@ def read_csv(
 
 
 def csv_rows(
-  path: str | os.PathLike, *, lenient: bool = True
+  path: str | os.PathLike[str], *, lenient: bool = True
 ) -> Iterator[tuple[int, list[str]]]:
   """Yields the rows of a user's csv, each with its line number.
 
@@ -263,7 +301,7 @@ def _remove(path: pathlib.Path) -> None:
     shutil.rmtree(path)
 
 
-def _sync(path: str | os.PathLike) -> None:
+def _sync(path: str | os.PathLike[str]) -> None:
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """Geometry between a film of any shape and a square picture.
 
 A film is scaled, both ways by the same factor on the body, until its longer
-side fills the square, and centred on black. Everything follows from the film's
+side fills the square, and centered on black. Everything follows from the film's
 own size and the shape of its pixels, so the way back needs no more than that.
 """
 
@@ -96,10 +96,10 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     # Column-major masks, as `rle.decode` makes them, are costly to reorder.
     return _resize(image.T, width, height).T
   if image.dtype == bool:
-    grey = _resize(
+    gray = _resize(
       np.ascontiguousarray(image).view(np.uint8) * 255, height, width
     )
-    mask = grey > 127
+    mask = gray > 127
     if image.any() and not mask.any():
       places = np.flatnonzero(image)
       row, column = divmod(places[len(places) // 2], image.shape[1])

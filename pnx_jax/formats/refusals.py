@@ -12,9 +12,14 @@ _Film = TypeVar('_Film')
 _Result = TypeVar('_Result')
 
 LIMIT = 'limit'
-CRASHED = 'crashed'
+MEMORY = 'memory'
+TIMEOUT = 'timeout'
 KILLED = 'killed'
+CRASHED = 'crashed'
 INTERNAL_ERROR = 'internal_error'
+
+# A film with one of these may be usable on a quieter or larger machine.
+MAY_PASS = (MEMORY, TIMEOUT, KILLED)
 
 _MOST_ALIKE = 20
 
@@ -23,8 +28,8 @@ class Refusal(NamedTuple):
   """Why a film is left out.
 
   Attributes:
-    reason: Code for tables: one of `UnusableFilm`, or `limit`, `crashed`,
-      `killed`, `internal_error`.
+    reason: Code for tables: one of `UnusableFilm`, or `memory`, `timeout`,
+      `killed`, `crashed`, `internal_error`.
     detail: The same in words; never text of the film's header.
   """
 
@@ -56,11 +61,16 @@ def attempt(
 
   An exception other than `UnusableFilm` is a defect of this program. It
   refuses this film alone and is named in the detail, see `Defects`.
+
+  Raises:
+    UserError: `function` raised it: it concerns more than this film.
   """
   try:
     return function(film)
   except UnusableFilm as error:
     return Refusal(error.reason, error.detail)
+  except UserError:
+    raise
   except MemoryError:
     return out_of_memory()
   except Exception as error:
@@ -73,9 +83,9 @@ def out_of_memory() -> Refusal:
   """The refusal of a film that needs more memory than there is."""
   limits = pool.current_limits()
   if limits is None:
-    return Refusal(LIMIT, 'needs more memory than there is')
+    return Refusal(MEMORY, 'needs more memory than there is')
   return Refusal(
-    LIMIT,
+    MEMORY,
     f'needs more memory than --gib_per_film={limits.gib:g} allows',
   )
 
@@ -84,7 +94,7 @@ def of_death(death: pool.Death) -> Refusal:
   """The refusal of a film that ended its worker process."""
   if death.timed_out:
     return Refusal(
-      LIMIT,
+      TIMEOUT,
       f'takes longer than --seconds_per_film={death.limits.seconds:g}',
     )
   if death.killed:

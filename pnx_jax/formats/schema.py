@@ -12,7 +12,7 @@ NAME = 'siim'
 VERSION = '1.0.0'
 TEST_SPLIT = 'test'
 
-POSITIVE, NEGATIVE, UNLABELLED = 1, 0, -1
+POSITIVE, NEGATIVE, UNLABELED = 1, 0, -1
 UNKNOWN = -1
 
 
@@ -32,7 +32,7 @@ class Record:
       none.
     image_id: Stem of the file's name.
     patient: Group number of this build; says nothing about the person.
-    label: 1 pneumothorax, 0 none, -1 not labelled.
+    label: 1 pneumothorax, 0 none, -1 not labeled.
     height: Rows of the film.
     width: Columns of the film.
     pixel_aspect: Height of a film's pixel over its width. Together with height
@@ -41,7 +41,7 @@ class Record:
       empty where unknown.
     sex: `F`, `M`, `O`, empty where unknown.
     age: Years, -1 where unknown.
-    pixel_spacing: f32[2], millimetres between rows and between columns, -1
+    pixel_spacing: f32[2], millimeters between rows and between columns, -1
       where unknown.
     spacing_plane: `patient` (PixelSpacing), `detector` (ImagerPixelSpacing,
       larger than the body by the magnification), empty where unknown.

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import letterbox, rle, schema, tfrecord
+from pnx_jax.formats import built_dataset, letterbox, rle, schema, tfrecord
 from pnx_jax.input.sampling import Schedule
 
 # Decoding runs in as many threads as the reader asks for; OpenCV's own would
@@ -44,7 +44,7 @@ class Dataset:
     *,
     labeled_only: bool = True,
   ):
-    self._source = tfrecord.split_source(data_dir, splits)
+    self._source = built_dataset.split_source(data_dir, splits)
     self._data_dir = data_dir
     records = [
       dataclasses.replace(tfrecord.parse(example), image=b'', mask=b'')
@@ -53,7 +53,7 @@ class Dataset:
     self._places = [
       place
       for place, record in enumerate(records)
-      if record.label != schema.UNLABELLED or not labeled_only
+      if record.label != schema.UNLABELED or not labeled_only
     ]
     self.records = [records[place] for place in self._places]
 
@@ -114,7 +114,7 @@ class Dataset:
 
 def folds(data_dir: str) -> list[str]:
   """The names of the cross-validation splits, in order."""
-  sizes = tfrecord.split_sizes(data_dir)
+  sizes = built_dataset.split_sizes(data_dir)
   names = (schema.fold_split(fold) for fold in range(len(sizes)))
   return [name for name in names if name in sizes]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import batches, near_duplicates, sources
+from data_prep import batches, entries, near_duplicates
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom
 
@@ -21,7 +21,7 @@ def test_files_are_found_by_name_or_by_mark(tmp_path):
   dicom_files.write(tmp_path / 'DICOM' / '1.2.4', film)
   (tmp_path / '._1.2.3.dcm').write_bytes(b'junk')
   (tmp_path / 'notes.txt').write_text('no film')
-  found = sources.find(tmp_path, sources.TRAIN, {'1.2.4': ['1 2'], 'UPPER': []})
+  found = entries.find(tmp_path, entries.TRAIN, {'1.2.4': ['1 2'], 'UPPER': []})
   assert {source.image_id: source.rles for source in found} == {
     '1.2.3': None,
     '1.2.4': ('1 2',),
@@ -33,10 +33,10 @@ def test_files_are_found_by_name_or_by_mark(tmp_path):
 def test_a_csv_of_other_films_is_refused_before_any_work(tmp_path):
   dicom_files.write(tmp_path / '1.2.3.dcm', dicom_files.film())
   annotations = {'0004d4463b50': ['1 2']}
-  found = sources.find(tmp_path, sources.TRAIN, annotations)
-  sources.check_named(found, {'1.2.3': []}, 'theirs.csv')
+  found = entries.find(tmp_path, entries.TRAIN, annotations)
+  entries.check_named(found, {'1.2.3': []}, 'theirs.csv')
   with pytest.raises(UserError, match=r'no row of other.csv.*like 1\.2\.3'):
-    sources.check_named(found, annotations, 'other.csv')
+    entries.check_named(found, annotations, 'other.csv')
 
 
 def test_odd_entries_neither_stop_nor_hide_anything(tmp_path):
@@ -51,7 +51,7 @@ def test_odd_entries_neither_stop_nor_hide_anything(tmp_path):
   (folder / 'gone.dcm').symlink_to(tmp_path / 'nowhere')
   (folder / 'deep').mkdir()
   (folder / 'deep' / 'a.dcm').symlink_to(tmp_path / 'nowhere')
-  found = sources.find(folder, sources.TRAIN, {})
+  found = entries.find(folder, entries.TRAIN, {})
   names = sorted(os.path.relpath(source.path, folder) for source in found)
   assert names == [
     'a.dcm',
@@ -60,19 +60,22 @@ def test_odd_entries_neither_stop_nor_hide_anything(tmp_path):
     'linked/b.dcm',
     'pipe.dcm',
   ]
-  kept, rejected = sources.without_duplicates(found)
+  kept, rejected = entries.without_duplicates(found)
   assert [(r.path, r.reason) for r in rejected] == [
     (str(folder / 'deep' / 'a.dcm'), 'unreadable')
   ]
   assert len(kept) == 4
   for name in ('pipe.dcm', 'gone.dcm'):
-    assert batches._stamp(str(folder / name)) is not None
+    assert (
+      batches._identity(entries.Entry(str(folder / name), name, entries.TRAIN))
+      is not None
+    )
     with pytest.raises(dicom.UnusableDicom, match='unreadable'):
       dicom.read(folder / name)
 
 
 def test_kaggle_sample(real_data):
-  found = sources.find(real_data / 'kaggle_sample', sources.TRAIN, {})
+  found = entries.find(real_data / 'kaggle_sample', entries.TRAIN, {})
   assert len(found) == 20
   assert sum(s.image_id.startswith('._') for s in found) == 10
 
@@ -83,8 +86,8 @@ def test_of_equal_copies_one_stays_and_of_different_ones_none(tmp_path):
     dicom_files.write(tmp_path / folder / 'same.dcm', film)
     dicom_files.write(tmp_path / folder / 'other.dcm', film, PatientID=folder)
   dicom_files.write(tmp_path / 'alone.dcm', film)
-  found = sources.find(tmp_path, sources.TRAIN, {})
-  kept, rejected = sources.without_duplicates(found)
+  found = entries.find(tmp_path, entries.TRAIN, {})
+  kept, rejected = entries.without_duplicates(found)
   assert [source.path for source in kept] == [
     str(tmp_path / 'a' / 'same.dcm'),
     str(tmp_path / 'alone.dcm'),
