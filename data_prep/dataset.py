@@ -68,7 +68,7 @@ def build(request: Request) -> report.Report:
         built=built,
         retry=request.retry,
       )
-      report.write(built, summary, outcomes, splits)
+      summary = report.write(built, summary, outcomes, splits)
       staging.publish(built, request.output_dir)
   except OSError as error:
     if error.errno in (errno.ENOSPC, errno.EIO):

@@ -1,13 +1,12 @@
 """The entries of a build: which films it reads, and what is known of them."""
 
 import dataclasses
-import hashlib
 import os
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import dicom
+from pnx_jax.formats import dicom, files
 
 TRAIN, TEST = 'train', 'test'
 
@@ -88,7 +87,7 @@ def without_duplicates(
   kept: list[Entry] = []
   rejected: list[Rejection] = []
   for same_id in by_id.values():
-    digests: dict[Entry, bytes] = {}
+    digests: dict[Entry, str] = {}
     if len(same_id) > 1:
       digests = {entry: _digest(entry.path) for entry in same_id}
       rejected += [
@@ -114,12 +113,11 @@ def without_duplicates(
   return kept, rejected
 
 
-def _digest(path: str) -> bytes:
+def _digest(path: str) -> str:
   """Returns a digest of a file's content, empty where it cannot be read."""
   try:
     if stat.S_ISREG(os.stat(path).st_mode):
-      with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').digest()
+      return files.checksum(path)
   except OSError:
     pass
-  return b''
+  return ''

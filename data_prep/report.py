@@ -8,7 +8,14 @@ from typing import Any
 
 from data_prep import grouping, prepare
 from data_prep.entries import TEST, TRAIN, Entry, Rejection
-from pnx_jax.formats import built_dataset, files, refusals, schema, tfrecord
+from pnx_jax.formats import (
+  built_dataset,
+  files,
+  refusals,
+  schema,
+  seal,
+  tfrecord,
+)
 
 Report = dict[str, Any]
 _MOST_LISTED = 20
@@ -88,9 +95,8 @@ def write(
   summary: Report,
   outcomes: Sequence[prepare.Outcome],
   splits: Mapping[str, Sequence[prepare.Prepared]],
-) -> None:
-  """Writes the three files beside the records."""
-  files.write_json(built / 'build.json', summary)
+) -> Report:
+  """Writes the three files beside the records; returns the `build.json`."""
   files.write_csv(
     built / 'rejected.csv',
     ('path', 'image_id', 'reason', 'detail'),
@@ -110,6 +116,11 @@ def write(
       for image in images
     ),
   )
+  summary = seal.sealed(
+    summary | {'folds_checksum': files.checksum(built / 'folds.csv')}
+  )
+  files.write_json(built / 'build.json', summary)
+  return summary
 
 
 def text(summary: Report, output_dir: str) -> str:

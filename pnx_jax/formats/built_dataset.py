@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, schema, typed_json
+from pnx_jax.formats import files, schema, seal, typed_json
 from pnx_jax.formats.tfrecord import TFRecordSource
 
 _REMEDY = 'build the dataset again'
@@ -41,7 +41,9 @@ class _Report(NamedTuple):
   patients: int
   patients_from: str
   checksum: str
-  synthetic: int = 0  # Was not counted before.
+  # Older builds did not count or note these.
+  synthetic: int = 0
+  folds_checksum: str = ''
 
 
 class Origin(NamedTuple):
@@ -118,14 +120,16 @@ def folds_of(data_dir: str | os.PathLike[str]) -> dict[str, int]:
   for fold in folds.values():
     name = schema.fold_split(fold)
     found[name] = found.get(name, 0) + 1
-  if len(folds) != len(rows) or any(
-    count != sizes.get(name)
-    for name, count in found.items()
-    if name != schema.TEST_SPLIT
+  found[schema.TEST_SPLIT] = sizes.get(schema.TEST_SPLIT, 0)
+  noted = _report(data_dir).folds_checksum
+  if (
+    len(folds) != len(rows)
+    or found != {schema.TEST_SPLIT: 0} | sizes
+    or noted not in ('', files.checksum(path))
   ):
     raise UserError(
-      f'{path} is damaged: it does not name the images of the folds that '
-      f'dataset_info.json counts; {_REMEDY}'
+      f'{path} is damaged: it does not name the images in the folds of the '
+      f'build; {_REMEDY}'
     )
   return folds
 
@@ -208,7 +212,15 @@ def _info(data_dir: str | os.PathLike[str]) -> _Info:
 def _report(data_dir: str | os.PathLike[str]) -> _Report:
   _info(data_dir)
   path = pathlib.Path(data_dir) / 'build.json'
-  return typed_json.load(path, _Report, remedy=_REMEDY)
+  content = files.read_json(path, remedy=_REMEDY)
+  try:
+    report = typed_json.convert(content, _Report)
+  except ValueError as error:
+    raise UserError(f'{path} is damaged: {error}; {_REMEDY}') from None
+  sealed = seal.is_sealed(content, os.fspath(path), remedy=_REMEDY)
+  if not sealed and report.folds_checksum:
+    raise UserError(f'{path} has lost its seal: {_REMEDY}')
+  return report
 
 
 def _check_files(data_dir: str | os.PathLike[str]) -> None:
@@ -229,5 +241,4 @@ def _identity(path: pathlib.Path) -> tuple[int, ...]:
 def _digest(path: pathlib.Path, *identity: int) -> bytes:
   """Returns a file's SHA-256; computed once while the file stays the same."""
   del identity
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').digest()
+  return bytes.fromhex(files.checksum(path))

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import fcntl
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -145,6 +146,12 @@ def write(path: str | os.PathLike[str], content: bytes | str) -> None:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
   """Writes indented JSON; NaN and infinity are errors."""
   write(path, json.dumps(content, indent=2, allow_nan=False) + '\n')
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+  """Returns the SHA-256 of a file's content."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def read_json(path: str | os.PathLike[str], *, remedy: str) -> Any:
