@@ -26,6 +26,7 @@ setuptools.setup(
     'clu>=0.0.12',
     'flatbuffers',  # jax.export serializes programs with it.
     'flax>=0.12',
+    'google-crc32c',  # checksums of records
     'grain>=0.2.15',
     # Imported by tensorflow-datasets, which does not declare it.
     'importlib_resources',
