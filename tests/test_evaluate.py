@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import types
 
 import cv2
@@ -394,21 +393,6 @@ def test_one_class_alone_leaves_gaps_but_no_errors(positives):
   missing = 'specificity' if positives else 'dice_positive'
   assert metrics[missing] is None
   result_files.summary(metrics)
-
-
-def test_the_submission_of_3205_masks_takes_seconds(tmp_path):
-  """At the rate of 40 masks, in seconds of one core."""
-  probs = np.zeros((SIZE, SIZE), np.float32)
-  blobs = np.random.default_rng(0).random((6, 6), np.float32)
-  probs[100:400, 200:500] = cv2.resize(blobs, (300, 300))
-  film = types.SimpleNamespace(height=SIZE, width=SIZE, pixel_aspect=1.0)
-  post = Postprocess()
-  start = time.process_time()
-  rows = [
-    (str(i), rle.encode(post.film_mask(probs, 1.0, film))) for i in range(40)
-  ]
-  rle.write_csv(tmp_path / 'submission.csv', rows)
-  assert (time.process_time() - start) / 40 * 3205 < 10
 
 
 @pytest.mark.slow

@@ -106,9 +106,7 @@ def test_a_bug_is_not_hidden():
 
 
 def test_nothing_to_do():
-  began = time.monotonic()
   assert run([]) == []
-  assert time.monotonic() - began < 1
 
 
 def test_large_items_and_results_do_not_block_each_other():
