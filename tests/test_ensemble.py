@@ -178,7 +178,6 @@ def loads(monkeypatch):
     'members',
     lambda self, workdir, folds=(): [Member('run', n) for n in self.folds],
   )
-  monkeypatch.setattr(Deployment, 'image_size', lambda self, workdir: SIDE)
   return loaded
 
 
@@ -253,7 +252,7 @@ def test_statistics_do_not_depend_on_batches_and_devices(films, loads):
 
 def test_an_ensemble_is_the_mean_of_its_networks(films):
   networks = [_network(seed) for seed in range(3)]
-  ensemble = Ensemble(networks=networks, image_size=SIDE, window='auto')
+  ensemble = Ensemble(networks=networks)
   images = films.images[:2, ..., None]
   alone = [network(images) for network in networks]
   for name, mean in ensemble(images).items():

@@ -55,7 +55,7 @@ import numpy as np
 predict.main(sys.argv[1:])
 found = predict.Model('.')
 image = np.load(sys.argv[1])
-np.savez('answer.npz', **found.answer(image[None, ..., None]),
+np.savez('answer.npz', **found.probabilities(image[None, ..., None]),
          mask=found.predict(image)['mask'])
 """
 
@@ -193,7 +193,6 @@ def test_an_exported_ensemble_is_the_mean_of_its_networks(
   monkeypatch.setattr(Network, 'load', lambda _, fold, **__: networks[fold])
   members = [Member('.', number) for number in range(3)]
   monkeypatch.setattr(Deployment, 'members', lambda *_: members)
-  monkeypatch.setattr(Deployment, 'image_size', lambda *_: 32)
   other = shutil.copytree(run, tmp_path / 'run')
   path = other / 'eval' / 'deployment.json'
   changes = {'flip': False, 'scales': [1.0], 'steps': [[1]] * 3}
@@ -208,8 +207,8 @@ def test_an_exported_ensemble_is_the_mean_of_its_networks(
   }
   _same(found, mean)
   shipped = standalone.Model(tmp_path / 'model')
-  _same(shipped.answer(images), mean)
-  assert shipped.members[0][0] is shipped.members[2][0]
+  _same(shipped.probabilities(images), mean)
+  assert shipped.networks[0][0] is shipped.networks[2][0]
   names = sorted(p.name for p in (tmp_path / 'model').glob('*.stablehlo'))
   assert names == ['network_0.stablehlo', 'network_1.stablehlo']
 
@@ -289,7 +288,7 @@ def test_the_numpy_file_applies_the_same_rules(blobs, changes):
   alone = standalone.Model.__new__(standalone.Model)
   alone.settings = {'rules': dataclasses.asdict(post)}
   for probability in (0.04, 0.69, 0.72):
-    alone.answer = lambda image, p=probability: {
+    alone.probabilities = lambda image, p=probability: {
       'probs': blobs[None],
       'probability': np.array([p]),
     }

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+from typing import Any
 
 import jax
 import ml_collections
@@ -30,8 +31,8 @@ from pnx_jax.training import experiment, sharding
 
 
 def evaluate(
-  config: ml_collections.ConfigDict, workdir: str | os.PathLike
-) -> dict:
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+) -> dict[str, Any]:
   """Scores a run and writes `<workdir>/eval/`.
 
   Each trained fold is predicted by networks that have not seen it, and the
@@ -170,7 +171,7 @@ def _write(
   held_out: HeldOut,
   found: Results,
   second: gallery.SecondPass,
-  metrics: dict,
+  metrics: dict[str, Any],
 ) -> None:
   files.write_json(folder / 'metrics.json', metrics)
   result_files.write_per_image(

@@ -1,12 +1,10 @@
-"""The model card of an export: what it is, what it scored, what it is not for.
-
-Mitchell et al. 2019, Model Cards for Model Reporting, arXiv:1810.03993.
-"""
+"""The model card of an export (Mitchell et al. 2019, arXiv:1810.03993)."""
 
 import json
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from pnx_jax import pages
 from pnx_jax.errors import UserError
@@ -16,14 +14,16 @@ from pnx_jax.prediction.network import SIZE, Network
 from pnx_jax.training import run_files
 
 NOTICE = (
-  'For research only. This is no medical device; nothing it says may be used '
-  'to diagnose or treat anybody.'
+  'For research only. Not a medical device: its predictions must not be '
+  'used to diagnose or treat anybody.'
 )
 _GROUPS = ('view', 'sex', 'age', 'size_quartile')
 
 
 def render(
-  run: str | os.PathLike, settings: dict, networks: Sequence[Network]
+  run: str | os.PathLike[str],
+  settings: dict[str, Any],
+  networks: Sequence[Network],
 ) -> str:
   """The card as Markdown.
 
@@ -54,7 +54,7 @@ def render(
   )
 
 
-def _metrics(path: pathlib.Path) -> dict:
+def _metrics(path: pathlib.Path) -> dict[str, Any]:
   try:
     return json.loads(path.read_text())
   except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Reads chest films, letterboxed to the model's square, with this folder alone.
+"""Predicts pneumothorax with the exported model in this folder.
 
 Needs jax with its own numpy and scipy and, to read its programs, flatbuffers:
 
@@ -12,8 +12,11 @@ For research only. Not a medical device.
 
 import hashlib
 import json
+import os
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.export
@@ -22,45 +25,63 @@ from scipy import ndimage
 
 
 class Model:
-  """The networks, and the rules of model.json for what they answer."""
+  """The networks of a folder, and the rules in its model.json.
 
-  def __init__(self, folder):
+  Attributes:
+    settings: what model.json holds.
+    networks: a compiled program and its weights for each network.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str]):
     folder = pathlib.Path(folder)
-    self.settings = json.loads((folder / 'model.json').read_text())
+    self.settings: dict[str, Any] = json.loads(
+      (folder / 'model.json').read_text()
+    )
     checksum = self.settings.pop('checksum')
     text = json.dumps(self.settings, sort_keys=True)
     check(folder / 'model.json', text.encode(), checksum)
     for name, checksum in self.settings['files'].items():
       check(folder / name, (folder / name).read_bytes(), checksum)
-    networks, self.members = {}, []
+    self.networks: list[tuple[Any, dict[str, Any]]] = []
+    programs = {}
     for member in self.settings['members']:
       name = member['program']
-      if name not in networks:
+      if name not in programs:
         program = jax.export.deserialize(
           bytearray((folder / name).read_bytes())
         )
-        networks[name] = jax.jit(program.call)
+        programs[name] = jax.jit(program.call)
       with np.load(folder / member['weights'], allow_pickle=False) as weights:
-        self.members.append((networks[name], jax.device_put(dict(weights))))
+        self.networks.append((programs[name], jax.device_put(dict(weights))))
 
-  def answer(self, images):
-    """The mean over all networks for uint8[B, S, S, 1], dense tissue bright.
+  def probabilities(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The mean over all networks for uint8[B, S, S, 1], bright where dense.
 
-    `probs` f32[B, 1024, 1024] of every pixel, `probability` f32[B] of a film.
+    `probs` f32[B, 1024, 1024] of each pixel, `probability` f32[B] of each film.
     """
-    answers = [network(weights, images) for network, weights in self.members]
+    found = [program(weights, images) for program, weights in self.networks]
     return {
-      name: np.mean([answer[name] for answer in answers], axis=0)
+      name: np.mean([each[name] for each in found], axis=0)
       for name in ('probs', 'probability')
     }
 
-  def predict(self, image, inside=True):
-    """What uint8[S, S] shows: `probability`, calibrated; `operating_point`, the
-    strictest one reached; `mask` bool[1024, 1024], within `inside`, where on
-    that square the film lies."""
-    answer, post = self.answer(image[None, ..., None]), self.settings['rules']
-    probs = answer['probs'][0] * inside
-    probability = float(answer['probability'][0])
+  def predict(
+    self, image: np.ndarray, inside: np.ndarray | bool = True
+  ) -> dict[str, Any]:
+    """Predicts uint8[S, S].
+
+    Args:
+      image: letterboxed film, bright where dense.
+      inside: bool[1024, 1024], where on that square the film lies.
+
+    Returns:
+      `probability`, calibrated; `operating_point`, the strictest one reached,
+      or ''; `mask` bool[1024, 1024].
+    """
+    found = self.probabilities(image[None, ..., None])
+    post = self.settings['rules']
+    probs = found['probs'][0] * inside
+    probability = float(found['probability'][0])
     large = (probs > post['rule']['top']).sum() > post['rule']['area']
     mask = probs > post['rule']['bottom']
     mask &= large and probability > post['rule']['gate']
@@ -83,13 +104,14 @@ class Model:
     }
 
 
-def check(path, content, checksum):
+def check(path: pathlib.Path, content: bytes, checksum: str) -> None:
+  """Raises ValueError where a SHA-256 does not begin with `checksum`."""
   if not hashlib.sha256(content).hexdigest().startswith(checksum):
     raise ValueError(f'{path} is damaged: its checksum differs')
 
 
-def read(path):
-  """A picture that numpy or Pillow can open."""
+def read(path: str) -> np.ndarray:
+  """Reads a picture that numpy or Pillow can open."""
   if path.endswith('.npy'):
     return np.load(path, allow_pickle=False)
   from PIL import Image
@@ -97,14 +119,15 @@ def read(path):
   return np.asarray(Image.open(path))
 
 
-def main(paths):
+def main(paths: Sequence[str]) -> None:
+  """Prints what is predicted for each picture, as JSON."""
   try:
     model = Model(pathlib.Path(__file__).parent)
     for path in paths:
       image, size = read(path), model.settings['image_size']
       if image.shape != (size, size) or image.dtype != np.uint8:
-        found = f'{image.dtype}{list(image.shape)}'
-        raise ValueError(f'{path} is {found}, not uint8[{size}, {size}]')
+        given = f'{image.dtype}{list(image.shape)}'
+        raise ValueError(f'{path} is {given}, not uint8[{size}, {size}]')
       found = model.predict(image)
       found['mask'] = f'{found["mask"].sum()} pixels of 1024 x 1024'
       print(json.dumps({'film': path} | found))

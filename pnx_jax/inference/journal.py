@@ -34,7 +34,7 @@ class Journal:
   """
 
   def __init__(self, folder: str | os.PathLike[str]):
-    self.path = pathlib.Path(folder, NAME)
+    self.path: pathlib.Path = pathlib.Path(folder, NAME)
     with files.explained(self.path):
       self.path.parent.mkdir(parents=True, exist_ok=True)
       # Unbuffered: nothing is left to be written when it is closed.
@@ -42,7 +42,7 @@ class Journal:
     try:
       self._lock()
       self._drop_torn_line()
-      self.known = {
+      self.known: dict[str, Reading] = {
         reading.name: _without_mask(reading) for reading in self._lines()
       }
     except BaseException:

@@ -176,7 +176,6 @@ class NetworkReader:
     """
     return Ensemble(
       networks=_Networks(self, self._deployment.members(self._workdir, folds)),
-      image_size=self._deployment.image_size(self._workdir),
       window=self._deployment.window,
       mesh=self._mesh,
     )

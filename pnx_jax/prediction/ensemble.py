@@ -42,7 +42,6 @@ class Ensemble:
 
   Attributes:
     networks: at least one; may be read from disk when they are asked for.
-    image_size: side of the largest square image that a network takes.
     window: how gray levels are made of stored values, see
       `grayscale.to_uint8`.
     mesh: the devices that batches are split over; None for one device.
@@ -52,8 +51,7 @@ class Ensemble:
   """
 
   networks: Sequence[TrainedNetwork]
-  image_size: int
-  window: str
+  window: str = 'auto'
   mesh: jax.sharding.Mesh | None = None
   postprocess: Postprocess = dataclasses.field(default_factory=Postprocess)
   version: str = ''
@@ -92,6 +90,11 @@ class Ensemble:
     for batch, each in zip(batches(network, is_last), sums, strict=False):
       found = network(batch['image'])
       yield batch, found if each is None else _sum(each, found)
+
+  @property
+  def image_size(self) -> int:
+    """Side of the largest square image that a network takes."""
+    return max(network.image_size for network in self.networks)
 
   @property
   def rules_version(self) -> str:

@@ -75,7 +75,6 @@ def load(folder: str | os.PathLike[str]) -> Ensemble:
       )
       for member in settings['members']
     ],
-    image_size=image_size,
     window=settings['window'],
     postprocess=Postprocess.parse(settings['rules']),
     version=settings['version'],

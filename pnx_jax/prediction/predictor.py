@@ -96,7 +96,7 @@ class Predictor:
     self.ensemble = ensemble
     on_cpu = jax.devices()[0].platform == 'cpu'
     each = _FILMS_ON_CPU if on_cpu else _FILMS_ON_ACCELERATOR
-    self.batch_size = each * (ensemble.mesh.size if ensemble.mesh else 1)
+    self.batch_size: int = each * (ensemble.mesh.size if ensemble.mesh else 1)
 
   def __repr__(self) -> str:
     ensemble = self.ensemble
