@@ -1,5 +1,6 @@
 """Evaluation as the command runs it, on phantoms and on doctored answers."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -446,3 +447,49 @@ def test_a_fold_without_labelled_images_is_one_line(monkeypatch):
   monkeypatch.setattr(pipeline, 'Dataset', lambda *_: [])
   with pytest.raises(UserError, match='no labeled image in fold 2'):
     HeldOut('data', {2: None})
+
+
+def _content(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file()
+  }
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_leaves_the_old_results_or_the_new(
+  workdir, dataset_dir, tmp_path
+):
+  """Kills at moments spread over the second half of the command."""
+  run = tmp_path / 'run'
+  shutil.copytree(workdir, run)
+
+  def start(replicates):
+    changes = {'eval.bootstrap': replicates, 'eval.num_overlays': 1}
+    flags = small_run.flags(dataset_dir, **changes)
+    command = [sys.executable, 'launch.py', '--mode=eval', f'--workdir={run}']
+    return subprocess.Popen([*command, *flags], cwd=ROOT)
+
+  known = []
+  for replicates in (50, 20):
+    started = time.monotonic()
+    assert start(replicates).wait() == 0
+    duration = time.monotonic() - started
+    known.append(_content(run / 'eval'))
+  old, new = known
+  assert old != new and old.keys() == new.keys()
+  kills = 0
+  for share in np.linspace(0.5, 1, 20):
+    process = start(20 if kills % 2 else 50)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(share * duration)
+    kills += process.poll() is None
+    process.kill()
+    process.wait()
+    assert _content(run / 'eval') in known
+  assert kills > 10
+  assert start(50).wait() == 0
+  assert _content(run / 'eval') == old
+  left = {path.name for path in run.iterdir() if 'eval' in path.name}
+  assert left == {'eval', '.eval.lock'}

@@ -59,9 +59,15 @@ def cluster_bootstrap(
   if len(np.unique(clusters)) < MIN_CLUSTERS:
     return {name: None for name in metrics(np.ones((1, len(clusters))))}
   weights = cluster_weights(clusters, replicates=replicates, seed=seed)
-  intervals: dict[str, Interval] = {}
-  for name, values in metrics(weights).items():
-    values = values[np.isfinite(values)]
-    known = len(values) > _MIN_DEFINED * replicates
-    intervals[name] = averages.interval(values) if known else None
-  return intervals
+  return {name: interval(values) for name, values in metrics(weights).items()}
+
+
+def interval(values: np.ndarray) -> Interval:
+  """The percentile interval of replicates f64[R]; None if too few are defined.
+
+  A metric that fewer than 5 patients carry is undefined in more than exp(-5) of
+  the replicates.
+  """
+  defined = values[np.isfinite(values)]
+  known = len(defined) > _MIN_DEFINED * len(values)
+  return averages.interval(defined) if known else None

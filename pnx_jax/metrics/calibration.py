@@ -108,9 +108,14 @@ def expected_calibration_error(
   """
   if weights is None:
     weights = np.ones((1, len(label)))
-  member = _bins(probability, num_bins)[:, None] == np.arange(num_bins)
+  member = membership(probability, num_bins=num_bins)
   gap = np.abs(weights @ (member * (probability - label)[:, None]))
   return gap.sum(axis=1) / weights.sum(axis=1)
+
+
+def membership(probability: np.ndarray, *, num_bins: int = 10) -> np.ndarray:
+  """In which bin each probability is: bool[N, num_bins]."""
+  return _bins(probability, num_bins)[:, None] == np.arange(num_bins)
 
 
 @dataclasses.dataclass(frozen=True)
