@@ -7,7 +7,7 @@ import pytest
 import sklearn.metrics
 
 from benchmarks.study import __main__ as study
-from benchmarks.study import films, plan, report, statistics
+from benchmarks.study import comparison, films, plan, report
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.training import experiment
 
@@ -70,7 +70,7 @@ def test_counted_films_hold_areas_of_prediction_truth_and_both():
 
 def test_metrics_equal_their_definitions():
   table = made_up()
-  once = statistics.metrics(table)(np.ones((1, len(table))))
+  once = comparison.metrics(table)(np.ones((1, len(table))))
   found = {name: float(value[0]) for name, value in once.items()}
   label, column = table.label, THRESHOLDS.index(0.5)
   area, both = table.predicted_area[:, column], table.intersection[:, column]
@@ -107,7 +107,7 @@ def test_metrics_equal_their_definitions():
 
 def test_a_recipe_does_not_differ_from_itself():
   table = made_up()
-  for value, bounds in statistics.differences(
+  for value, bounds in comparison.differences(
     [table], [table], replicates=50
   ).values():
     assert value == 0
@@ -117,7 +117,7 @@ def test_a_recipe_does_not_differ_from_itself():
 def test_difference_of_means_over_the_shared_films():
   better, worse = made_up(quality=1.5), made_up(quality=0.5, seed=1)
   half = worse[worse.fold != 0]
-  found = statistics.differences([better], [half], replicates=200)
+  found = comparison.differences([better], [half], replicates=200)
   value, (low, high) = found['auc_probability']
   part = better[better.fold != 0]
   wanted = sklearn.metrics.roc_auc_score(
@@ -130,8 +130,8 @@ def test_difference_of_means_over_the_shared_films():
 def test_a_single_seed_borrows_the_spread_of_the_yardstick():
   ours, theirs = made_up(), made_up(seed=1)
   spread = [made_up(seed=seed, quality=0.3 * seed) for seed in (1, 2, 3)]
-  plain = statistics.differences([ours], [theirs], replicates=300)
-  wider = statistics.differences(
+  plain = comparison.differences([ours], [theirs], replicates=300)
+  wider = comparison.differences(
     [ours], [theirs], yardstick=spread, replicates=300
   )
   for name in ('auc_probability', 'dice_positive_at_0.5'):
@@ -143,26 +143,26 @@ def test_a_single_seed_borrows_the_spread_of_the_yardstick():
 def test_choice_among_equal_recipes_is_corrected_downwards():
   """The best of equals is ahead by luck, which the correction takes away."""
   equal = {f'recipe{seed}': made_up(seed=seed) for seed in range(8)}
-  _, plain, corrected = statistics.corrected_for_choice(equal, replicates=300)
+  _, plain, corrected = comparison.corrected_for_choice(equal, replicates=300)
   everyone = [
     float(
-      statistics.metrics(each)(np.ones((1, len(each))))[statistics.CRITERION][0]
+      comparison.metrics(each)(np.ones((1, len(each))))[comparison.CRITERION][0]
     )
     for each in equal.values()
   ]
-  assert plain[statistics.CRITERION] == pytest.approx(max(everyone))
-  assert corrected[statistics.CRITERION][0] < max(everyone)
-  assert corrected[statistics.CRITERION][0] > min(everyone) - 0.02
+  assert plain[comparison.CRITERION] == pytest.approx(max(everyone))
+  assert corrected[comparison.CRITERION][0] < max(everyone)
+  assert corrected[comparison.CRITERION][0] > min(everyone) - 0.02
 
 
 def test_a_clear_choice_needs_no_correction():
   recipes = {'bad': made_up(quality=0.1), 'good': made_up(quality=2.0, seed=1)}
-  chosen, plain, corrected = statistics.corrected_for_choice(
+  chosen, plain, corrected = comparison.corrected_for_choice(
     recipes, replicates=300
   )
   assert chosen == 'good'
-  assert corrected[statistics.CRITERION][0] == pytest.approx(
-    plain[statistics.CRITERION], abs=0.02
+  assert corrected[comparison.CRITERION][0] == pytest.approx(
+    plain[comparison.CRITERION], abs=0.02
   )
 
 
@@ -187,7 +187,7 @@ def test_progress_names_the_next_run_and_the_time_left():
 
 
 def test_report_has_a_row_for_every_recipe(tmp_path, monkeypatch):
-  monkeypatch.setattr(statistics, 'REPLICATES', 20)
+  monkeypatch.setattr(comparison, 'REPLICATES', 20)
   for name, seeds in {'default': 2, 'short': 1, 'torch': 1}.items():
     for seed in range(seeds):
       table = made_up(seed=seed, quality=1.0 + len(name) / 10)

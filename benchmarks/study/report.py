@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from benchmarks.study import films, plan, statistics
+from benchmarks.study import comparison, films, plan
 from benchmarks.study.films import Films
 
 # Metrics and their titles.
@@ -84,7 +84,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join([_row(*head), rule, *(_row(*row) for row in rows)])
 
 
-def _cell(value: float, bounds: statistics.Interval, sign: str = '') -> str:
+def _cell(value: float, bounds: comparison.Interval, sign: str = '') -> str:
   low, high = bounds
   return f'{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]'
 
@@ -102,7 +102,7 @@ def _scores(
 ) -> str:
   rows = []
   for name in _names(recipes):
-    found = statistics.intervals(recipes[name])
+    found = comparison.intervals(recipes[name])
     first = recipes[name][0]
     size = f'{len(first)} / {first.label.sum()} / {len(set(first.patient))}'
     cells = [_cell(*found[metric]) for metric in columns]
@@ -118,7 +118,7 @@ def _paired(recipes: Mapping[str, Sequence[Films]], name: str) -> str:
     shared = ids.intersection(recipes[other][0].image_id)
     if other == name or not shared:
       continue
-    found = statistics.differences(
+    found = comparison.differences(
       recipes[other], recipes[name], yardstick=recipes.get('default', ())
     )
     cells = [_cell(*found[metric], sign='+') for metric in _COLUMNS]
@@ -136,7 +136,7 @@ def _corrected(recipes: Mapping[str, Sequence[Films]]) -> str:
   firsts = {name: first for name, first in firsts.items() if len(first) == most}
   if len(firsts) < 2:
     return ''
-  chosen, plain, corrected = statistics.corrected_for_choice(firsts)
+  chosen, plain, corrected = comparison.corrected_for_choice(firsts)
   rows = [
     [
       title,
@@ -146,7 +146,7 @@ def _corrected(recipes: Mapping[str, Sequence[Films]]) -> str:
     for metric, title in _COLUMNS.items()
   ]
   return (
-    f'Best of {len(firsts)} recipes by `{statistics.CRITERION}`: {chosen}. '
+    f'Best of {len(firsts)} recipes by `{comparison.CRITERION}`: {chosen}. '
     'Corrected for that choice:\n\n'
     + _table(['metric', 'as it stands', 'corrected'], rows)
   )
