@@ -8,6 +8,7 @@ import numpy as np
 
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor, Subset
+from pnx_jax.evaluation.stored_predictions import StoredPredictions
 from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
 from pnx_jax.prediction.deployment import Member
@@ -32,7 +33,11 @@ class HeldOut:
     UserError: a fold has no labeled image.
   """
 
-  def __init__(self, data_dir: str, predictors: Mapping[int, DatasetPredictor]):
+  def __init__(
+    self,
+    data_dir: str,
+    predictors: Mapping[int, DatasetPredictor | StoredPredictions],
+  ):
     self._predictors = predictors
     self._datasets = {
       fold: pipeline.Dataset(data_dir, [schema.fold_split(fold)])
@@ -57,6 +62,11 @@ class HeldOut:
 
   def __len__(self) -> int:
     return len(self.records)
+
+  @property
+  def stored_size(self) -> int:
+    """Side of the stored images."""
+    return next(iter(self._datasets.values())).stored_size
 
   def image(self, index: int, size: int) -> np.ndarray:
     """The radiograph as uint8[size, size]."""

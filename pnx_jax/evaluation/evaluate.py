@@ -22,6 +22,7 @@ from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.evaluation.report import gallery, page
 from pnx_jax.evaluation.results import Results
+from pnx_jax.evaluation.stored_predictions import StoredPredictions
 from pnx_jax.formats import built_dataset, files, folders, rle, schema
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import bootstrap
@@ -41,6 +42,9 @@ def evaluate(
   `<workdir>/eval_<dataset>/`. The folder is replaced at the end, as a whole;
   files in it that are not an evaluation's are kept.
 
+  With `eval.predictions` no network is needed: what another program has
+  predicted out of fold is scored like a run's own predictions.
+
   Args:
     config: of the run; `eval` and `data_dir` may have changed since training.
     workdir: holds `fold<i>/checkpoints`.
@@ -54,29 +58,14 @@ def evaluate(
   experiment.check_numbers(config)
   options = config.eval
   sharding.check_batch_size(options.batch_size, 'eval.batch_size')
-  plan = protocol.make(config, workdir)
-  deployment = plan.deployment
-  reader = NetworkReader(workdir, deployment, sharding.mesh())
-  loader = experiment.loader(config, options.batch_size)
-  everyone = DatasetPredictor(reader.ensemble(), loader)
-
-  # One pass: each image by networks that were not trained on it.
-  out_of_fold = plan.saved_rules is None and len(plan.folds) > 1
-  held_out = HeldOut(
-    config.data_dir,
-    {
-      fold: DatasetPredictor(reader.ensemble([fold]), loader)
-      if out_of_fold
-      else everyone
-      for fold in plan.folds
-    },
-  )
-  held_out.check_unseen(
-    {
-      fold: deployment.members(workdir, [fold] if out_of_fold else ())
-      for fold in plan.folds
-    }
-  )
+  if options.predictions:
+    plan, reader = protocol.of_predictions(config, workdir), None
+    everyone = StoredPredictions(options.predictions)
+    held_out = HeldOut(config.data_dir, dict.fromkeys(plan.folds, everyone))
+  else:
+    plan = protocol.make(config, workdir)
+    reader = NetworkReader(workdir, plan.deployment, sharding.mesh())
+    everyone, held_out = _predictors(config, workdir, plan, reader)
   statistics = held_out.statistics()
 
   # What is chosen by some images is scored on others.
@@ -102,7 +91,7 @@ def evaluate(
     held_out,
     found,
     gallery.choose(found.images, options.num_overlays),
-    image_size=config.image_size,
+    image_size=min(config.image_size, held_out.stored_size),
     **cleaning,
   )
   origin = built_dataset.origin(config.data_dir)
@@ -116,13 +105,18 @@ def evaluate(
       replicates=options.bootstrap,
     )
   post = found.postprocess(**cleaning)
-  predictions = submission_rows(config.data_dir, everyone, post)
+  predictions = None
+  if reader:
+    predictions = submission_rows(
+      config.data_dir, everyone, post, size=options.submission_size
+    )
 
   if jax.process_index() == 0:
     with folders.replaced(plan.folder, ours=result_files.is_ours) as folder:
       _write(folder, held_out, found, second, metrics)
       post.save(folder / 'postprocess.json')
-      if plan.saved_rules is None:
+      if reader and plan.saved_rules is None:
+        deployment = plan.deployment
         members = deployment.members(workdir)
         dataclasses.replace(
           deployment,
@@ -152,18 +146,72 @@ def evaluate(
   return metrics
 
 
+def _predictors(
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike,
+  plan: protocol.Protocol,
+  reader: NetworkReader,
+) -> tuple[DatasetPredictor, HeldOut]:
+  """All networks together, and each image by those not trained on it."""
+  loader = experiment.loader(config, config.eval.batch_size)
+  everyone = DatasetPredictor(reader.ensemble(), loader)
+  out_of_fold = plan.saved_rules is None and len(plan.folds) > 1
+  held_out = HeldOut(
+    config.data_dir,
+    {
+      fold: DatasetPredictor(reader.ensemble([fold]), loader)
+      if out_of_fold
+      else everyone
+      for fold in plan.folds
+    },
+  )
+  held_out.check_unseen(
+    {
+      fold: plan.deployment.members(workdir, [fold] if out_of_fold else ())
+      for fold in plan.folds
+    }
+  )
+  return everyone, held_out
+
+
 def submission_rows(
-  data_dir: str, predictor: DatasetPredictor, post: Postprocess
+  data_dir: str,
+  predictor: DatasetPredictor,
+  post: Postprocess,
+  *,
+  size: int = 0,
 ) -> list[tuple[str, str]] | None:
-  """Image id and RLE of each test image; None where there are none."""
+  """Image id and RLE of each test image; None where there are none.
+
+  Args:
+    data_dir: the dataset.
+    predictor: of the test images.
+    post: from probabilities to masks.
+    size: of a mask's longer side; 0 for the film's own size.
+  """
   if not built_dataset.split_sizes(data_dir).get(schema.TEST_SPLIT):
     return None
   test = pipeline.Dataset(data_dir, [schema.TEST_SPLIT], labeled_only=False)
   found = zip(test.records, predictor.probabilities(test), strict=True)
   return [
-    (record.image_id, rle.encode(post.film_mask(*probabilities, record)))
+    (
+      record.image_id,
+      rle.encode(post.film_mask(*probabilities, _scaled(record, size))),
+    )
     for record, probabilities in found
   ]
+
+
+def _scaled(record: schema.Record, size: int) -> schema.Record:
+  """The record of the same film whose longer side has `size` pixels."""
+  if not size:
+    return record
+  scale = size / max(record.height, record.width)
+  return dataclasses.replace(
+    record,
+    height=max(1, round(record.height * scale)),
+    width=max(1, round(record.width * scale)),
+  )
 
 
 def _write(

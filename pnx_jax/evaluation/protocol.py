@@ -31,14 +31,14 @@ class Protocol:
 
   Attributes:
     deployment: the ensemble; for the run's own dataset, `steps` and `data` are
-      known after the evaluation.
+      known after the evaluation. None where another program has predicted.
     saved_rules: to be applied unchanged; None where rules are searched.
     folds: of the dataset, all of which are scored.
     folder: for the results.
     title: of the report.
   """
 
-  deployment: Deployment
+  deployment: Deployment | None
   saved_rules: Postprocess | None
   folds: tuple[int, ...]
   folder: pathlib.Path
@@ -97,6 +97,30 @@ def make(
     folds=tuple(range(len(pipeline.folds(config.data_dir)))),
     folder=folder,
     title=f'{title} on {name}',
+  )
+
+
+def of_predictions(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+) -> Protocol:
+  """The protocol for what another program has predicted of all folds.
+
+  Raises:
+    UserError: the workdir holds trained networks, whose results this would
+      replace.
+  """
+  if run_files.trained_folds(workdir):
+    raise UserError(
+      f'{workdir} holds trained networks and the evaluation of '
+      f'eval.predictions={config.eval.predictions} would replace theirs; '
+      'choose another --workdir for it'
+    )
+  return Protocol(
+    deployment=None,
+    saved_rules=None,
+    folds=tuple(range(len(pipeline.folds(config.data_dir)))),
+    folder=pathlib.Path(workdir, 'eval'),
+    title=pathlib.Path(config.eval.predictions).name,
   )
 
 

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from pnx_jax.errors import UserError
+from pnx_jax.evaluation.dataset_predictor import Subset
 from pnx_jax.formats import letterbox, schema
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import dice
@@ -58,7 +59,7 @@ class StoredPredictions:
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
   def probabilities(
-    self, dataset: pipeline.Dataset
+    self, dataset: pipeline.Dataset | Subset
   ) -> Iterator[tuple[np.ndarray, float]]:
     """Yields `probs` f32[SIZE, SIZE] and `probability` of every image.
 
