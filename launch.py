@@ -85,7 +85,8 @@ def main(_) -> None:
     from pnx_jax.training.run_files import load_with_overrides
 
     overrides = config_flags.get_override_values(flags.FLAGS['config'])
-    config = load_with_overrides(workdir, overrides, defaults=config)
+    if not config.eval.predictions:
+      config = load_with_overrides(workdir, overrides, defaults=config)
     evaluate(config, workdir)
     return
   from pnx_jax.input import pipeline

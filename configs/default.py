@@ -162,6 +162,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.min_component = 0
   # Fill the holes of a mask.
   config.eval.fill_holes = False
+  # Score what another program has predicted out of fold instead of networks:
+  # a folder of 16-bit pngs and csv files, see evaluation/stored_predictions.py.
+  config.eval.predictions = ''
+  # Longer side of the submission's masks in pixels; 0 = that of each film.
+  config.eval.submission_size = 0
   # How often patients are drawn for the 95 % intervals.
   config.eval.bootstrap = 1000
   # Pictures of each kind: the worst, the best and random cases.

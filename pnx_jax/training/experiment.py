@@ -47,6 +47,7 @@ _LEAST = {
   'eval.checkpoints': 1,
   'eval.min_component': 0,
   'eval.num_overlays': 0,
+  'eval.submission_size': 0,
   'image_size': 1,
   'log_steps': 1,
   **{f'losses.{name}': 0 for name in (*losses.MASK_LOSSES, 'presence', 'deep')},
