@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from data_prep import dataset, film_flags, report
+from data_prep import dataset, report
 from data_prep.request import Request
-from pnx_jax import pool
+from pnx_jax import film_flags, pool
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.formats import dicom, grayscale
 

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import tqdm
 from absl import app, flags
 
-from data_prep import film_flags
-from pnx_jax import pool
+from pnx_jax import film_flags, pool
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, files, refusals

@@ -21,9 +21,9 @@ import numpy as np
 import tqdm
 from absl import app, flags
 
-from data_prep import entries, film_flags, prepare
+from data_prep import entries, prepare
 from data_prep.entries import Entry
-from pnx_jax import draw, pool
+from pnx_jax import draw, film_flags, pool
 from pnx_jax.case import Case, overlay
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError

@@ -14,6 +14,7 @@ FLOORS = [
   {'config', 'errors', 'pages'},
   {'cli'},
   {'pool'},
+  {'film_flags'},
   {'formats'},
   {'draw'},
   {'case'},

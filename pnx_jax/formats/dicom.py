@@ -1,5 +1,6 @@
 """Radiographs as DICOM files: header and pixels, or the reason why not."""
 
+import io
 import logging
 import os
 import stat
@@ -34,8 +35,23 @@ class Film(NamedTuple):
   header: Header
 
 
+def content(path: str | os.PathLike[str]) -> bytes:
+  """Returns the bytes of a file, for `read`.
+
+  Raises:
+    UnusableDicom: The file cannot be read, or is a pipe or device.
+  """
+  try:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+      raise UnusableDicom('unreadable', 'neither a file nor a folder')
+    with open(path, 'rb') as file:
+      return file.read()
+  except OSError as error:
+    raise UnusableDicom('unreadable', _told(error)) from error
+
+
 def read(
-  path: str | os.PathLike,
+  source: str | os.PathLike[str] | bytes,
   *,
   window: str = 'auto',
   accept_modality: Collection[str] = RADIOGRAPHY,
@@ -44,7 +60,7 @@ def read(
   """Reads a single-frame monochrome radiograph.
 
   Args:
-    path: The file.
+    source: The file's path or its content.
     window: See `grayscale.to_uint8`.
     accept_modality: Modalities to let pass; empty lets all pass.
     accept_body_part: Words of which BodyPartExamined holds one, where the file
@@ -55,7 +71,7 @@ def read(
   """
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    dataset = _open(path)
+    dataset = _open(source)
     return _film(dataset, window, accept_modality, accept_body_part)
 
 
@@ -106,10 +122,22 @@ def is_dicom(path: str | os.PathLike) -> bool:
     return False
 
 
-def find(folder: str | os.PathLike) -> Iterator[str]:
+def find(folder: str | os.PathLike[str]) -> Iterator[str]:
   """Yields every file below named `*.dcm`, or carrying DICOM's mark.
 
-  Links are followed, but into no folder twice.
+  Raises:
+    UserError: See `walk`.
+  """
+  return filter(is_named_or_marked, walk(folder))
+
+
+def is_named_or_marked(path: str) -> bool:
+  """Whether a file is named `*.dcm` or carries DICOM's mark."""
+  return path.lower().endswith('.dcm') or is_dicom(path)
+
+
+def walk(folder: str | os.PathLike[str]) -> Iterator[str]:
+  """Yields every file below; links are followed, but into no folder twice.
 
   Raises:
     UserError: A folder cannot be listed; leaving it out would go unnoticed.
@@ -126,9 +154,7 @@ def find(folder: str | os.PathLike) -> Iterator[str]:
     # The same path to a folder of several, wherever the files are.
     folders.sort()
     for name in names:
-      path = os.path.join(parent, name)
-      if name.lower().endswith('.dcm') or is_dicom(path):
-        yield path
+      yield os.path.join(parent, name)
 
 
 def image_id_of(path: str) -> str:
@@ -141,11 +167,17 @@ def _raise(error: OSError) -> None:
   raise UserError(f'cannot list {error.filename}: {error.strerror}')
 
 
-def _open(path: str | os.PathLike, *, pixels: bool = True) -> pydicom.Dataset:
+def _open(
+  source: str | os.PathLike[str] | bytes, *, pixels: bool = True
+) -> pydicom.Dataset:
   try:
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if isinstance(source, bytes):
+      file = io.BytesIO(source)
+    elif stat.S_ISREG(os.stat(source).st_mode):
+      file = open(source, 'rb')
+    else:
       raise UnusableDicom('unreadable', 'neither a file nor a folder')
-    with open(path, 'rb') as file:
+    with file:
       dataset = _parse(file, pixels)
       # pydicom drops what it had read when compressed pixels end too soon.
       if pixels and (not dataset or 'Rows' in dataset):
