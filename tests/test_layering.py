@@ -26,7 +26,8 @@ FLOORS = [
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 # Of the metrics only what is numpy alone: quartiles and curves.
 BELOW_DATA_PREP = {
-  *('cli', 'errors', 'pool', 'formats', 'draw', 'case', 'metrics'),
+  *('cli', 'errors', 'pool', 'film_flags'),
+  *('formats', 'draw', 'case', 'metrics'),
 }
 OWN = ('pnx_jax', 'data_prep', 'configs', 'benchmarks', 'launch')
 DOTTED = re.compile(r'\w+(\.\w+)*')

@@ -42,9 +42,7 @@ def content(path: str | os.PathLike[str]) -> bytes:
     UnusableDicom: The file cannot be read, or is a pipe or device.
   """
   try:
-    if not stat.S_ISREG(os.stat(path).st_mode):
-      raise UnusableDicom('unreadable', 'neither a file nor a folder')
-    with open(path, 'rb') as file:
+    with _opened(path) as file:
       return file.read()
   except OSError as error:
     raise UnusableDicom('unreadable', _told(error)) from error
@@ -171,13 +169,7 @@ def _open(
   source: str | os.PathLike[str] | bytes, *, pixels: bool = True
 ) -> pydicom.Dataset:
   try:
-    if isinstance(source, bytes):
-      file = io.BytesIO(source)
-    elif stat.S_ISREG(os.stat(source).st_mode):
-      file = open(source, 'rb')
-    else:
-      raise UnusableDicom('unreadable', 'neither a file nor a folder')
-    with file:
+    with _opened(source) as file:
       dataset = _parse(file, pixels)
       # pydicom drops what it had read when compressed pixels end too soon.
       if pixels and (not dataset or 'Rows' in dataset):
@@ -188,6 +180,14 @@ def _open(
   if dataset.preamble is None and 'SOPClassUID' not in dataset:
     raise UnusableDicom('not_dicom', 'no DICM mark at byte 128')
   return dataset
+
+
+def _opened(source: str | os.PathLike[str] | bytes) -> BinaryIO:
+  if isinstance(source, bytes):
+    return io.BytesIO(source)
+  if not stat.S_ISREG(os.stat(source).st_mode):
+    raise UnusableDicom('unreadable', 'neither a file nor a folder')
+  return open(source, 'rb')
 
 
 def _with_own_file_meta(dataset: pydicom.Dataset) -> pydicom.Dataset:
