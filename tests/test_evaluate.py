@@ -28,7 +28,7 @@ from pnx_jax.evaluation import (
   rule_search,
 )
 from pnx_jax.evaluation.cross_validation import HeldOut
-from pnx_jax.formats import built_dataset, letterbox, rle
+from pnx_jax.formats import built_dataset, evaluation_files, letterbox, rle
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.metrics.rules import Rule
@@ -76,7 +76,7 @@ def test_metrics_follow_from_the_table_of_images(evaluated, dataset_dir):
   folder, metrics = evaluated
   assert json.loads((folder / 'metrics.json').read_text()) == metrics
   rows = _rows(folder / 'per_image.csv')
-  assert tuple(rows[0]) == result_files.PER_IMAGE
+  assert tuple(rows[0]) == evaluation_files.PER_IMAGE
   dataset = pipeline.Dataset(dataset_dir, ['fold0', 'fold1'])
   assert [row['image_id'] for row in rows] == [
     record.image_id for record in dataset.records
@@ -183,6 +183,7 @@ def stranger(evaluated, workdir, tmp_path):
   deployed |= {'folds': [0], 'steps': deployed['steps'][:1]}
   file.write_text(json.dumps(deployed))
   (path / 'fold0' / 'trained_on.json').write_text('["elsewhere"]')
+  (path / 'eval' / evaluation_files.CHECKSUMS).unlink()
   table = path / 'eval' / 'per_image.csv'
   table.write_text(table.read_text().replace('\n', '\nelsewhere-')[:-10])
   # A rule that no search would choose: a mask for the five surest.

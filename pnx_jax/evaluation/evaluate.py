@@ -23,7 +23,14 @@ from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.evaluation.report import gallery, page
 from pnx_jax.evaluation.results import Results
 from pnx_jax.evaluation.stored_predictions import StoredPredictions
-from pnx_jax.formats import built_dataset, files, folders, rle, schema
+from pnx_jax.formats import (
+  built_dataset,
+  evaluation_files,
+  files,
+  folders,
+  rle,
+  schema,
+)
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import bootstrap
 from pnx_jax.prediction.deployment import NetworkReader
@@ -141,6 +148,7 @@ def evaluate(
         metrics=metrics,
       )
       files.write(folder / 'report.html', html)
+      evaluation_files.write_checksums(folder)
     print(result_files.summary(metrics))
     print('Wrote', ', '.join(sorted(map(str, plan.folder.iterdir()))))
   return metrics
@@ -225,7 +233,7 @@ def _write(
   result_files.write_per_image(
     folder / 'per_image.csv', held_out.records, held_out.fold, found.images
   )
-  files.write_csv(folder / 'boxes.csv', result_files.BOXES, second.boxes)
+  files.write_csv(folder / 'boxes.csv', evaluation_files.BOXES, second.boxes)
   for example, picture in second.pictures.items():
     record = held_out.records[example.index]
     gallery.save(picture, example, record, folder / 'overlays')

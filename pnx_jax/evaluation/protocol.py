@@ -5,7 +5,6 @@ rules are searched. On another dataset the saved rules are applied unchanged
 (external validation).
 """
 
-import csv
 import dataclasses
 import logging
 import os
@@ -14,7 +13,7 @@ import pathlib
 import ml_collections
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import built_dataset
+from pnx_jax.formats import built_dataset, evaluation_files
 from pnx_jax.input import pipeline
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.postprocess import Postprocess
@@ -154,8 +153,7 @@ def _is_own(workdir, folds, fold_of) -> bool:
 def _check_unseen(data_dir, workdir, folds, fold_of) -> None:
   """Refuses another dataset with images that networks or rules come from."""
   scored = pathlib.Path(workdir, 'eval', 'per_image.csv')
-  with scored.open(encoding='utf-8', newline='') as file:
-    known = {row['image_id'] for row in csv.DictReader(file)}
+  known = set(evaluation_files.read_per_image(scored).image_id.tolist())
   known.update(*(run_files.trained_on(workdir, fold) for fold in folds))
   if both := fold_of.keys() & known:
     raise UserError(

@@ -7,27 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pnx_jax.formats import files
+from pnx_jax.formats import evaluation_files, files
 from pnx_jax.formats.schema import Record
 from pnx_jax.metrics.averages import quartiles
 from pnx_jax.metrics.summary import Images
 
-PER_IMAGE = (
-  'image_id',
-  'patient',
-  'fold',
-  'label',
-  'probability',
-  'dice',
-  'truth_area',
-  'predicted_area',
-  'size_quartile',
-  'view',
-  'sex',
-  'age',
-)
-BOXES = ('image_id', 'x', 'y', 'width', 'height', 'area')
 _OURS = (
+  evaluation_files.CHECKSUMS,
   'boxes.csv',
   'deployment.json',
   'metrics.json',
@@ -80,7 +66,7 @@ def write_per_image(
     )
     for row, record in enumerate(records)
   )
-  files.write_csv(path, PER_IMAGE, rows)
+  files.write_csv(path, evaluation_files.PER_IMAGE, rows)
 
 
 def summary(metrics: Mapping[str, Any]) -> str:

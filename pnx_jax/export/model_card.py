@@ -1,13 +1,12 @@
 """The model card of an export (Mitchell et al. 2019, arXiv:1810.03993)."""
 
-import json
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from pnx_jax import pages
-from pnx_jax.errors import UserError
+from pnx_jax.formats import evaluation_files
 from pnx_jax.metrics import summary
 from pnx_jax.metrics.rules import Rule
 from pnx_jax.prediction.network import SIZE, Network
@@ -33,7 +32,9 @@ def render(
     networks: of the run.
   """
   config = run_files.load(run)
-  metrics = _metrics(pathlib.Path(run, 'eval', 'metrics.json'))
+  metrics = evaluation_files.read_metrics(
+    pathlib.Path(run, 'eval', 'metrics.json')
+  )
   return pages.render(
     'card.md',
     notice=NOTICE,
@@ -52,10 +53,3 @@ def render(
       if name.startswith(_GROUPS) and name.endswith('/num_images')
     ],
   )
-
-
-def _metrics(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f'cannot read {path}: {error}; run --mode=eval') from None

@@ -16,6 +16,7 @@ from typing import Any
 
 from pnx_jax.cli import Parser, one_line
 from pnx_jax.errors import UserError
+from pnx_jax.formats import folders
 from pnx_jax.formats.files import write_json
 from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.triage.cohort import Cohort
@@ -65,6 +66,7 @@ def _run(flags: argparse.Namespace) -> None:
     readers=flags.readers,
   )
   table = pathlib.Path(flags.per_image)
+  folders.recover(table.parent)
   if not table.is_file():
     raise UserError(
       f'no --per_image={table}; `python launch.py --mode=eval` writes it'

@@ -1,16 +1,14 @@
 """The films of an evaluation, from which a simulated clinic draws."""
 
-import csv
 import dataclasses
 import os
 
 import numpy as np
 
 from pnx_jax.errors import UserError
+from pnx_jax.formats import evaluation_files
 from pnx_jax.metrics import bootstrap
 from pnx_jax.prediction.postprocess import Postprocess
-
-_COLUMNS = ('patient', 'label', 'probability')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Cohort:
   """The images of an evaluation.
 
   Attributes:
-    patient: str[N].
+    patient: int[N].
     label: bool[N], the image has a pneumothorax.
     probability: f64[N], calibrated.
   """
@@ -36,25 +34,16 @@ class Cohort:
       post: Calibrates the probabilities.
 
     Raises:
-      UserError: The csv is not what an evaluation writes, or lacks a class.
+      UserError: The csv is damaged or incomplete, or lacks a class.
     """
-    try:
-      with open(path, newline='', encoding='utf-8') as file:
-        table = csv.DictReader(file)
-        for name in _COLUMNS:
-          if name not in (table.fieldnames or ()):
-            raise UserError(f'{path} has no column {name!r}')
-        rows = [_row(row, f'{path}, line {table.line_num}') for row in table]
-    except (UnicodeDecodeError, csv.Error) as error:
-      raise UserError(f'{path} is not a csv file: {error}') from None
-    positive = sum(label for _, label, _ in rows)
-    if not 0 < positive < len(rows):
+    table = evaluation_files.read_per_image(path)
+    positive = int(table.label.sum())
+    if not 0 < positive < len(table):
       raise UserError(
-        f'{path} has {positive} films with and {len(rows) - positive} without '
+        f'{path} has {positive} films with and {len(table) - positive} without '
         'a pneumothorax; both are needed'
       )
-    patient, label, probability = map(np.array, zip(*rows, strict=True))
-    return cls(patient, label, post.calibrated(probability))
+    return cls(table.patient, table.label, post.calibrated(table.probability))
 
   def draw(self, positive: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draws films of given labels from resampled patients: int[R, N].
@@ -80,16 +69,3 @@ class Cohort:
           len(kind), place.sum(), p=chances / chances.sum()
         )
     return drawn
-
-
-def _row(row: dict[str, str], where: str) -> tuple[str, bool, float]:
-  try:
-    label, probability = float(row['label']), float(row['probability'])
-  except (TypeError, ValueError):
-    label = probability = -1
-  if label not in (0, 1) or not 0 <= probability <= 1:
-    raise UserError(
-      f'{where}: expected a label of 0 or 1 and a probability from 0 to 1, '
-      f'not {row["label"]!r} and {row["probability"]!r}'
-    )
-  return row['patient'], bool(label), probability
