@@ -18,7 +18,7 @@ export TF_CPP_MIN_LOG_LEVEL := 3
 
 # What another version of Python is most likely to break, in three minutes.
 SHORT := $(addprefix tests/test_, configs.py dicom.py layering.py losses.py \
-  models.py packaging.py pipeline.py rle.py train.py)
+  packaging.py pipeline.py rle.py train.py)
 
 .PHONY: demo study test test-short proofs beam lint format clean
 

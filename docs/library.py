@@ -1,4 +1,4 @@
-"""A model as a library; drew docs/images/library.jpg.
+"""Draws a film with its prediction, as in docs/images/library.jpg.
 
 python docs/library.py runs/demo film.dcm picture.jpg
 """
@@ -7,18 +7,19 @@ import sys
 
 import cv2
 
-from pnx_jax import draw, load
+import pnx_jax
+from pnx_jax import draw
 from pnx_jax.formats import dicom
 
 SIZE = 480
 
 
-def main(run, film, output):
-  model = load(run)
-  found = model.predict(film)
-  print(model, found, sep='\n')
+def main(run: str, film: str, output: str) -> None:
+  predictor = pnx_jax.load(run)
+  found = predictor.predict(film)
+  print(predictor, found, sep='\n')
 
-  pixels = dicom.read(film, window=model.window).pixels
+  pixels = dicom.read(film, window=predictor.ensemble.window).pixels
   picture = draw.outline(
     draw.picture(pixels, SIZE), found.mask, color=draw.PREDICTION, fill=0.2
   )
