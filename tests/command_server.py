@@ -9,11 +9,12 @@ JAX may be imported before a fork; it is used only afterwards.
 """
 
 import importlib
+import importlib.util
 import json
 import os
-import runpy
 import sys
 import traceback
+import types
 
 for _name in (
   'pnx_jax.training.train',
@@ -25,13 +26,23 @@ for _name in (
 
 def run(words: list[str]) -> None:
   """Does what `python WORDS` does, up to the end of the process."""
+  main = types.ModuleType('__main__')
   if words[0] == '-m':
-    sys.argv = words[1:]
-    runpy.run_module(words[1], run_name='__main__', alter_sys=True)
+    _, name, *arguments = words
+    main.__spec__ = importlib.util.find_spec(name)
+    if main.__spec__.submodule_search_locations is not None:
+      main.__spec__ = importlib.util.find_spec(f'{name}.__main__')
+    path = main.__spec__.origin
   else:
-    sys.argv = words
-    sys.path.insert(0, os.path.dirname(os.path.realpath(words[0])))
-    runpy.run_path(words[0], run_name='__main__')
+    path, *arguments = words
+    sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
+  main.__file__ = path
+  # Worker processes look up there what they are given and give back; both
+  # names are multiprocessing's.
+  sys.modules['__main__'] = sys.modules['__mp_main__'] = main
+  sys.argv = [path, *arguments]
+  with open(path, encoding='utf-8') as file:
+    exec(compile(file.read(), path, 'exec'), main.__dict__)
 
 
 def status_of(words: list[str], output: str) -> int:
