@@ -16,9 +16,11 @@ import subprocess
 import sys
 
 import ml_collections
+import numpy as np
 import pytest
 
 from configs import default
+from pnx_jax.formats import rle
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / 'README.md'
@@ -53,6 +55,8 @@ SMALLER = {
   '--mode=eval': tuple(f'--config.{field}' for field in _EVALUATION),
   '--mode=predict': (),
 }
+# Written by a command.
+STANDALONE = {'model/predict.py': 'pnx_jax/export/standalone.py'}
 # Commands of others, which are not run: the network or a cluster is missing.
 FOREIGN = ('pip', 'hf', 'tensorboard', 'srun', 'gcloud', 'python3', '.', 'cd')
 
@@ -104,13 +108,18 @@ class Workplace:
     for name in ('launch.py', 'configs', 'docs', 'Makefile', 'setup.py'):
       (folder / name).symlink_to(ROOT / name)
     (folder / 'siim').symlink_to(films)
-    for name in ('studies', 'more', 'model'):
+    for name in ('studies', 'more'):
       (folder / name).mkdir()
     first, *rest = sorted(films.rglob('dicom-images-train/**/*.dcm'))[:4]
     shutil.copy(first, folder / 'film.dcm')
     shutil.copy(first, folder / 'more' / 'film.dcm')
     for path in rest:
       shutil.copy(path, folder / 'studies')
+    tests = sorted((films / 'dicom-images-test').rglob('*.dcm'))
+    rle.write_csv(
+      folder / 'sample_submission.csv', [(path.stem, '-1') for path in tests]
+    )
+    np.save(folder / 'film.npy', np.zeros((32, 32), np.uint8))
 
   def __enter__(self):
     return self
@@ -211,7 +220,7 @@ def check_flags(command):
     files = [path.with_suffix('.py'), path / '__main__.py']
     file = next((file for file in files if file.exists()), None)
   else:
-    file = ROOT / words[0]
+    file = ROOT / STANDALONE.get(words[0], words[0])
   assert file and file.exists(), command
   source = file.read_text(encoding='utf-8')
   for flag in re.findall(r'(?<!\S)\'?--([\w.]+)', command):
