@@ -2,13 +2,14 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import sklearn.metrics
 
-from benchmarks.study import __main__ as study
-from benchmarks.study import comparison, films, plan, report
+from benchmarks.study import comparison, films, plan, pretrain, report
 from pnx_jax.metrics.dice import THRESHOLDS
+from pnx_jax.models import pretrained, segmenter
 from pnx_jax.training import experiment
 
 
@@ -180,7 +181,7 @@ def test_every_variant_makes_a_config_that_can_train():
 
 
 def test_progress_names_the_next_run_and_the_time_left():
-  line = study.progress(9, plan.runs()[2:4], 30.0)
+  line = plan.progress(9, plan.runs()[2:4], 30.0)
   assert line == (
     'study: 7 of 9 runs done; next default/seed0_fold2; about 1:00:00 left'
   )
@@ -199,3 +200,25 @@ def test_report_has_a_row_for_every_recipe(tmp_path, monkeypatch):
   assert '| short |' in text
   assert 'Differences from torch' in text
   assert 'Best of 2 recipes' in text
+
+
+def test_a_network_starts_from_the_encoder_that_learned_findings(tmp_path):
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (4, 64, 64), np.uint8)
+  findings = random.random((4, len(pretrain.FINDINGS))) < 0.5
+  learned = pretrain.train(
+    pretrain.Classifier(), images, findings, steps=2, batch_size=2
+  )
+  path = tmp_path / 'findings.safetensors'
+  pretrain.write(path, learned)
+  network = segmenter.create(encoder='efficientnet_lite0', width=4, depth=5)
+  fresh = jax.jit(network.init, static_argnums=2)(
+    jax.random.key(1), np.zeros((1, 64, 64, 1), np.float32), False
+  )
+  loaded = pretrained.load(path, dict(fresh), encoder='efficientnet_lite0')
+  for part in ('params', 'batch_stats'):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      loaded[part]['encoder'],
+      learned[part]['encoder'],
+    )

@@ -8,7 +8,6 @@ benchmarks/study/results are done; the others are trained in the order of
 report is printed at the end, and alone with `--report`.
 """
 
-import datetime
 import json
 import pathlib
 import subprocess
@@ -41,18 +40,9 @@ def main(_) -> None:
     _build()
     runs = [plan.parse(text) for text in _ONLY.value] or plan.runs()
     while waiting := [each for each in runs if not _done(results, each)]:
-      print(progress(len(runs), waiting, _minutes(results)), flush=True)
+      print(plan.progress(len(runs), waiting, _minutes(results)), flush=True)
       _train(waiting[0], results)
   print(report.text(results))
-
-
-def progress(total: int, waiting: list[plan.Run], minutes: float) -> str:
-  """The line before each run."""
-  left = datetime.timedelta(minutes=round(minutes * len(waiting)))
-  return (
-    f'study: {total - len(waiting)} of {total} runs done; next {waiting[0]}; '
-    f'about {left} left'
-  )
 
 
 def _done(results: pathlib.Path, run: plan.Run) -> bool:

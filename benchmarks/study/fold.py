@@ -92,7 +92,7 @@ def main(_) -> None:
   mesh = sharding.mesh()
   found = score(last_network(config, workdir, mesh), config, mesh)
   results = pathlib.Path(_RESULTS_DIR.value)
-  if run.variant.validations > 1:
+  if run.variant.score_best:
     best = Network.load(workdir, run.fold, mesh=mesh)
     films.write(results / f'{run}_best.csv', score(best, config, mesh))
   files.write_json(

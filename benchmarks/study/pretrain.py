@@ -1,0 +1,287 @@
+"""An encoder that has learned findings of NIH ChestX-ray14 before any mask.
+
+    python -m benchmarks.study.pretrain --real_data=DIR \\
+        --output=runs/study/findings.safetensors
+
+DIR holds nih_labelled, siim_study and siim_stage2_320. Left out are the films
+of the study's patients, and those that also lie in the second test set, which
+fingerprints find. NIH's pneumothorax label, wrong on 43 % of its positives, is
+not used. EfficientNet-Lite0 starts from ImageNet and learns 13 findings; the
+file that is written has the names of the published PyTorch weights, so that
+`--config.pretrained=FILE` starts from it.
+"""
+
+import csv
+import json
+import logging
+import pathlib
+import time
+
+import cv2
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+
+from data_prep import near_duplicates
+from pnx_jax.formats import dicom, files
+from pnx_jax.input.augment import Augmentation
+from pnx_jax.metrics.curves import curve
+from pnx_jax.models import efficientnet, layers, pretrained, segmenter
+
+FINDINGS = (
+  'Atelectasis',
+  'Cardiomegaly',
+  'Consolidation',
+  'Edema',
+  'Effusion',
+  'Emphysema',
+  'Fibrosis',
+  'Hernia',
+  'Infiltration',
+  'Mass',
+  'Nodule',
+  'Pleural_Thickening',
+  'Pneumonia',
+)
+_ENCODER = 'efficientnet_lite0'
+_SIZE = 224
+_RATE = 5e-4
+_LOG_STEPS = 50
+_HELD_OUT = 10  # Every tenth patient shows whether anything was learned.
+_SAFETENSORS_TYPE = 'F32'
+
+_logger = logging.getLogger(__name__)
+
+
+class Classifier(nn.Module):
+  """Encoder, mean over places, one logit per finding."""
+
+  @nn.compact
+  def __call__(self, image, train):
+    mean, deviation = segmenter.intensities(_ENCODER)
+    encoder = efficientnet.EfficientNetEncoder(
+      efficientnet.VARIANTS[_ENCODER], 5, 0.0, layers.Style(), name='encoder'
+    )
+    features = encoder((image - mean) / deviation, train)
+    pooled = features[max(features)].astype(jnp.float32).mean(axis=(1, 2))
+    return nn.Dense(len(FINDINGS), name='findings')(pooled)
+
+
+def chosen(real_data: pathlib.Path) -> list[dict[str, str]]:
+  """The rows of labels.csv that the encoder may see."""
+  with (real_data / 'siim_study' / 'nih_id.csv').open(newline='') as file:
+    patients = {row['NIH_ID'].split('_')[0] for row in csv.DictReader(file)}
+  with (real_data / 'nih_labelled' / 'labels.csv').open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  others = [row for row in rows if row['patient'] not in patients]
+  tested = _also_tested(real_data, others)
+  _logger.info(
+    '%d films; %d of patients of the study and %d of the second test set are '
+    'left out.',
+    len(rows),
+    len(rows) - len(others),
+    len(tested),
+  )
+  return [row for row in others if row['image_id'] not in tested]
+
+
+def _also_tested(
+  real_data: pathlib.Path, rows: list[dict[str, str]]
+) -> set[str]:
+  """Which films are nearly the same as one of the second test set."""
+  prints = {
+    row['image_id']: near_duplicates.fingerprint(_film(real_data, row))
+    for row in rows
+  }
+  test = {
+    f'test {path.stem}': near_duplicates.fingerprint(dicom.read(path).pixels)
+    for path in sorted((real_data / 'siim_stage2_320').rglob('*.dcm'))
+  }
+  return {
+    image_id
+    for group in near_duplicates.near_duplicates({**prints, **test})
+    if not test.keys().isdisjoint(group)
+    for image_id in group
+    if image_id in prints
+  }
+
+
+def _film(real_data: pathlib.Path, row: dict[str, str]) -> np.ndarray:
+  path = real_data / 'nih_labelled' / 'images' / f'{row["image_id"]}.jpg'
+  return cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+
+
+def arrays(
+  real_data: pathlib.Path, rows: list[dict[str, str]]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Images uint8[N, S, S] and findings bool[N, 13]."""
+  images = [
+    cv2.resize(
+      _film(real_data, row), (_SIZE, _SIZE), interpolation=cv2.INTER_AREA
+    )
+    for row in rows
+  ]
+  found = [row['nih_labels'].split('|') for row in rows]
+  return np.stack(images), np.array(
+    [[name in names for name in FINDINGS] for names in found]
+  )
+
+
+def initial(model: Classifier) -> dict:
+  """Variables with the ImageNet weights in the encoder."""
+  image = jnp.zeros((1, 64, 64, 1))  # The weights are the same at any size.
+  variables = jax.jit(model.init, static_argnums=2)(
+    jax.random.key(0), image, False
+  )
+  return pretrained.load(
+    'efficientnet-lite0', dict(variables), encoder=_ENCODER
+  )
+
+
+def train(
+  model: Classifier,
+  images: np.ndarray,
+  findings: np.ndarray,
+  *,
+  steps: int,
+  batch_size: int,
+) -> dict:
+  """Returns the variables after the last step."""
+  variables = initial(model)
+  schedule = optax.warmup_cosine_decay_schedule(0.0, _RATE, steps // 20, steps)
+  optimizer = optax.adamw(schedule, weight_decay=1e-4)
+  state = optimizer.init(variables['params'])
+  augmentation = Augmentation(
+    flip=0.5,
+    affine=0.5,
+    shift=0.1,
+    scale=0.15,
+    rotate=15.0,
+    intensity=0.3,
+    strength=0.2,
+  )
+
+  @jax.jit
+  def update(variables, state, key, image, label):
+    image = image[..., None].astype(jnp.float32) / 255
+    image, _ = augmentation(key, image, jnp.zeros(image.shape, bool))
+
+    def loss(params):
+      logits, changed = model.apply(
+        {**variables, 'params': params},
+        image,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      return optax.sigmoid_binary_cross_entropy(logits, label).mean(), changed
+
+    (value, changed), grads = jax.value_and_grad(loss, has_aux=True)(
+      variables['params']
+    )
+    updates, state = optimizer.update(grads, state, variables['params'])
+    params = optax.apply_updates(variables['params'], updates)
+    return {'params': params, **changed}, state, value
+
+  random = np.random.default_rng(0)
+  order = np.concatenate(
+    [
+      random.permutation(len(images))
+      for _ in range(steps * batch_size // len(images) + 1)
+    ]
+  )
+  start = time.monotonic()
+  for step in range(steps):
+    rows = order[step * batch_size : (step + 1) * batch_size]
+    variables, state, value = update(
+      variables,
+      state,
+      jax.random.key(step),
+      images[rows],
+      findings[rows].astype(np.float32),
+    )
+    if (step + 1) % _LOG_STEPS == 0:
+      rate = (step + 1) * batch_size / (time.monotonic() - start)
+      _logger.info(
+        'step %d/%d  loss %.4f  %.1f images/s',
+        step + 1,
+        steps,
+        float(value),
+        rate,
+      )
+  return variables
+
+
+def mean_auc(
+  model: Classifier, variables: dict, images: np.ndarray, findings: np.ndarray
+) -> float:
+  """The mean AUC of the findings that some of the films show."""
+  predict = jax.jit(lambda image: model.apply(variables, image, train=False))
+  logits = np.concatenate(
+    [
+      np.asarray(predict(images[i : i + 1, ..., None].astype(np.float32) / 255))
+      for i in range(len(images))
+    ]
+  )
+  scores = [
+    float(curve(logits[:, i], findings[:, i]).auc)
+    for i in range(len(FINDINGS))
+    if findings[:, i].any()
+  ]
+  return float(np.mean(scores))
+
+
+def write(path: str, variables: dict) -> None:
+  """Writes the encoder as safetensors under the published weights' names."""
+  names = pretrained.torch_names(variables, encoder=_ENCODER)
+  flat = flax.traverse_util.flatten_dict(dict(variables))
+  header, parts, offset = {}, [], 0
+  for place, name in names.items():
+    array = np.asarray(flat[place], np.float32)
+    if array.ndim == 4:
+      array = array.transpose(3, 2, 0, 1)  # As PyTorch holds kernels.
+    data = np.ascontiguousarray(array).tobytes()
+    header[name] = {
+      'dtype': _SAFETENSORS_TYPE,
+      'shape': array.shape,
+      'data_offsets': (offset, offset + len(data)),
+    }
+    parts.append(data)
+    offset += len(data)
+  text = json.dumps(header).encode()
+  files.write(path, b''.join([len(text).to_bytes(8, 'little'), text, *parts]))
+
+
+def main(_) -> None:
+  logging.basicConfig(format='%(asctime)s %(message)s', level=logging.INFO)
+  values = flags.FLAGS
+  real_data = pathlib.Path(values.real_data)
+  rows = chosen(real_data)
+  images, findings = arrays(real_data, rows)
+  held_out = np.array([int(row['patient']) % _HELD_OUT == 0 for row in rows])
+  model = Classifier()
+  variables = train(
+    model,
+    images[~held_out],
+    findings[~held_out],
+    steps=values.steps,
+    batch_size=values.batch_size,
+  )
+  _logger.info(
+    'Mean AUC of the findings on %d films of other patients: %.3f.',
+    held_out.sum(),
+    mean_auc(model, variables, images[held_out], findings[held_out]),
+  )
+  write(values.output, variables)
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('real_data', None, 'Folder of the films.')
+  flags.DEFINE_string('output', None, 'The safetensors file.')
+  flags.DEFINE_integer('steps', 1200, 'Batches.')
+  flags.DEFINE_integer('batch_size', 16, 'Films per batch.')
+  flags.mark_flags_as_required(['real_data', 'output'])
+  app.run(main)
