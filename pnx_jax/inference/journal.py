@@ -2,6 +2,9 @@
 
 Lines are only ever appended, each in one piece: however a run ends, the next
 one drops a torn last line and appends after it.
+
+A shard appends to a journal of its own, readings-3-of-16.jsonl, whose lines
+are moved to readings.jsonl when it has ended.
 """
 
 import dataclasses
@@ -10,12 +13,15 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from pnx_jax.errors import UserError
 from pnx_jax.formats import files
 from pnx_jax.inference.readings import Reading
+from pnx_jax.inference.shards import Shard
 
 NAME = 'readings.jsonl'
+_OF_SHARDS = 'readings-*-of-*.jsonl'
 
 
 class Journal:
@@ -23,6 +29,9 @@ class Journal:
 
   Args:
     folder: made where it is missing.
+    shard: for the journal of a shard, which knows the readings of all.
+    wait: for another process that has locked it, instead of raising; and leave
+      the readings of shards that are still running to them.
 
   Attributes:
     path: of the file.
@@ -33,18 +42,27 @@ class Journal:
       is not a reading.
   """
 
-  def __init__(self, folder: str | os.PathLike[str]):
-    self.path: pathlib.Path = pathlib.Path(folder, NAME)
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    shard: Shard | None = None,
+    *,
+    wait: bool = False,
+  ):
+    own = f'readings-{shard.number}-of-{shard.count}.jsonl' if shard else NAME
+    self.path: pathlib.Path = pathlib.Path(folder, own)
     with files.explained(self.path):
       self.path.parent.mkdir(parents=True, exist_ok=True)
-      # Unbuffered: nothing is left to be written when it is closed.
-      self._file = self.path.open('ab', buffering=0)
+      self._file = _opened(self.path, wait=wait)
+    self.known: dict[str, Reading] = {}
     try:
-      self._lock()
       self._drop_torn_line()
-      self.known: dict[str, Reading] = {
-        reading.name: _without_mask(reading) for reading in self._lines()
-      }
+      others = [self.path.with_name(NAME), *self._journals_of_shards()]
+      for path in [*(others if shard else []), self.path]:
+        for reading in _lines(path):
+          self.known[reading.name] = _without_mask(reading)
+      if not shard:
+        self._absorb(leave_locked=wait)
     except BaseException:
       self._file.close()
       raise
@@ -81,31 +99,69 @@ class Journal:
 
   def readings(self) -> list[Reading]:
     """The last reading of every film."""
-    return list({reading.name: reading for reading in self._lines()}.values())
+    return list({read.name: read for read in _lines(self.path)}.values())
 
-  def _lines(self) -> Iterator[Reading]:
-    with self.path.open('rb') as file:
-      for number, line in enumerate(file, 1):
-        try:
-          fields = json.loads(line)
-          boxes = tuple(tuple(box) for box in fields['boxes'])
-          yield Reading(**fields | {'boxes': boxes})
-        except (KeyError, TypeError, ValueError):
-          raise UserError(
-            f'{self.path}, line {number}: not a reading of this program; '
-            'choose another --output_dir'
-          ) from None
+  def _absorb(self, *, leave_locked: bool) -> None:
+    """Moves the readings of shards that have ended here."""
+    for path in self._journals_of_shards():
+      try:
+        file = _opened(path)
+      except UserError:
+        if leave_locked:
+          continue
+        raise
+      with file, files.explained(path):
+        for reading in _lines(path):
+          self.append(reading)
+        path.unlink()
 
-  def _lock(self) -> None:
-    try:
-      fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f'another run is writing to {self.path.parent}') from None
+  def _journals_of_shards(self) -> list[pathlib.Path]:
+    return sorted(self.path.parent.glob(_OF_SHARDS))
 
   def _drop_torn_line(self) -> None:
     with self.path.open('rb') as file:
       whole = sum(len(line) for line in file if line.endswith(b'\n'))
     self._file.truncate(whole)
+
+
+def _opened(path: pathlib.Path, *, wait: bool = False) -> BinaryIO:
+  """Opens a journal for appending, and locks it.
+
+  Raises:
+    UserError: another process has locked it.
+  """
+  while True:
+    # Unbuffered: nothing is left to be written when it is closed.
+    file = path.open('ab', buffering=0)
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      file.close()
+      raise UserError(f'another run is writing to {path.parent}') from None
+    if os.fstat(file.fileno()).st_nlink:
+      return file
+    file.close()  # Absorbed and removed before it was locked.
+
+
+def _lines(path: pathlib.Path) -> Iterator[Reading]:
+  """Yields the readings of a journal; a line that is being written ends it."""
+  try:
+    file = path.open('rb')
+  except FileNotFoundError:  # Not yet there, or absorbed meanwhile.
+    return
+  with file:
+    for number, line in enumerate(file, 1):
+      if not line.endswith(b'\n'):
+        return
+      try:
+        fields = json.loads(line)
+        boxes = tuple(tuple(box) for box in fields['boxes'])
+        yield Reading(**fields | {'boxes': boxes})
+      except (KeyError, TypeError, ValueError):
+        raise UserError(
+          f'{path}, line {number}: not a reading of this program; '
+          'choose another --output_dir'
+        ) from None
 
 
 def _without_mask(reading: Reading) -> Reading:

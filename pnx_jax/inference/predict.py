@@ -17,6 +17,7 @@ from pnx_jax.inference.discovery import Source
 from pnx_jax.inference.journal import Journal
 from pnx_jax.inference.outputs import PICTURE_SIZE, RESEARCH_ONLY, Outputs
 from pnx_jax.inference.readings import Reading
+from pnx_jax.inference.shards import Shard
 from pnx_jax.prediction import decoding, predictor
 from pnx_jax.training import preemption, run_files
 from pnx_jax.training.progress import Progress
@@ -33,6 +34,7 @@ def predict(
   model: str | os.PathLike[str],
   accept_modality: Collection[str] = dicom.RADIOGRAPHY,
   with_dicom_seg: bool = False,
+  shard: Shard | None = None,
 ) -> list[Reading]:
   """Predicts all films among `inputs` that `output_dir` does not hold yet.
 
@@ -46,6 +48,8 @@ def predict(
     model: an evaluated run, or an export.
     accept_modality: see `dicom.read`.
     with_dicom_seg: write masks as DICOM SEG, too.
+    shard: predict its films only. Several shards may run at once; each one
+      that ends writes page and tables of all films that are done by then.
 
   Returns:
     The readings, the most urgent first.
@@ -63,36 +67,41 @@ def predict(
     picture_size=PICTURE_SIZE,
   )
   outputs = Outputs(pathlib.Path(output_dir), with_dicom_seg)
-  with preemption.watch() as stop, Journal(output_dir) as journal:
-    left = [one for one in sources if not _is_done(journal, outputs, one)]
-    _logger.info(
-      '%d films, %d of them to be predicted.', len(sources), len(left)
-    )
-    paths = [source.path for source in left]
-    workers = max(1, pool.num_cores() // 2)  # The rest is for what follows.
-    with decoding.read(paths, options, num_workers=workers) as films:
-      loaded = predictor.load(model)
-      ensemble = loaded.ensemble
-      versions = {'model': ensemble.version, 'rules': ensemble.rules_version}
+  own = [one for one in sources if shard is None or shard.takes(one)]
+  with preemption.watch() as stop:
+    with Journal(output_dir, shard) as journal:
+      left = [one for one in own if not _is_done(journal, outputs, one)]
+      _logger.info('%d films, %d of them to be predicted.', len(own), len(left))
+      paths = [source.path for source in left]
+      workers = max(1, pool.num_cores() // 2)  # The rest is for what follows.
+      with decoding.read(paths, options, num_workers=workers) as films:
+        loaded = predictor.load(model)
+        ensemble = loaded.ensemble
+        versions = {'model': ensemble.version, 'rules': ensemble.rules_version}
+        journal.check_model(**versions)
+        assess = Assessment(sources=left, outputs=outputs, versions=versions)
+        report, done = _reports(len(left)), 0
+        for done, reading in enumerate(loaded.run(films, assess), 1):
+          journal.append(reading)
+          report(done)
+          if stop(done):
+            break
+    with Journal(output_dir, wait=True) as journal:
       journal.check_model(**versions)
-      assess = Assessment(sources=left, outputs=outputs, versions=versions)
-      report, done = _reports(len(left)), 0
-      for done, reading in enumerate(loaded.run(films, assess), 1):
-        journal.append(reading)
-        report(done)
-        if stop(done):
-          break
-    readings = worklist.in_order(journal.readings())
-    worklist.write(outputs.folder, readings)
-    page.write(
-      outputs.folder / 'worklist.html',
-      readings,
-      outputs.pictures,
-      about=versions | {'code': run_files.commit()},
-      points=ensemble.postprocess.operating_points,
-      data=ensemble.data,
-    )
+      readings = worklist.in_order(journal.readings())
+      missing = sum(source.name not in journal.known for source in sources)
+      worklist.write(outputs.folder, readings)
+      page.write(
+        outputs.folder / 'worklist.html',
+        readings,
+        outputs.pictures,
+        about=versions | {'code': run_files.commit()},
+        points=ensemble.postprocess.operating_points,
+        data=ensemble.data,
+      )
   _summarize(outputs.folder, readings)
+  if shard and missing:
+    print(f'{missing} films have no prediction yet.')
   if done < len(left):
     print(f'{len(left) - done} films are left: run the same command to resume.')
   return readings
