@@ -94,6 +94,13 @@ def sources(*names):
       yield file, file.read_text(encoding='utf-8')
 
 
+def test_the_documentation_shows_these_floors():
+  page = (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8')
+  table = page.split('pnx_jax/__init__ ')[1].split('```')[0]
+  rows = [line.split('  ')[0].split() for line in table.splitlines()[1:]]
+  assert [set(row) for row in reversed(rows)] == FLOORS
+
+
 def test_no_room_imports_upwards():
   for path, source in sources('pnx_jax'):
     room = path.relative_to(ROOT / 'pnx_jax').with_suffix('').parts[0]
