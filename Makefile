@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL := 3
 SHORT := $(addprefix tests/test_, configs.py dicom.py layering.py losses.py \
   packaging.py pipeline.py rle.py train.py)
 
-.PHONY: demo study test test-short proofs beam lint format clean
+.PHONY: demo study test test-short proofs beam manifest lint format clean
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,12 @@ beam:
 	$(PYTHON) -m venv .cache/beam
 	.cache/beam/bin/pip install --quiet --editable '.[prep,beam]' pytest
 	.cache/beam/bin/python -m pytest tests/test_beam.py
+
+# The Kubernetes manifest against its schema, in an environment of its own.
+manifest:
+	$(PYTHON) -m venv .cache/kubernetes
+	.cache/kubernetes/bin/pip install --quiet kubernetes-validate
+	.cache/kubernetes/bin/kubernetes-validate --strict docs/cluster/train.yaml
 
 # Style, and the types of every public name.
 lint: $(VENV)/installed
