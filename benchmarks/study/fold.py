@@ -17,7 +17,7 @@ from absl import app, flags
 
 from benchmarks.study import films, plan
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
-from pnx_jax.formats import built_dataset, files, schema
+from pnx_jax.formats import files, schema
 from pnx_jax.input import pipeline
 from pnx_jax.prediction.ensemble import Ensemble
 from pnx_jax.prediction.network import SIZE, Network, presence_trained
@@ -62,12 +62,7 @@ def score(network: Network, config, mesh: jax.sharding.Mesh) -> films.Films:
   """Counts what a network predicts of the films of the held-out fold."""
   dataset = pipeline.Dataset(config.data_dir, [schema.fold_split(config.fold)])
   predictor = DatasetPredictor(
-    Ensemble(
-      networks=(network,),
-      image_size=config.image_size,
-      window=built_dataset.origin(config.data_dir).window,
-      mesh=mesh,
-    ),
+    Ensemble(networks=(network,), mesh=mesh),
     experiment.loader(config, config.eval.batch_size),
   )
   return films.count(
