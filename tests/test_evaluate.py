@@ -165,6 +165,13 @@ def test_pictures_boxes_and_rule_are_written(evaluated):
   rows = _rows(folder / 'per_image.csv')
   predicted = {r['image_id'] for r in rows if int(r['predicted_area'])}
   assert {row['image_id'] for row in _rows(folder / 'boxes.csv')} == predicted
+  masks = rle.read_csv(folder / 'masks.csv')
+  assert list(masks) == [row['image_id'] for row in rows]
+  area = {row['image_id']: 0 for row in rows}
+  for box in _rows(folder / 'boxes.csv'):
+    area[box['image_id']] += int(box['area'])
+  for image_id, found in masks.items():
+    assert rle.union(found, 128, 128).sum() == area[image_id]
   post = Postprocess.load(folder / 'postprocess.json')
   assert post.rule in rule_search.GRID
   assert len(post.operating_points) == 6

@@ -57,7 +57,7 @@ def _page(num_images=60, positives=20):
     records=records,
     statistics=statistics,
     results=results,
-    second=gallery.SecondPass(pictures, [], results.images.dice),
+    second=gallery.SecondPass(pictures, {}, [], results.images.dice),
     metrics={'patient_safe': False, **results.flat()},
   )
 

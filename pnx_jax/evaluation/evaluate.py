@@ -234,6 +234,11 @@ def _write(
     folder / 'per_image.csv', held_out.records, held_out.fold, found.images
   )
   files.write_csv(folder / 'boxes.csv', evaluation_files.BOXES, second.boxes)
+  masks = (
+    (record.image_id, second.masks.get(index, rle.EMPTY))
+    for index, record in enumerate(held_out.records)
+  )
+  rle.write_csv(folder / 'masks.csv', masks)
   for example, picture in second.pictures.items():
     record = held_out.records[example.index]
     gallery.save(picture, example, record, folder / 'overlays')

@@ -16,6 +16,7 @@ _OURS = (
   evaluation_files.CHECKSUMS,
   'boxes.csv',
   'deployment.json',
+  'masks.csv',
   'metrics.json',
   *(f'overlays/{kind}/*_*.png' for kind in ('best', 'random', 'worst')),
   'per_image.csv',

@@ -71,6 +71,11 @@ class PerImage:
   def __len__(self) -> int:
     return len(self.image_id)
 
+  def __getitem__(self, chosen: np.ndarray) -> 'PerImage':
+    """The rows that a mask or indices choose."""
+    columns = dataclasses.fields(self)
+    return PerImage(*(getattr(self, column.name)[chosen] for column in columns))
+
 
 def write_checksums(folder: str | os.PathLike[str]) -> None:
   """Writes the checksums of all files in a folder, but not in those below it.

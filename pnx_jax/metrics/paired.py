@@ -6,6 +6,7 @@ metrics are averaged. Differences are the second side minus the first.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import scipy.stats
@@ -29,6 +30,7 @@ _RESOLVABLE = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)
 _ROUNDING = 1e-12
 
 Side = Sequence[Images]
+_Key = TypeVar('_Key')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,18 +152,17 @@ def permutation_test(
   return {name: _p_value(values) for name, values in differences.items()}
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[_Key, float]) -> dict[_Key, float]:
   """Adjusts p-values for their number; undefined ones do not count.
 
   Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
   """
-  defined = sorted(
-    (value, name) for name, value in p_values.items() if not np.isnan(value)
-  )
+  defined = [key for key, value in p_values.items() if not np.isnan(value)]
   adjusted, highest = dict(p_values), 0.0
-  for rank, (value, name) in enumerate(defined):
-    highest = max(highest, min(1.0, value * (len(defined) - rank)))
-    adjusted[name] = highest
+  for rank, key in enumerate(sorted(defined, key=p_values.__getitem__)):
+    value = p_values[key] * (len(defined) - rank)
+    highest = max(highest, min(1.0, value))
+    adjusted[key] = highest
   return adjusted
 
 

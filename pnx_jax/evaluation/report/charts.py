@@ -210,6 +210,34 @@ def dice_by_area(area: np.ndarray, dice: np.ndarray) -> Chart:
   return chart(text, draw, x='mask area, px at 1024 x 1024', y='Dice')
 
 
+def paired_dice(
+  first: np.ndarray, second: np.ndarray, *, names: tuple[str, str]
+) -> Chart:
+  """Dice f64[N] of positive images by one run against that by another."""
+
+  def draw(axes: 'Axes') -> None:
+    _reference(axes, [0, 1], [0, 1], 'equal')
+    axes.scatter(
+      first,
+      second,
+      14,
+      color=_COLORS[0],
+      alpha=0.45,
+      linewidths=0,
+      clip_on=False,
+    )
+    _unit(axes)
+    axes.set_aspect('equal')
+
+  return chart(
+    f'Dice of {len(first)} positive radiographs: higher by {names[1]} on '
+    f'{np.sum(second > first)}, lower on {np.sum(second < first)}',
+    draw,
+    x=f'Dice by {names[0]}',
+    y=f'Dice by {names[1]}',
+  )
+
+
 def _unit(axes: 'Axes') -> None:
   """Limits both axes to 0 to 1 and adds the legend."""
   axes.set(xlim=(0, 1), ylim=(0, 1))

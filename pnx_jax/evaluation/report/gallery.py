@@ -11,7 +11,7 @@ import numpy as np
 from pnx_jax import draw
 from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.results import Results
-from pnx_jax.formats import boxes, files, letterbox
+from pnx_jax.formats import boxes, files, letterbox, rle
 from pnx_jax.formats.schema import Record
 from pnx_jax.metrics.dice import dice
 from pnx_jax.metrics.summary import Images
@@ -39,12 +39,15 @@ class SecondPass:
 
   Attributes:
     pictures: uint8[H, W, 3] of each example.
+    masks: RLE of the mask of every image that keeps one, by the image's index,
+      in pixels of the radiograph.
     boxes: Image id, x, y, width, height and area of every predicted region, in
       pixels of the radiograph.
     cleaned_dice: f64[N], Dice of every image after its mask was cleaned.
   """
 
   pictures: dict[Example, np.ndarray]
+  masks: dict[int, str]
   boxes: list[tuple[str | int, ...]]
   cleaned_dice: np.ndarray
 
@@ -89,7 +92,7 @@ def second_pass(
   examples_of: dict[int, list[Example]] = {}
   for example in examples:
     examples_of.setdefault(example.index, []).append(example)
-  second = SecondPass({}, [], images.dice.copy())
+  second = SecondPass({}, {}, [], images.dice.copy())
   chosen = sorted({*np.flatnonzero(images.predicted).tolist(), *examples_of})
   for index, probs, probability in held_out.probabilities(chosen):
     record = held_out.records[index]
@@ -98,7 +101,10 @@ def second_pass(
       min_component=min_component,
       fill_holes=fill_holes,
     )
-    for box in boxes.boxes(post.film_mask(probs, probability, record)):
+    film_mask = post.film_mask(probs, probability, record)
+    if film_mask.any():
+      second.masks[index] = rle.encode(film_mask)
+    for box in boxes.boxes(film_mask):
       second.boxes.append((record.image_id, *box.tolist()))
     probs = letterbox.blanked(
       probs, record.height, record.width, pixel_aspect=record.pixel_aspect
