@@ -2,8 +2,8 @@
 
     python -m benchmarks.augment --config=configs/resunet.py
 
-Times the step with and without augmentation, in turn, on a batch of random
-numbers, and prints medians and the range of the share.
+Times the step with and without augmentation, alternately, on a batch of
+random numbers, and prints medians and the range of the share.
 """
 
 import functools
@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
+from pnx_jax.config import loss_weights
 from pnx_jax.input.augment import Augmentation
 from pnx_jax.metrics.dice import SegmentationMetrics
 from pnx_jax.training import (
@@ -32,12 +33,13 @@ _TIMES = flags.DEFINE_integer('times', 5, 'Steps of each kind.')
 
 def main(_):
   config = _CONFIG.value
-  weights = experiment.loss_weights(config)
-  model = experiment.network(config)
+  mesh = sharding.mesh()
+  weights = loss_weights(config)
+  model = experiment.network(config, platform=sharding.platform(mesh))
   optimizer = optim.create(
     name=config.optimizer.name, schedule=lambda _: 1e-4, clip_norm=1.0
   )
-  replicated = sharding.replicated(sharding.mesh())
+  replicated = sharding.replicated(mesh)
   create = functools.partial(
     train_state.create,
     model=model,
@@ -58,7 +60,7 @@ def main(_):
       'image': random.integers(0, 256, shape, np.uint8),
       'label': random.random(shape) < 0.01,
     },
-    sharding.mesh(),
+    mesh,
   )
 
   def step(augmentation):

@@ -34,7 +34,7 @@ def run(config, devices):
   """The loss and the weights after each of the steps to compare."""
   mesh = sharding.mesh(jax.devices()[:devices])
   whole = sharding.replicated(mesh)
-  setup = experiment.Experiment.build(config)
+  setup = experiment.Experiment.build(config, platform=sharding.platform(mesh))
   step = compiled.jit(setup.train_step, donate_argnums=0, out_shardings=whole)
   state = jax.jit(setup.create_state, out_shardings=whole)(jax.random.key(0))
   batches = pipeline.training_batches(

@@ -65,7 +65,9 @@ def devices() -> None:
   model = segmenter.create(
     encoder=_ENCODER.value,
     width=_WIDTH.value,
-    dtype=sharding.compute_dtype('auto'),
+    dtype=sharding.compute_dtype(
+      'auto', platform=sharding.platform(sharding.mesh())
+    ),
   )
   variables = jax.jit(model.init, static_argnames='train')(
     jax.random.key(0), jnp.zeros((1, 64, 64, 1)), train=False

@@ -44,10 +44,10 @@ _VARIANTS = {
   'no augmentation': {
     f'augmentation.{name}': 0.0
     for name in (
-      'flip',
-      'affine',
-      'distortion',
-      'intensity',
+      'flip_probability',
+      'affine_probability',
+      'distortion_probability',
+      'intensity_probability',
       'noise_probability',
     )
   },

@@ -22,5 +22,5 @@ def get_config():
   config.eval_epochs = 2.0
   config.log_steps = 20
   config.losses.presence = 0.5
-  config.augmentation.distortion = 0.0
+  config.augmentation.distortion_probability = 0.0
   return config

@@ -25,7 +25,7 @@ def get_config():
   config.total_epochs = 60.0
   config.positive_share = ((0, 0.8), (50, 0.22))
   config.update_from_flattened_dict(resunet.VARIANTS['resnet34'])
-  config.model.normalisation = 'frozen'
+  config.model.normalization = 'frozen'
   config.losses.bce = 2.7
   config.losses.dice = 0.9
   config.losses.presence = 0.1

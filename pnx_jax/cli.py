@@ -1,17 +1,33 @@
-"""What every command does alike: flags are parsed, mistakes are one line."""
+"""What the commands share: flags, one-line errors, exit codes, the log.
+
+Exit codes of every command:
+
+    0  Done. Also a training that a signal stopped after it saved; the same
+       command resumes it.
+    1  A bug, with its traceback.
+    2  A mistake in the flags, the data or the environment, in one line.
+
+A second signal ends a process at once, with the signal's own status.
+"""
 
 import argparse
 import contextlib
-import os
+import importlib.util
+import inspect
+import logging
 import pathlib
-import re
 import sys
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import NoReturn
 
 from absl import flags
+from absl import logging as absl_logging
 
+from pnx_jax.config import Config, check_field_name
 from pnx_jax.errors import UserError, nearest
+
+_USER_ERROR = 2
 
 
 @contextlib.contextmanager
@@ -22,12 +38,13 @@ def one_line() -> Iterator[None]:
   except UserError as error:
     message = str(error)
   except OSError as error:
-    message = f'{error.filename}: {error.strerror}' * bool(error.filename)
-    message = message or str(error)
+    message = str(error)
+    if error.filename:
+      message = f'{error.filename}: {error.strerror}'
   else:
     return
   print(f'error: {message}', file=sys.stderr)
-  sys.exit(2)
+  sys.exit(_USER_ERROR)
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,40 +67,93 @@ class Parser(argparse.ArgumentParser):
     raise UserError(message)
 
 
+def log_to_terminal(*, level: int = logging.INFO) -> None:
+  """Shows the project's own log, and the warnings of others."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  handler = logging.StreamHandler(sys.stdout)
+  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  logger = logging.getLogger('pnx_jax')
+  logger.addHandler(handler)
+  logger.propagate = False
+  logger.setLevel(level)
+
+
 def parse_flags(argv: Sequence[str], *, recipe: str | None = None) -> list[str]:
   """The `flags_parser` of `app.run`: a mistake in the flags is one line.
 
-  Where `argv` has no --config, `recipe` is what flags such as
-  --config.data_dir change. As the default of the flag it would be read, and
-  they be applied to it, before mistakes can be explained.
+  Args:
+    argv: The command line.
+    recipe: For commands with --config: the recipe where `argv` has none, which
+      flags such as --config.data_dir change. As the default of the flag its
+      mistakes could not be explained.
+
+  Returns:
+    The name of the program.
   """
-  asked = any(re.match('--?config(=|$)', word) for word in argv)
-  chosen = [f'--config={recipe}'] if recipe and not asked else []
   with one_line():
     try:
-      words = flags.FLAGS([argv[0], *chosen, *argv[1:]])
-      if recipe:
-        # A recipe that does not load shows only here.
-        flags.FLAGS['config'].value.to_dict()
-    except Exception as error:  # A recipe is code and may raise anything.
-      raise UserError(_explained(str(error), argv)) from None
+      words = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+      if recipe is not None:
+        words = _with_recipe(words, recipe)
+      words = flags.FLAGS(words)
+    except flags.Error as error:
+      raise UserError(' '.join(str(error).split())) from None
     if len(words) > 1:
-      raise UserError(f'{words[1]!r} is no flag; flags begin with --')
+      raise UserError(f'unexpected argument {words[1]!r}; flags begin with --')
   return words
 
 
-def _explained(error: str, argv: Sequence[str]) -> str:
-  """A flag error in one line that names the nearest right spelling."""
-  asked = re.search(r'--?config[= ]([^: ]+)', ' '.join(argv))
-  if 'config' in flags.FLAGS and asked and not os.path.exists(asked[1]):
-    known = sorted(str(recipe) for recipe in pathlib.Path('configs').glob('*'))
-    hint = f'; the nearest is {nearest(asked[1], known)!r}' if known else ''
-    return f'there is no config {asked[1]!r}{hint}'
-  field = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', error)
-  if field:
-    right, wrong = field.groups()
-    wrong = next((arg for arg in argv if wrong in arg), wrong)
-    return f'{wrong}: the config has no such field; the nearest is {right!r}'
-  if 'Traceback' in error:  # A recipe's own; its last line tells.
-    error = error.strip().splitlines()[-1]
-  return re.sub(r'^[\w.]+Error: ', '', ' '.join(error.split()))
+def _with_recipe(argv: list[str], recipe: str) -> list[str]:
+  """Returns `argv` with a --config that loads and fields that exist."""
+  chosen = None
+  for word, following in zip(argv, [*argv[1:], ''], strict=True):
+    name, equals, value = word.partition('=')
+    if not name.startswith('-'):
+      continue
+    name = name.lstrip('-')
+    if name == 'config':
+      chosen = value if equals else following
+    elif name.removeprefix('no').startswith('config.'):
+      try:
+        check_field_name(name.partition('.')[2])
+      except UserError as error:
+        raise UserError(f'{word}: {error}') from None
+  load_recipe(recipe if chosen is None else chosen)
+  if chosen is None:
+    return [argv[0], f'--config={recipe}', *argv[1:]]
+  return argv
+
+
+def load_recipe(name: str) -> Config:
+  """Returns the configuration of a recipe.
+
+  Args:
+    name: The file, with a variant where it has some, as in
+      'configs/resunet.py:resnet34'.
+
+  Raises:
+    UserError: There is no such file or variant, or its code fails.
+  """
+  path, colon, variant = name.partition(':')
+  if not pathlib.Path(path).is_file():
+    known = sorted(map(str, pathlib.Path('configs').glob('[!_]*.py')))
+    hint = f'; the nearest is {nearest(path, known)!r}' if known else ''
+    raise UserError(f'there is no config {path!r}{hint}')
+  try:
+    get_config = _module(path).get_config
+    if colon and not inspect.signature(get_config).parameters:
+      raise UserError(f'{path} has no variants: remove {colon + variant!r}')
+    return get_config(*([variant] if colon else []))
+  except UserError:
+    raise
+  except Exception as error:  # A recipe is code and may raise anything.
+    raise UserError(f'{path}: {type(error).__name__}: {error}') from error
+
+
+def _module(path: str) -> ModuleType:
+  spec = importlib.util.spec_from_file_location('recipe', path)
+  if spec is None or spec.loader is None:
+    raise UserError(f'{path} is not a Python file')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module

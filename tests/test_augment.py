@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pnx_jax.input import pipeline
-from pnx_jax.input.augment import Augmentation, bilinear, preview
+from pnx_jax.input import pipeline, preview
+from pnx_jax.input.augment import Augmentation, bilinear
 
 FULL = Augmentation(
-  flip=0.5,
-  affine=1.0,
+  flip_probability=0.5,
+  affine_probability=1.0,
   shift=0.1,
   scale=0.15,
   rotate=20,
-  distortion=1.0,
+  distortion_probability=1.0,
   displacement=0.05,
-  intensity=0.5,
-  strength=0.2,
-  noise=0.02,
+  intensity_probability=0.5,
+  intensity_strength=0.2,
+  noise_deviation=0.02,
   noise_probability=0.5,
 )
 
@@ -62,7 +62,7 @@ def test_nothing_asked_is_nothing_done():
 
 def test_flip_mirrors_left_and_right_only():
   image, label = film()
-  flipped, flipped_label = jax.jit(Augmentation(flip=1.0))(
+  flipped, flipped_label = jax.jit(Augmentation(flip_probability=1.0))(
     jax.random.key(0), image, label
   )
   np.testing.assert_allclose(flipped, image[:, :, ::-1], atol=1e-3)
@@ -71,7 +71,7 @@ def test_flip_mirrors_left_and_right_only():
 
 def test_rotation_equals_opencv():
   image, label = film(batch=1, side=64)
-  augment = Augmentation(affine=1.0, rotate=25)
+  augment = Augmentation(affine_probability=1.0, rotate=25)
   key = jax.random.key(3)
   turned, _ = jax.jit(augment)(key, image, label)
   # The angle follows from where the picture's right end has gone.
@@ -86,7 +86,9 @@ def test_rotation_equals_opencv():
 
 def test_image_and_label_move_together():
   image, label = film(batch=16, side=64)
-  geometric = dataclasses.replace(FULL, intensity=0.0, noise_probability=0.0)
+  geometric = dataclasses.replace(
+    FULL, intensity_probability=0.0, noise_probability=0.0
+  )
   moved, moved_label = jax.jit(geometric)(jax.random.key(1), image, label)
   disagree = (np.asarray(moved) > 0.5) != np.asarray(moved_label)
   assert disagree.mean() < 0.005
@@ -95,7 +97,7 @@ def test_image_and_label_move_together():
 
 
 def test_distortion_stays_within_its_displacement():
-  augment = Augmentation(distortion=1.0, displacement=0.05)
+  augment = Augmentation(distortion_probability=1.0, displacement=0.05)
   straight = Augmentation()
   keys = jax.random.split(jax.random.key(0), 64)
   moved = jax.vmap(lambda key: augment.grid(key, 32))(keys)
@@ -107,7 +109,10 @@ def test_distortion_stays_within_its_displacement():
 def test_intensity_leaves_the_label_and_stays_in_range():
   image, label = film(batch=32)
   augment = Augmentation(
-    intensity=1.0, strength=0.3, noise=0.1, noise_probability=1.0
+    intensity_probability=1.0,
+    intensity_strength=0.3,
+    noise_deviation=0.1,
+    noise_probability=1.0,
   )
   changed, same = jax.jit(augment)(jax.random.key(2), image, label)
   np.testing.assert_array_equal(same, label)
@@ -139,7 +144,9 @@ def test_same_key_same_pictures_under_jit(batch):
 
 def test_preview_shows_each_radiograph_beside_its_changes(dataset_dir):
   dataset = pipeline.Dataset(dataset_dir, ['fold0'])
-  sheet = preview(dataset, Augmentation(flip=1.0), rows=2, columns=3)
+  sheet = preview.sheet(
+    dataset, Augmentation(flip_probability=1.0), rows=2, columns=3
+  )
   # Two rows of three pictures of 200 and gaps of 8.
   assert sheet.shape == (2 * 208 + 8, 3 * 208 + 8, 3)
   tiles = [sheet[8:208, left : left + 200] for left in (8, 216, 424)]

@@ -28,7 +28,7 @@ def variants(recipe):
 def test_every_recipe_makes_a_network(recipe, variant):
   module = importlib.import_module(f'configs.{recipe}')
   config = module.get_config(*([] if variant is None else [variant]))
-  experiment.network(config)
+  experiment.network(config, platform='cpu')
   assert config.total_steps is None
   assert f'configs/{recipe}.py' in module.__doc__ or recipe == 'demo'
 
@@ -62,7 +62,7 @@ def assert_one_line(result, words):
     ),
     (
       ['--config=configs/unet.py', '--config.optimizer.lerning_rate=1'],
-      ['optimizer.lerning_rate', "'learning_rate'"],
+      ['optimizer.lerning_rate', "'optimizer.learning_rate'"],
     ),
     (['--config=configs/unet.py', '--config.batch_size=x'], ["'x'"]),
     (['--config=configs/unet.py', '--mode=evil'], ['train|folds|eval']),
@@ -96,7 +96,7 @@ def test_a_users_mistake_is_one_line(flags, words):
   ],
 )
 def test_the_preview_explains_mistakes_as_training_does(flag, words):
-  preview = ('-m', 'pnx_jax.input.augment')
+  preview = ('-m', 'pnx_jax.input.preview')
   assert_one_line(launch(flag, command=preview), words)
 
 

@@ -51,7 +51,7 @@ SMALLER = {
   'data_prep.build': ('--image_size=32', '--num_folds=2', '--num_workers=1'),
   'data_prep.metadata': ('--num_workers=1',),
   'data_prep.view': ('--num_images=2',),
-  'pnx_jax.input.augment': ('--config.image_size=32',),
+  'pnx_jax.input.preview': ('--config.image_size=32',),
   'launch.py': tuple(f'--config.{field}' for field in _TRAINING),
   '--mode=eval': tuple(f'--config.{field}' for field in _EVALUATION),
   '--mode=predict': (),

@@ -186,7 +186,7 @@ def test_an_exported_ensemble_is_the_mean_of_its_networks(
   """Of two sizes and architectures; those that share one share a program."""
   kinds = [
     {'image_size': 32, 'width': 2, 'depth': 1},
-    {'image_size': 16, 'width': 2, 'depth': 1, 'normalisation': 'group'},
+    {'image_size': 16, 'width': 2, 'depth': 1, 'normalization': 'group'},
     {'image_size': 32, 'width': 2, 'depth': 1},
   ]
   networks = [_network(seed, **kind) for seed, kind in enumerate(kinds)]

@@ -47,7 +47,7 @@ def test_learns_on_eight_devices_as_on_one_and_is_restored(
   }
   config = small_run.config(dataset_dir, **fields, **FAMILIES[encoder])
   run = dataclasses.replace(
-    experiment.Experiment.build(config),
+    experiment.Experiment.build(config, platform='cpu'),
     augmentation=lambda key, image, label: (image, label),
   )
   mesh = sharding.mesh()

@@ -57,7 +57,7 @@ def test_depthwise(size, stride, padding):
 
 @pytest.mark.parametrize('total', ['on_cpu', 'direct'])
 @pytest.mark.parametrize('height', [7, 16])
-def test_batch_normalisation(monkeypatch, total, height):
+def test_batch_normalization(monkeypatch, total, height):
   monkeypatch.setattr(batch_norm, 'total', getattr(batch_norm, total))
   theirs = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-3)
   ours = batch_norm.BatchNorm(
@@ -90,7 +90,7 @@ def test_batch_normalisation(monkeypatch, total, height):
   jax.tree.map(same, found, wanted)
 
 
-def test_batch_normalisation_keeps_what_its_input_is_made_of():
+def test_batch_normalization_keeps_what_its_input_is_made_of():
   x = jnp.asarray(random(2, 7, 5, 4), jnp.bfloat16)
 
   def projected(x, scale, bias):
@@ -210,10 +210,10 @@ def test_attention_weighs_channels_and_places():
   np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_frozen_normalisation_keeps_its_statistics():
+def test_frozen_normalization_keeps_its_statistics():
   x = 5 + random(4, 2, 2, 3)
   for kind, changes in (('batch', True), ('frozen', False)):
-    norm = layers.Norm(layers.Style(normalisation=kind))
+    norm = layers.Norm(layers.Style(normalization=kind))
     variables = norm.init(jax.random.key(0), x, train=False)
     _, after = norm.apply(variables, x, train=True, mutable=['batch_stats'])
     before = variables['batch_stats']['batch']['mean']

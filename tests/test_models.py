@@ -66,8 +66,8 @@ def run(**settings):
   'settings',
   [
     {'encoder': 'unet'},
-    {'encoder': 'resunet', 'normalisation': 'group'},
-    {'encoder': '_tiny_resnet', 'attention': True, 'normalisation': 'frozen'},
+    {'encoder': 'resunet', 'normalization': 'group'},
+    {'encoder': '_tiny_resnet', 'attention': True, 'normalization': 'frozen'},
     {'encoder': '_tiny_se_resnext', 'decoder': 'unetpp'},
     {
       'encoder': '_tiny_efficientnet',
@@ -186,9 +186,9 @@ def test_recomputed_activations_change_nothing():
     )
 
 
-def test_frozen_normalisation_holds_for_the_encoder_alone():
+def test_frozen_normalization_holds_for_the_encoder_alone():
   variables, _, _, changed = run(
-    encoder='_tiny_resnet', attention=True, normalisation='frozen'
+    encoder='_tiny_resnet', attention=True, normalization='frozen'
   )
   before, after = variables['batch_stats'], changed['batch_stats']
 
@@ -271,7 +271,7 @@ def test_presence_reads_the_mask_without_changing_it():
     ({'encoder': 'resnet43'}, "'resnet34'"),
     ({'encoder': '_tiny_net'}, '^((?!_tiny_(resnet|lite)).)*$'),
     ({'encoder': 'unet', 'decoder': 'unetplus'}, "'unetpp'"),
-    ({'encoder': 'unet', 'normalisation': 'batchnorm'}, "'batch'"),
+    ({'encoder': 'unet', 'normalization': 'batchnorm'}, "'batch'"),
     ({'encoder': 'unet', 'drop_path': 0.1}, 'drop_path'),
     ({'encoder': 'resnet34', 'depth': 6}, 'depth of 1 to 5'),
     ({'encoder': 'unet', 'output_stride': 3}, '1, 2 or 4, not 3'),

@@ -63,7 +63,7 @@ def test_encoder_is_frozen_then_moves_by_its_factor():
   def make(**kwargs):
     return optim.create(name='sgd', schedule=lambda _: 0.1, **kwargs)
 
-  held = make(encoder_factor=0.1, freeze_encoder_steps=2)
+  held = make(encoder_lr_factor=0.1, freeze_encoder_steps=2)
   frozen, moved, free = run(held, 2), run(held, 3), run(make(), 3)
   np.testing.assert_array_equal(frozen['encoder']['kernel'], 1.0)
   assert (np.asarray(moved['encoder']['kernel']) < 1).all()

@@ -10,7 +10,7 @@ import pnx_jax
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.evaluate import evaluate
 from pnx_jax.export.export import export
-from pnx_jax.training import experiment, run_files
+from pnx_jax.training import run_files
 from pnx_jax.training.train import train
 
 
@@ -28,9 +28,9 @@ def run(dataset_dir, tmp_path_factory):
   return path
 
 
-def test_it_trains_evaluates_predicts_and_exports(run, phantoms, tmp_path):
+def test_it_trains_evaluates_predicts_and_exports(run, phantom_films, tmp_path):
   export(run, tmp_path / 'model')
-  film = next(phantoms.rglob('*.dcm'))
+  film = next(phantom_films.rglob('*.dcm'))
   from_run = pnx_jax.load(run).predict(film)
   exported = pnx_jax.load(tmp_path / 'model').predict(film)
   assert from_run.mask.shape == (128, 128)
@@ -44,7 +44,7 @@ def test_a_run_that_does_not_name_the_field_has_stride_1(dataset_dir, tmp_path):
   del older['model']['output_stride']
   (tmp_path / 'config.json').write_text(json.dumps(older))
   run_files.check_same_run(tmp_path, config)
-  assert experiment.network(run_files.load(tmp_path)).output_stride == 1
+  assert run_files.load(tmp_path).model.output_stride == 1
   with pytest.raises(UserError, match='output_stride: 1 there, 2 here'):
     run_files.check_same_run(
       tmp_path, small_run.config(dataset_dir, **{'model.output_stride': 2})

@@ -340,7 +340,7 @@ def test_what_does_not_fit_is_listed():
   'encoder, settings, words',
   [
     ('unet', {}, 'no pretrained weights for unet'),
-    ('_tiny_resnet', {'normalisation': 'group'}, 'normalisation'),
+    ('_tiny_resnet', {'normalization': 'group'}, 'normalization'),
   ],
 )
 def test_encoders_without_a_place_for_weights(encoder, settings, words):

@@ -15,10 +15,10 @@ from pnx_jax.training import train
 
 # The probabilities of everything that changes an image.
 _AUGMENTATIONS = (
-  'flip',
-  'affine',
-  'distortion',
-  'intensity',
+  'flip_probability',
+  'affine_probability',
+  'distortion_probability',
+  'intensity_probability',
   'noise_probability',
 )
 

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from configs import default, resunet
+from pnx_jax.config import flatten
 from pnx_jax.errors import UserError
 from pnx_jax.training import run_files
 
@@ -12,7 +13,7 @@ def test_config_json_gives_the_config_back(tmp_path):
   config.total_steps = 7
   run_files.write(tmp_path, config, ['b', 'a'])
   assert json.loads((tmp_path / 'config.json').read_text())['total_steps'] == 7
-  assert run_files.flat(run_files.load(tmp_path)) == run_files.flat(config)
+  assert flatten(run_files.load(tmp_path)) == flatten(config)
 
 
 def test_another_network_is_refused_and_the_difference_shown(tmp_path):
@@ -40,17 +41,15 @@ def test_a_longer_run_another_fold_and_another_place_are_the_same_run(
 def test_evaluation_overrides_only_what_it_may(tmp_path):
   run_files.write(tmp_path, default.get_config(), [])
   config = run_files.load_with_overrides(
-    tmp_path,
-    {'eval.flip': False, 'data_dir': 'd', 'batch_size': 5},
-    defaults=default.get_config(),
+    tmp_path, {'eval.flip': False, 'data_dir': 'd', 'batch_size': 5}
   )
   assert (config.eval.flip, config.data_dir) == (False, 'd')
   assert config.eval.batch_size == 5
   assert config.batch_size == default.get_config().batch_size
   with pytest.raises(UserError, match=r'model\.width cannot be changed'):
-    run_files.load_with_overrides(
-      tmp_path, {'model.width': 3}, defaults=default.get_config()
-    )
+    run_files.load_with_overrides(tmp_path, {'model.width': 3})
+  with pytest.raises(UserError, match=r'log_steps cannot be changed'):
+    run_files.load_with_overrides(tmp_path, {'log_steps': 3})
 
 
 def test_a_run_older_than_a_field_takes_its_default(tmp_path):
@@ -59,10 +58,28 @@ def test_a_run_older_than_a_field_takes_its_default(tmp_path):
   old = json.loads(path.read_text())
   del old['eval']['flip']
   path.write_text(json.dumps(old))
-  config = run_files.load_with_overrides(
-    tmp_path, {}, defaults=default.get_config()
-  )
-  assert config.eval.flip is default.get_config().eval.flip
+  assert run_files.load(tmp_path).eval.flip is default.get_config().eval.flip
+
+
+def test_old_names_of_fields_are_read_and_stay_in_the_file(tmp_path, caplog):
+  config = default.get_config()
+  config.model.normalization = 'group'
+  config.augmentation.flip_probability = 0.25
+  content = json.loads(config.to_json_best_effort())
+  content['model']['normalisation'] = content['model'].pop('normalization')
+  augmentation = content['augmentation']
+  augmentation['flip'] = augmentation.pop('flip_probability')
+  text = json.dumps(content)
+  path = tmp_path / 'config.json'
+  path.write_text(text)
+  with caplog.at_level('INFO', logger='pnx_jax'):
+    loaded = run_files.load(tmp_path)
+  assert flatten(loaded) == flatten(config)
+  (message,) = [record.getMessage() for record in caplog.records]
+  assert 'model.normalisation as model.normalization' in message
+  run_files.check_same_run(tmp_path, config)
+  run_files.write(tmp_path, config, [])
+  assert path.read_text() == text
 
 
 def test_other_training_images_are_refused(tmp_path):
@@ -82,11 +99,32 @@ def test_a_workdir_that_is_a_file_is_one_line(tmp_path):
     run_files.write(tmp_path / 'run', default.get_config(), [])
 
 
-def test_no_run_and_a_broken_one_are_told_apart(tmp_path):
-  with pytest.raises(UserError, match='no run at'):
+@pytest.mark.parametrize(
+  ('content', 'words'),
+  [
+    ('{"a": ', 'not valid JSON'),
+    ('[1]', 'does not hold the fields'),
+    ('{"model": {"widht": 3}}', r'no field model\.widht.*model\.width'),
+    ('{"model": 3}', 'no field model'),
+    ('{"batch_size": "16"}', "batch_size='16' must be of type int"),
+    ('{"batch_size": true}', 'batch_size=True must be of type int'),
+    ('{"eval": {"flip": 1}}', r'eval\.flip=1 must be of type bool'),
+    ('{"optimizer": {"ema_decay": NaN}}', 'ema_decay=nan must be from 0 to 1'),
+    ('{"compute_dtype": "float12"}', "'float32'"),
+  ],
+)
+def test_a_config_json_that_no_run_has_is_refused_by_name(
+  tmp_path, content, words
+):
+  path = tmp_path / 'config.json'
+  path.write_text(content)
+  with pytest.raises(UserError, match=words) as error:
     run_files.load(tmp_path)
-  (tmp_path / 'config.json').write_text('{"a": ')
-  with pytest.raises(UserError, match='not valid JSON'):
+  assert str(path) in str(error.value)
+
+
+def test_no_run_is_told_from_a_broken_one(tmp_path):
+  with pytest.raises(UserError, match='no run at'):
     run_files.load(tmp_path)
 
 

@@ -73,7 +73,7 @@ def test_epoch_and_position_are_inverse():
     ([1, 0], ((0, 0.8), (0, 0.4)), 'ascend'),
     ([1, 0], ((0, 1.2),), 'at most at 1'),
     ([0, 0], ((0, 0.5),), 'positives'),
-    ([], (), 'no labelled image'),
+    ([], (), 'no annotated image'),
   ],
 )
 def test_impossible_schedules_are_refused(labels, share, words):

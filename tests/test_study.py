@@ -8,9 +8,9 @@ import pytest
 import sklearn.metrics
 
 from benchmarks.study import comparison, films, plan, pretrain, report
+from pnx_jax.config import check_config
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.models import pretrained, segmenter
-from pnx_jax.training import experiment
 
 KEY = jax.random.key(0)
 
@@ -176,7 +176,7 @@ def test_every_variant_makes_a_config_that_can_train():
     assert variant.parent in ('', *names[:place])
     run = plan.Run(variant, 0, 1)
     config = plan.config(run, 'data', output_dir='out')
-    experiment.check_numbers(config)
+    check_config(config)
     assert plan.parse(str(run)) == run
   with pytest.raises(ValueError, match='nobody/seed0_fold0'):
     plan.parse('nobody/seed0_fold0')

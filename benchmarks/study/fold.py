@@ -39,7 +39,7 @@ def last_network(
   config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
 ) -> Network:
   """Returns the averaged weights of the newest checkpoint."""
-  run = experiment.Experiment.build(config)
+  run = experiment.Experiment.build(config, platform=sharding.platform(mesh))
   abstract = train_state.abstract(
     run.create_state,
     jax.random.key(config.seed, impl='rbg'),

@@ -87,7 +87,7 @@ VARIANTS = (
     why='140 positive films for 20 epochs are far from overfitted.',
     parent='batch_dice',
     changes={
-      'augmentation.distortion': 0.0,
+      'augmentation.distortion_probability': 0.0,
       'augmentation.noise_probability': 0.0,
     },
   ),
@@ -126,7 +126,7 @@ VARIANTS = (
     parent='mild',
     changes={
       'optimizer.learning_rate': 1e-3,
-      'optimizer.encoder_factor': 0.3,
+      'optimizer.encoder_lr_factor': 0.3,
     },
   ),
   Variant(

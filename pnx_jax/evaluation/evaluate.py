@@ -10,6 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from pnx_jax.config import check_config
 from pnx_jax.evaluation import (
   protocol,
   provenance,
@@ -62,7 +63,7 @@ def evaluate(
   Raises:
     UserError: no checkpoint, no data, or networks that cannot be ensembled.
   """
-  experiment.check_numbers(config)
+  check_config(config)
   options = config.eval
   sharding.check_batch_size(options.batch_size, 'eval.batch_size')
   if options.predictions:

@@ -1,69 +1,73 @@
-r"""Augmentation on the device, inside the jitted training step.
+"""Augmentation on the device, inside the jitted training step.
 
-Crop, distortion, affine map and mirror are composed into one sampling grid,
-so that image and label are read once, at the same places. Draw a sheet with
-
-    python -m pnx_jax.input.augment --config=configs/resunet.py \
-        --config.data_dir=data/demo --preview=sheet.png
+Crop, distortion, affine transform and mirroring are composed into one sampling
+grid, so that image and label are interpolated once, at the same points.
+`python -m pnx_jax.input.preview` draws what it does to some radiographs.
 """
 
 import dataclasses
-import functools
+import sys
 
-import cv2
 import jax
 import jax.numpy as jnp
-import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 
-from pnx_jax import draw
-from pnx_jax.cli import one_line, parse_flags
-from pnx_jax.errors import UserError
-from pnx_jax.input import pipeline
-
-_PREVIEW_SIZE = 200
 _ELASTIC_CELLS = 6
 _GRID_CELLS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """What is drawn for each image; the fields are those of the config.
+  """Random changes of a training batch, as `config.augmentation` asks for them.
 
-  Lengths are shares of the side, angles degrees, intensities shares of white.
+  Attributes:
+    flip_probability: Of mirroring left and right.
+    affine_probability: Of shift, scale and rotation.
+    shift: Largest shift, as a share of the side.
+    scale: Largest change of the scale, as a share.
+    rotate: Largest rotation, in degrees.
+    distortion_probability: Of one of elastic, grid and optical distortion.
+    displacement: Largest displacement by it, as a share of the side.
+    intensity_probability: Of each of brightness, contrast and gamma.
+    intensity_strength: Largest change of brightness and contrast, as a share
+      of white; half the largest change of the gamma's logarithm.
+    noise_probability: Of pixel noise.
+    noise_deviation: Standard deviation of the noise, as a share of white.
+    crop_size: Side of the random square that is cut out; 0 keeps the image.
   """
 
-  flip: float = 0.0
-  affine: float = 0.0
+  flip_probability: float = 0.0
+  affine_probability: float = 0.0
   shift: float = 0.0
   scale: float = 0.0
   rotate: float = 0.0
-  distortion: float = 0.0
+  distortion_probability: float = 0.0
   displacement: float = 0.0
-  intensity: float = 0.0
-  strength: float = 0.0
-  noise: float = 0.0
+  intensity_probability: float = 0.0
+  intensity_strength: float = 0.0
   noise_probability: float = 0.0
+  noise_deviation: float = 0.0
   crop_size: int = 0
 
   def __call__(
     self, key: jax.Array, image: jax.Array, label: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """Changes every image of a batch in its own way.
+    """Augments every image of a batch independently.
 
     Args:
-      key: of this step.
+      key: Random key of this step.
       image: f32[B, H, H, 1] in 0..1.
       label: bool[B, H, H, 1].
 
     Returns:
-      f32[B, C, C, 1] in 0..1 and bool[B, C, C, 1] with C = crop_size or H.
+      Image f32[B, C, C, 1] in 0..1 and label bool[B, C, C, 1] with C =
+      crop_size or H.
     """
     keys = jax.random.split(key, len(image))
     return jax.vmap(self._one)(keys, image, label)
 
-  def _one(self, key, image, label):
+  def _one(
+    self, key: jax.Array, image: jax.Array, label: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
     grid_key, tone_key = jax.random.split(key)
     stacked = jnp.concatenate([image, label.astype(image.dtype)], axis=-1)
     side = image.shape[0]
@@ -73,9 +77,15 @@ class Augmentation:
     return self._tone(tone_key, image), label
 
   def grid(self, key: jax.Array, side: int) -> jax.Array:
-    """Where each output pixel looks, f32[C, C, 2].
+    """Draws the sampling grid of one image.
 
-    (y, x) in -0.5..0.5, from one edge of the input to the other.
+    Args:
+      key: Random key of this image.
+      side: H of the input.
+
+    Returns:
+      f32[C, C, 2]: for each output pixel the point (y, x) of the input that it
+      takes its value from; -0.5 is one edge of the input and 0.5 the other.
     """
     crop, distort, affine, mirror = jax.random.split(key, 4)
     out = self.crop_size or side
@@ -86,12 +96,12 @@ class Augmentation:
     grid = grid * (out / side) + offset * room
     grid = grid + self._distortion(distort, grid)
     grid = self._affine(affine, grid)
-    flipped = jax.random.bernoulli(mirror, self.flip)
+    flipped = jax.random.bernoulli(mirror, self.flip_probability)
     return grid * jnp.where(flipped, jnp.array([1.0, -1.0]), 1.0)[None, None]
 
-  def _affine(self, key, grid):
+  def _affine(self, key: jax.Array, grid: jax.Array) -> jax.Array:
     use, shift, scale, rotate = jax.random.split(key, 4)
-    drawn = jax.random.bernoulli(use, self.affine)
+    drawn = jax.random.bernoulli(use, self.affine_probability)
     angle = jnp.deg2rad(_symmetric(rotate, (), self.rotate) * drawn)
     zoom = 1 + _symmetric(scale, (), self.scale) * drawn
     offset = _symmetric(shift, (1, 1, 2), self.shift) * drawn
@@ -99,8 +109,8 @@ class Augmentation:
     matrix = jnp.array([[cosine, -sine], [sine, cosine]]) * zoom
     return grid @ matrix + offset
 
-  def _distortion(self, key, grid):
-    """Elastic, grid or optical displacement of every point, or none."""
+  def _distortion(self, key: jax.Array, grid: jax.Array) -> jax.Array:
+    """Elastic, grid or optical displacement of every point f32[C, C, 2]."""
     use, which, elastic, cells, optical = jax.random.split(key, 5)
     coarse = _symmetric(elastic, (_ELASTIC_CELLS, _ELASTIC_CELLS, 2), 1.0)
     smooth = jax.image.resize(coarse, grid.shape, 'cubic')
@@ -113,34 +123,42 @@ class Augmentation:
     bend = _symmetric(optical, (), 1.0)
     lens = grid * (bend * 8 * jnp.sum(grid**2, axis=-1, keepdims=True))
     chosen = jax.nn.one_hot(jax.random.randint(which, (), 0, 3), 3)
-    drawn = jax.random.bernoulli(use, self.distortion)
+    drawn = jax.random.bernoulli(use, self.distortion_probability)
     moved = jnp.stack([smooth, lines, lens], axis=-1) @ chosen
     return moved * self.displacement * drawn
 
-  def _tone(self, key, image):
+  def _tone(self, key: jax.Array, image: jax.Array) -> jax.Array:
     """Brightness, contrast, gamma and noise, each with its probability."""
     uses, brightness, contrast, gamma, grain, noise = jax.random.split(key, 6)
-    use = jax.random.bernoulli(uses, self.intensity, (3,))
-    image = image + _symmetric(brightness, (), self.strength) * use[0]
-    slope = 1 + _symmetric(contrast, (), self.strength) * use[1]
+    use = jax.random.bernoulli(uses, self.intensity_probability, (3,))
+    image = image + _symmetric(brightness, (), self.intensity_strength) * use[0]
+    slope = 1 + _symmetric(contrast, (), self.intensity_strength) * use[1]
     mean = jnp.mean(image)
     image = jnp.clip((image - mean) * slope + mean, 0, 1)
-    power = jnp.exp(_symmetric(gamma, (), 2 * self.strength) * use[2])
-    # The power is taken away from 0, where its gradient is infinite.
+    power = jnp.exp(_symmetric(gamma, (), 2 * self.intensity_strength) * use[2])
+    # At 0 the gradient of the power is infinite.
     image = jnp.maximum(image, 1e-4) ** power
     noisy = jax.random.bernoulli(grain, self.noise_probability)
-    added = jax.random.normal(noise, image.shape) * self.noise * noisy
+    added = jax.random.normal(noise, image.shape) * self.noise_deviation * noisy
     return jnp.clip(image + added, 0, 1)
 
 
-def _symmetric(key, shape, limit):
+def _symmetric(
+  key: jax.Array, shape: tuple[int, ...], limit: float
+) -> jax.Array:
+  """Uniform numbers from `-limit` to `limit`."""
   return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 
 
 def bilinear(image: jax.Array, points: jax.Array) -> jax.Array:
-  """Reads `image` f32[H, W, C] at `points` f32[..., 2] (y, x) in pixels.
+  """Interpolates an image at points; outside it, the image is 0 (black).
 
-  What lies outside the image is 0, as the film's surroundings are.
+  Args:
+    image: f32[H, W, C].
+    points: f32[..., 2], (y, x) in pixels.
+
+  Returns:
+    f32[..., C].
   """
   height, width, channels = image.shape
   flat = image.reshape(height * width, channels)
@@ -161,56 +179,5 @@ def bilinear(image: jax.Array, points: jax.Array) -> jax.Array:
   return total
 
 
-def preview(dataset, augmentation: Augmentation, *, rows=4, columns=6):
-  """A sheet of radiographs (left) and what training may see of them.
-
-  Args:
-    dataset: a `pipeline.Dataset`; its first positives are drawn.
-    augmentation: what is drawn for each.
-    rows: radiographs.
-    columns: pictures of each.
-
-  Returns:
-    uint8[H, W, 3].
-  """
-  size = dataset.stored_size
-  drawn = []
-  for index in np.flatnonzero(dataset.labels == 1)[:rows]:
-    image, label = dataset.image(index, size), dataset.label(index, size)
-    batch = [
-      np.repeat(x[None, ..., None], columns - 1, 0) for x in (image, label)
-    ]
-    key = jax.random.fold_in(jax.random.key(0), index)
-    images, labels = jax.jit(augmentation)(
-      key, batch[0].astype(np.float32) / 255, batch[1]
-    )
-    images = np.round(np.asarray(images) * 255).astype(np.uint8)
-    pairs = [
-      (image, label),
-      *zip(images[..., 0], np.asarray(labels)[..., 0], strict=True),
-    ]
-    drawn += [
-      draw.outline(draw.picture(one, _PREVIEW_SIZE), mask)
-      for one, mask in pairs
-    ]
-  return draw.contact_sheet(drawn, columns=columns)
-
-
-def main(_):
-  config = flags.FLAGS['config'].value
-  with one_line():
-    dataset = pipeline.Dataset(config.data_dir, pipeline.folds(config.data_dir))
-    sheet = preview(dataset, Augmentation(**config.augmentation))
-    path = flags.FLAGS['preview'].value
-    if not cv2.imwrite(path, sheet[..., ::-1]):
-      raise UserError(f'cannot write {path}')
-  print(f'Wrote {path}')
-
-
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', None)
-  flags.DEFINE_string('preview', 'augmentation.png', 'Picture to write.')
-  app.run(
-    main,
-    flags_parser=functools.partial(parse_flags, recipe='configs/resunet.py'),
-  )
+  sys.exit('error: the command is `python -m pnx_jax.input.preview` now')

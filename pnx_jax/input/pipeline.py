@@ -1,16 +1,17 @@
-"""From TFRecords to batches of numpy arrays: which records, in which order.
+"""From TFRecords to batches of numpy arrays.
 
 A training batch is a pure function of (seed, schedule, step), whatever the
-number of processes: process p of P reads the p-th part of every global batch.
+number of processes: process p of P loads the p-th part of every global batch.
 Evaluation pads the last batch with `valid=False`, so every image counts once.
 
-Batches are dicts: `image` uint8[B, S, S, 1], `label` bool[B, S, S, 1], `valid`
-bool[B] and `index` int32[B], the record's place in the dataset.
+A batch is a dict of `image` u8[B, S, S, 1], `label` bool[B, S, S, 1], `valid`
+bool[B] and `index` i32[B], the position of the record in the dataset.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import cv2
 import grain
@@ -20,8 +21,10 @@ from pnx_jax.errors import UserError
 from pnx_jax.formats import built_dataset, letterbox, rle, schema, tfrecord
 from pnx_jax.input.sampling import Schedule
 
-# Decoding runs in as many threads as the reader asks for; OpenCV's own would
-# only fight with them.
+Example: TypeAlias = dict[str, np.ndarray]
+Batch: TypeAlias = dict[str, np.ndarray]
+
+# Images are decoded in the loader's threads; OpenCV's own would compete.
 cv2.setNumThreads(1)
 
 
@@ -29,12 +32,12 @@ class Dataset:
   """The records of some splits: small fields in memory, images on disk.
 
   Args:
-    data_dir: a folder written by `python -m data_prep.build`.
-    splits: names of splits, such as ('fold0', 'fold2').
-    labeled_only: leave out records without an annotation.
+    data_dir: A folder written by `python -m data_prep.build`.
+    splits: Names of splits, such as ('fold0', 'fold2').
+    labeled_only: Whether to leave out records without an annotation.
 
   Attributes:
-    records: the fields of every record, but without the pictures.
+    records: The fields of every record, without the images.
   """
 
   def __init__(
@@ -46,30 +49,36 @@ class Dataset:
   ):
     self._source = built_dataset.split_source(data_dir, splits)
     self._data_dir = data_dir
-    records = [
+    records: list[schema.Record] = [
       dataclasses.replace(tfrecord.parse(example), image=b'', mask=b'')
       for example in self._source
     ]
-    self._places = [
-      place
-      for place, record in enumerate(records)
+    self._positions = [
+      position
+      for position, record in enumerate(records)
       if record.label != schema.UNLABELED or not labeled_only
     ]
-    self.records = [records[place] for place in self._places]
+    self.records: list[schema.Record] = [
+      records[position] for position in self._positions
+    ]
 
   def __len__(self) -> int:
     return len(self.records)
 
   @functools.cached_property
   def labels(self) -> np.ndarray:
-    """i64[N]: 1 pneumothorax, 0 none, -1 unlabelled."""
+    """i64[N]: 1 pneumothorax, 0 none, -1 not annotated."""
     return np.array([record.label for record in self.records], np.int64)
 
   def image(self, index: int, size: int) -> np.ndarray:
-    """The radiograph as uint8[size, size].
+    """Returns the image of a record as u8[size, size].
+
+    Args:
+      index: Position of the record.
+      size: Side of the image; at most that of the stored image.
 
     Raises:
-      UserError: the stored image is smaller than `size` or does not decode.
+      UserError: The stored image is smaller, or cannot be decoded.
     """
     image = self._stored(index)
     self._check_size(len(image), size)
@@ -91,39 +100,43 @@ class Dataset:
 
   @functools.cached_property
   def stored_size(self) -> int:
-    """Side of the images as they are stored."""
+    """Side of the stored images."""
     return len(self._stored(0))
 
   def _stored(self, index: int) -> np.ndarray:
-    record = tfrecord.parse(self._source[self._places[index]])
+    record = tfrecord.parse(self._source[self._positions[index]])
     png = np.frombuffer(record.image, np.uint8)
     image = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
     if image is None:
       raise UserError(
-        f'{self._data_dir}: the image of {record.image_id} does not decode; '
+        f'{self._data_dir}: the image of {record.image_id} cannot be decoded; '
         'the dataset is damaged: build it again'
       )
     return image
 
   def label(self, index: int, size: int) -> np.ndarray:
-    """The pneumothorax mask on the letterboxed square, bool[size, size]."""
+    """Returns the mask of a record, letterboxed to bool[size, size]."""
     record = self.records[index]
     mask = rle.decode(record.rle, record.height, record.width)
     return letterbox.letterbox(mask, size, pixel_aspect=record.pixel_aspect)
 
 
 def folds(data_dir: str) -> list[str]:
-  """The names of the cross-validation splits, in order."""
+  """Returns the names of the cross-validation splits, in order."""
   sizes = built_dataset.split_sizes(data_dir)
   names = (schema.fold_split(fold) for fold in range(len(sizes)))
   return [name for name in names if name in sizes]
 
 
 def split_names(data_dir: str, fold: int) -> tuple[list[str], list[str]]:
-  """The splits to train on and to validate on when `fold` is held out.
+  """Returns the splits to train on and to validate on.
+
+  Args:
+    data_dir: A folder written by `python -m data_prep.build`.
+    fold: The fold that is held out.
 
   Raises:
-    UserError: there is no such fold.
+    UserError: There is no such fold.
   """
   names = folds(data_dir)
   if not 0 <= fold < len(names):
@@ -135,14 +148,24 @@ def split_names(data_dir: str, fold: int) -> tuple[list[str], list[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-  """How this process reads: its share of every batch and its threads."""
+  """How this process loads its part of every batch.
+
+  Attributes:
+    batch_size: Images per step, over all processes.
+    process_index: The number of this process, from 0.
+    process_count: How many processes share a batch.
+    threads: Threads that decode images; each prepares one batch ahead.
+
+  Raises:
+    UserError: The batch does not divide among the processes.
+  """
 
   batch_size: int
   process_index: int = 0
   process_count: int = 1
   threads: int = 8
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.batch_size % self.process_count:
       raise UserError(
         f'batch_size={self.batch_size} does not divide among '
@@ -151,20 +174,29 @@ class Loader:
 
   @property
   def local_batch_size(self) -> int:
+    """Images per step of this process."""
     return self.batch_size // self.process_count
 
   def global_position(self, local_position: int) -> int:
-    """Where this process' n-th example stands in the global sequence."""
+    """Returns the position in the global sequence of a local one."""
     batch, place = divmod(local_position, self.local_batch_size)
     offset = self.process_index * self.local_batch_size
     return batch * self.batch_size + offset + place
 
-  def batches(self, examples, first: int, last: int) -> Iterator[dict]:
-    """Batches `first` to `last` (exclusive) of a function of the position."""
+  def batches(
+    self, example: Callable[[int], Example], first: int, last: int
+  ) -> Iterator[Batch]:
+    """Loads this process' part of the batches `first` to `last` (exclusive).
+
+    Args:
+      example: Returns the example at a position of the global sequence.
+      first: The number of the first batch.
+      last: The number after that of the last batch.
+    """
     local = self.local_batch_size
     dataset = (
       grain.MapDataset.range(first * local, last * local)
-      .map(lambda position: examples(self.global_position(position)))
+      .map(lambda position: example(self.global_position(position)))
       .batch(local)
     )
     options = grain.ReadOptions(
@@ -181,10 +213,19 @@ def training_batches(
   loader: Loader,
   first_step: int,
   last_step: int,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of the steps from `first_step` up to `last_step` (exclusive)."""
+) -> Iterator[Batch]:
+  """Loads the batches that follow `first_step`, up to that of `last_step`.
 
-  def example(position: int) -> dict[str, np.ndarray]:
+  Args:
+    dataset: The training images.
+    schedule: Their order.
+    image_size: S of the batches.
+    loader: Batch size, processes and threads.
+    first_step: Number of steps taken before.
+    last_step: Number of steps taken after the last batch.
+  """
+
+  def example(position: int) -> Example:
     index = schedule.record(position)
     return _example(dataset, index, image_size)
 
@@ -197,15 +238,19 @@ def evaluation_batches(
   image_size: int,
   loader: Loader,
   truth_size: int | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-  """Every record once, in order; the last batch is padded as not valid.
+) -> Iterator[Batch]:
+  """Loads every record once, in order; padding is not `valid`.
 
-  With `truth_size`, batches also hold `truth` bool[B, T, T], the label on
-  the square of that side, and `place` i32[B, 4], see `letterbox.Place`, where
-  the film lies on it.
+  Args:
+    dataset: The images to evaluate.
+    image_size: S of the batches.
+    loader: Batch size, processes and threads.
+    truth_size: T, where batches are also to have `truth` bool[B, T, T], the
+      label letterboxed to that side, and `place` i32[B, 4], the radiograph's
+      place on that square (see `letterbox.Place`).
   """
 
-  def example(position: int) -> dict[str, np.ndarray]:
+  def example(position: int) -> Example:
     valid = position < len(dataset)
     index = position if valid else 0
     example = _example(dataset, index, image_size)
@@ -227,7 +272,7 @@ def evaluation_batches(
   return loader.batches(example, 0, num_batches)
 
 
-def _example(dataset, index: int, size: int) -> dict[str, np.ndarray]:
+def _example(dataset: Dataset, index: int, size: int) -> Example:
   return {
     'image': dataset.image(index, size)[..., None],
     'label': dataset.label(index, size)[..., None],

@@ -1,10 +1,11 @@
-"""Which image stands at which position of the endless training sequence.
+"""The sampling schedule: the order of the training images.
 
-Competition winners began with many positives and ended near the true
-prevalence. An epoch holds every positive once and as many negatives as its
-share of positives asks for; negatives are drawn without replacement across
-epochs. Everything is a pure function of (seed, position), so a run resumes in
-constant time and extending it changes nothing that came before.
+The competition's winners began with many positives and ended near the true
+prevalence. An epoch has every positive once and as many negatives as its share
+of positives requires; negatives are drawn without replacement across epochs.
+The image at a position of the endless sequence is a pure function of (seed,
+position), so a run resumes in constant time, and a longer run begins with the
+same images.
 """
 
 import functools
@@ -19,18 +20,18 @@ _EPOCH_STREAM, _NEGATIVE_STREAM = 0, 1
 
 
 class Schedule:
-  """The training sequence over records labelled 0 and 1.
+  """The training sequence over records with label 0 or 1.
 
   Args:
     labels: i64[N], 1 where the record shows a pneumothorax.
     positive_share: ((epoch, share), ...) with ascending epochs and shares in
       (0, 1], linear in between and constant outside; () shows every record
       once per epoch.
-    seed: of the order.
+    seed: Seeds the order.
 
   Raises:
-    UserError: a share is out of range, epochs do not ascend, or shares are
-      asked of records without positives.
+    UserError: A share is out of range, epochs do not ascend, or there is no
+      positive record for a share.
   """
 
   def __init__(
@@ -55,7 +56,7 @@ class Schedule:
     self._epoch_order = functools.lru_cache(maxsize=4)(self._epoch_order)
     self._negative_order = functools.lru_cache(maxsize=4)(self._negative_order)
     if not len(labels):
-      raise UserError('there is no labelled image to train on')
+      raise UserError('there is no annotated image to train on')
     if len(self._knots):
       epochs, shares = self._knots.T
       if (np.diff(epochs) <= 0).any() or not (
@@ -72,7 +73,7 @@ class Schedule:
         )
 
   def share(self, epoch: float) -> float:
-    """The share of positives asked for in `epoch`."""
+    """Returns the share of positives in `epoch`."""
     if not len(self._knots):
       return len(self._positives) / (
         len(self._positives) + len(self._negatives)
@@ -80,7 +81,7 @@ class Schedule:
     return float(np.interp(epoch, *self._knots.T))
 
   def start(self, epoch: int) -> int:
-    """The position of the first image of `epoch`."""
+    """Returns the position of the first image of `epoch`."""
     with self._lock:
       while len(self._starts) <= epoch:
         last = len(self._starts) - 1
@@ -89,7 +90,7 @@ class Schedule:
     return self._starts[epoch]
 
   def position(self, epoch: float) -> int:
-    """The position that lies `epoch` epochs from the start."""
+    """Returns the position that is `epoch` epochs from the start."""
     whole = int(epoch)
     start = self.start(whole)
     if epoch == whole:
@@ -97,13 +98,13 @@ class Schedule:
     return start + round((epoch - whole) * (self.start(whole + 1) - start))
 
   def epoch(self, position: int) -> float:
-    """The epoch of a position, a fraction within the epoch: its inverse."""
+    """Returns the epoch of a position, with a fraction."""
     whole = self._whole_epoch(position)
     start = self.start(whole)
     return whole + (position - start) / (self.start(whole + 1) - start)
 
   def record(self, position: int) -> int:
-    """The index of the record at `position`."""
+    """Returns the index of the record at `position`."""
     epoch = self._whole_epoch(position)
     return int(self._epoch_order(epoch)[position - self.start(epoch)])
 

@@ -61,7 +61,7 @@ class ResidualUnit(nn.Module):
 class ResUNetEncoder(nn.Module):
   """Encoding path of ResUNet (Zhang 2018, arXiv:1711.10684).
 
-  The paper's decoder begins each unit with normalisation and ReLU; here they
+  The paper's decoder begins each unit with normalization and ReLU; here they
   are the last thing done to each feature.
   """
 

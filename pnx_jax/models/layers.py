@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from pnx_jax.models import convolution
 from pnx_jax.models.cpu.batch_norm import BatchNorm
 
-NORMALISATIONS = ('batch', 'frozen', 'group')
+NORMALIZATIONS = ('batch', 'frozen', 'group')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +23,21 @@ class Style:
   """What the layers of one network have in common.
 
   Attributes:
-    normalisation: 'batch'; 'frozen', BatchNorm with the statistics that were
+    normalization: 'batch'; 'frozen', BatchNorm with the statistics that were
       loaded; 'group', GroupNorm after convolutions with standardised weights
       (Qiao 2019, arXiv:1903.10520).
     padding: 'symmetric' (PyTorch) or 'same' (TensorFlow); they differ in
       layers of stride 2.
     epsilon: added to the variance.
     momentum: decay of the running statistics.
-    activation: after each normalisation.
+    activation: after each normalization.
     remat: whether blocks forget their inner activations and compute them
       again for the gradient.
     dtype: what is computed in.
     portable: see `convolution.convolve`.
   """
 
-  normalisation: str = 'batch'
+  normalization: str = 'batch'
   padding: str = 'symmetric'
   epsilon: float = 1e-5
   momentum: float = 0.9
@@ -77,7 +77,7 @@ class Conv(nn.Module):
     kernel = self.param(
       'kernel', nn.initializers.he_normal(), (*shape, self.features)
     )
-    if style.normalisation == 'group':
+    if style.normalization == 'group':
       kernel = standardise(kernel)
     x = convolution.convolve(
       x.astype(style.dtype),
@@ -94,14 +94,14 @@ class Conv(nn.Module):
 
 
 class Norm(nn.Module):
-  """The normalisation `style` names."""
+  """The normalization `style` names."""
 
   style: Style
 
   @nn.compact
   def __call__(self, x, train):
     style = self.style
-    if style.normalisation == 'group':
+    if style.normalization == 'group':
       return nn.GroupNorm(
         num_groups=math.gcd(x.shape[-1], 32),
         epsilon=style.epsilon,
@@ -109,7 +109,7 @@ class Norm(nn.Module):
         name='group',
       )(x)
     return BatchNorm(
-      use_running_average=not train or style.normalisation == 'frozen',
+      use_running_average=not train or style.normalization == 'frozen',
       momentum=style.momentum,
       epsilon=style.epsilon,
       dtype=style.dtype,
@@ -118,7 +118,7 @@ class Norm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-  """Convolution, normalisation, activation."""
+  """Convolution, normalization, activation."""
 
   features: int
   style: Style
@@ -142,7 +142,7 @@ class SqueezeExcite(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    plain = dataclasses.replace(self.style, normalisation='batch')
+    plain = dataclasses.replace(self.style, normalization='batch')
     weight = x.mean(axis=(1, 2), keepdims=True)
     for name, features in zip(
       self.names, (self.hidden, x.shape[-1]), strict=True
@@ -160,7 +160,7 @@ class SpatialChannelExcite(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    plain = dataclasses.replace(self.style, normalisation='batch')
+    plain = dataclasses.replace(self.style, normalization='batch')
     place = Conv(1, plain, 1, use_bias=True, name='place')(x)
     hidden = max(x.shape[-1] // 16, 4)
     channels = SqueezeExcite(hidden, self.style, name='channels')(x)

@@ -104,7 +104,7 @@ def torch_names(variables, *, encoder):
     raise UserError(f'there are no pretrained weights for {encoder}')
   if 'encoder' not in variables.get('batch_stats', {}):
     raise UserError(
-      'pretrained weights come with BatchNorm: set normalisation to batch or '
+      'pretrained weights come with BatchNorm: set normalization to batch or '
       'frozen'
     )
   paths = flax.traverse_util.flatten_dict(dict(variables))

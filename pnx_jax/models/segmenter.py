@@ -172,7 +172,7 @@ def create(
   decoder='unet',
   width=32,
   depth=4,
-  normalisation='batch',
+  normalization='batch',
   attention=False,
   deep_supervision=False,
   drop_path=0.0,
@@ -191,7 +191,7 @@ def create(
       16 times). ResNets and EfficientNets have their own in the encoder.
     depth: how often the image is halved; at most 5 for ResNets and
       EfficientNets.
-    normalisation: a name in `layers.NORMALISATIONS`; 'frozen' holds for the
+    normalization: a name in `layers.NORMALIZATIONS`; 'frozen' holds for the
       encoder, the decoder has BatchNorm then.
     attention: whether decoder blocks end in scSE.
     deep_supervision: whether strides 2, 4 and 8 have mask heads too.
@@ -211,7 +211,7 @@ def create(
   """
   check_known('encoder', encoder, ENCODERS)
   check_known('decoder', decoder, tuple(DECODERS))
-  check_known('normalisation', normalisation, layers.NORMALISATIONS)
+  check_known('normalization', normalization, layers.NORMALIZATIONS)
   if drop_path and encoder not in efficientnet.VARIANTS:
     raise UserError(f'drop_path is for EfficientNets; {encoder} has none')
   if encoder not in PLAIN_ENCODERS and not 1 <= depth <= 5:
@@ -235,11 +235,11 @@ def create(
       'output_stride'
     )
   style = layers.Style(
-    normalisation=normalisation, remat=remat, dtype=jnp.dtype(dtype)
+    normalization=normalization, remat=remat, dtype=jnp.dtype(dtype)
   )
   # The decoder has no loaded statistics that could stay.
   decoder_style = dataclasses.replace(
-    style, normalisation=normalisation.replace('frozen', 'batch')
+    style, normalization=normalization.replace('frozen', 'batch')
   )
   mean, deviation = intensities(encoder)
   return Segmenter(

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from pnx_jax.models.cpu import compiled
-from pnx_jax.training import experiment, run_files, steps
+from pnx_jax.training import experiment, run_files, sharding, steps
 from pnx_jax.training.checkpoint import Checkpoints
 
 # Rules count areas on a square of this side; the competition scores on it.
@@ -86,7 +86,7 @@ class Network:
         skip=place or 0,
       )
     return cls(
-      model=experiment.network(config),
+      model=experiment.network(config, platform=sharding.platform(mesh)),
       variables=variables,
       image_size=config.image_size,
       presence_trained=presence_trained(config),

@@ -1,8 +1,8 @@
-"""Checkpoints that keep the newest and the best, and notice damage.
+"""Checkpoints: the newest and the best are kept, damage is detected.
 
-Orbax restores a flipped byte silently as wrong numbers, so each checkpoint
-carries a checksum of its arrays. A damaged one is reported and the next is
-taken; if all are damaged that is an error, never a silent fresh start.
+Orbax restores a flipped byte silently as wrong numbers, so each checkpoint has
+the checksums of its arrays. A damaged one is logged and the one before it is
+restored; if all are damaged that is an error, never a silent fresh start.
 """
 
 import json
@@ -11,7 +11,8 @@ import os
 import pathlib
 import tempfile
 import zlib
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -48,16 +49,27 @@ class Checkpoints:
 
   A checkpoint consists of items that can be read one by one: `variables`,
   `ema` and `training` (all else), each with its checksums.
+
+  Args:
+    directory: The folder of the checkpoints.
+    keep_best: Number of checkpoints kept for their score, beside the newest.
+    create: Whether to make the folder.
+
+  Attributes:
+    directory: The folder of the checkpoints, absolute.
+
+  Raises:
+    UserError: The folder cannot be made, or is missing.
   """
 
   def __init__(
     self,
-    directory: str | os.PathLike,
+    directory: str | os.PathLike[str],
     *,
     keep_best: int = 1,
     create: bool = True,
   ):
-    self.directory = os.path.abspath(directory)
+    self.directory: str = os.path.abspath(directory)
     if create:
       try:
         os.makedirs(self.directory, exist_ok=True)
@@ -85,21 +97,28 @@ class Checkpoints:
       ),
     )
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     self._manager.wait_until_finished()
     self._manager.close()
 
   def save(
     self, step: int, state: TrainState, *, score: float | None = None
   ) -> None:
-    """Saves in the background; `score` is what the best is chosen by."""
+    """Saves in the background.
+
+    Args:
+      step: The number of the step; saved without a score before, it is saved
+        again with one.
+      state: What to save.
+      score: The best checkpoints are those with the highest score.
+    """
     if step in self._manager.all_steps():
       if score is None or step in self.scored_steps():
         return
-      # Killed now, the run goes on from the one before and saves this again.
+      # Killed here, the run resumes from the one before and saves this again.
       self._manager.delete(step)
     items = _items(state)
     sums = {name: checksums(item) for name, item in items.items()}
@@ -114,15 +133,19 @@ class Checkpoints:
     )
 
   def restore_latest(self, abstract: TrainState) -> TrainState | None:
-    """The newest undamaged state, or None where there never was one.
+    """Returns the newest undamaged state, or None where there never was one.
 
     Args:
-      abstract: shapes and shardings to restore into.
+      abstract: Shapes and shardings to restore into.
+
+    Raises:
+      UserError: All checkpoints are damaged.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
       return None
     good, items = self._first_good(steps, lambda _: _items(abstract))
+    assert good is not None
     self._move_aside([step for step in steps if step > good])
     return TrainState(
       variables=items['variables'], ema=items.get('ema'), **items['training']
@@ -131,14 +154,19 @@ class Checkpoints:
   def restore_best(
     self, abstract: Any, *, count: int = 1, skip: int = 0
   ) -> tuple[list[int], Any]:
-    """Steps and mean network variables of the `count` best checkpoints.
+    """Returns steps and mean network variables of the best checkpoints.
 
-    Of each the moving average (`ema`) where the run kept one, else the
-    weights. Damaged checkpoints are passed over, fewer than `count` averaged.
-    The `skip` best ones are left out.
+    The variables are the moving average (`ema`) where the run kept one, else
+    the weights. Damaged checkpoints are left out, so that there may be fewer
+    than `count`.
+
+    Args:
+      abstract: Shapes and shardings of the variables.
+      count: How many checkpoints are averaged.
+      skip: How many of the best ones are left out.
 
     Raises:
-      UserError: there is no checkpoint, or all are damaged.
+      UserError: There is no checkpoint, or all are damaged.
     """
     steps = self.best_steps()
     if not steps:
@@ -152,10 +180,10 @@ class Checkpoints:
       )
     steps = steps[skip:]
 
-    def network(names):
+    def network(names: Iterable[str]) -> dict[str, Any]:
       return {'ema' if 'ema' in names else 'variables': abstract}
 
-    found = {}
+    found: dict[int, Any] = {}
     while steps and len(found) < count:
       step, items = self._first_good(steps, network, optional=bool(found))
       if step is None:
@@ -165,22 +193,33 @@ class Checkpoints:
     return list(found), _mean(list(found.values()))
 
   def best_steps(self) -> list[int]:
-    """Steps with a score, best first; without any, all, newest first."""
+    """Returns steps with a score, best first; without any, all from newest."""
     steps = sorted(self._manager.all_steps(), reverse=True)
     metrics = {step: self._manager.metrics(step) for step in steps}
     scored = [step for step in steps if metrics[step]]
     return sorted(scored, key=lambda step: -_score(metrics[step])) or steps
 
   def scored_steps(self) -> set[int]:
-    """Steps that were saved with a score."""
+    """Returns the steps that were saved with a score."""
     steps = self._manager.all_steps()
     return {step for step in steps if self._manager.metrics(step)}
 
   def wait(self) -> None:
+    """Returns when everything is saved."""
     self._manager.wait_until_finished()
 
-  def _first_good(self, steps, choose, *, optional=False):
-    """The first step that restores, and its items."""
+  def _first_good(
+    self,
+    steps: list[int],
+    choose: Callable[[Iterable[str]], dict[str, Any]],
+    *,
+    optional: bool = False,
+  ) -> tuple[int | None, Any]:
+    """Returns the first step that restores, and its items.
+
+    Raises:
+      UserError: None does, and they are not `optional`.
+    """
     for step in steps:
       try:
         items, reason = self._restore(step, choose), ''
@@ -190,7 +229,7 @@ class Checkpoints:
       if not _anywhere(reason):
         return step, items
       _logger.error(
-        'Checkpoint %d in %s is damaged and passed over: %s',
+        'Checkpoint %d in %s is damaged and ignored: %s',
         step,
         self.directory,
         reason or 'another process cannot read it',
@@ -203,8 +242,8 @@ class Checkpoints:
       'copy, or delete it to train from the beginning'
     )
 
-  def _drop_damaged_scores(self):
-    """A checkpoint whose score is unreadable goes on as one without."""
+  def _drop_damaged_scores(self) -> None:
+    """Keeps a checkpoint whose score is unreadable as one without a score."""
     if jax.process_index() == 0:
       for path in pathlib.Path(self.directory).glob('*/metrics/metrics'):
         try:
@@ -215,8 +254,8 @@ class Checkpoints:
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices('damaged scores')
 
-  def _move_aside(self, damaged):
-    """Frees the steps of damaged checkpoints for new ones, deletes nothing."""
+  def _move_aside(self, damaged: list[int]) -> None:
+    """Frees the steps of damaged checkpoints for new ones; deletes nothing."""
     if jax.process_index() == 0:
       for step in damaged:
         aside = tempfile.mkdtemp(prefix=f'damaged_{step}_', dir=self.directory)
@@ -225,8 +264,14 @@ class Checkpoints:
       multihost_utils.sync_global_devices('damaged checkpoints')
       self._manager.reload()
 
-  def _restore(self, step, choose):
-    """The items that `choose` names among those saved, checked."""
+  def _restore(
+    self, step: int, choose: Callable[[Iterable[str]], dict[str, Any]]
+  ) -> Any:
+    """Returns the items that `choose` names among those saved.
+
+    Raises:
+      Exception: Of many types, where the checkpoint is damaged.
+    """
     sums = self._manager.restore(
       step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore())
     )['checksums']
@@ -247,7 +292,7 @@ class Checkpoints:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-  """CRC-32 of every array's bytes, by path; reads this host's copy."""
+  """Returns the CRC-32 of every array's bytes on this host, by path."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {
     jax.tree_util.keystr(path): zlib.crc32(_bytes(leaf))
@@ -256,13 +301,13 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 @jax.jit
-def _mean(trees):
-  """Leaf by leaf, in one program: without `jit` each shape is compiled."""
+def _mean(trees: list[Any]) -> Any:
+  """The mean of each leaf, compiled as one program, not one per shape."""
   return jax.tree.map(lambda *x: sum(x) / len(x), *trees)
 
 
 def _anywhere(reason: str) -> bool:
-  """Whether any process has a reason, so that all take the same step."""
+  """Whether any process has a reason, so that all processes do the same."""
   return bool(multihost_utils.process_allgather(np.array(reason != '')).any())
 
 

@@ -1,78 +1,113 @@
-"""A config's epochs as steps, resolved once."""
+"""The durations of a run in steps, and what is due after each step."""
 
 import dataclasses
 import math
-
-import ml_collections
 
 from pnx_jax.errors import UserError
 from pnx_jax.input.sampling import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
+class Due:
+  """What is due after a step."""
+
+  log: bool
+  validation: bool
+  checkpoint: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Durations:
-  """Steps are batches; updates are steps / accumulate_steps.
+  """Durations in steps, which are batches, and in updates of the weights.
 
   Attributes:
-    total_steps: of the run.
-    total_updates: of the weights.
-    warmup_updates: of the learning rate.
-    freeze_encoder_updates: before the encoder moves.
-    eval_steps: after which validation happens; the last step is one.
+    total_steps: Steps of the whole run.
+    total_updates: Updates of the whole run; one takes `accumulate_steps` steps.
+    warmup_updates: Updates before the learning rate is at its peak.
+    freeze_encoder_updates: Updates before the encoder's parameters change.
+    log_steps: Steps between two log lines; one follows the last step, too.
+    checkpoint_steps: Steps between two checkpoints; each validation has one,
+      too.
+    validation_steps: The steps that are followed by a validation; the last
+      step is one.
   """
 
   total_steps: int
   total_updates: int
   warmup_updates: int
   freeze_encoder_updates: int
-  eval_steps: frozenset[int]
+  log_steps: int
+  checkpoint_steps: int
+  validation_steps: frozenset[int]
+
+  def due(self, step: int, *, stopping: bool) -> Due:
+    """Returns what is due after a step.
+
+    Args:
+      step: The number of the step, from 1.
+      stopping: Whether training stops here. The state is saved then, and a
+        validation is left to the run that resumes.
+    """
+    validation = step in self.validation_steps and not stopping
+    return Due(
+      log=step % self.log_steps == 0 or step == self.total_steps,
+      validation=validation,
+      checkpoint=step % self.checkpoint_steps == 0 or validation or stopping,
+    )
 
 
-def resolve(config: ml_collections.ConfigDict, schedule: Schedule) -> Durations:
-  """Raises UserError where the run has no step or never validates."""
+def resolve(
+  schedule: Schedule,
+  *,
+  batch_size: int,
+  total_epochs: float,
+  total_steps: int | None,
+  eval_epochs: float,
+  log_steps: int,
+  checkpoint_steps: int,
+  warmup_epochs: float,
+  freeze_encoder_epochs: float,
+  accumulate_steps: int,
+) -> Durations:
+  """Converts the epochs of a config into steps.
+
+  Args:
+    schedule: The training sequence, which says how long each epoch is.
+    batch_size: Images per step.
+    total_epochs: Length of the run.
+    total_steps: Length of the run in steps, or None where total_epochs gives
+      it.
+    eval_epochs: Epochs between two validations.
+    log_steps: Steps between two log lines.
+    checkpoint_steps: Steps between two checkpoints.
+    warmup_epochs: Epochs before the learning rate is at its peak.
+    freeze_encoder_epochs: Epochs before the encoder's parameters change.
+    accumulate_steps: Steps per update.
+
+  Raises:
+    UserError: The run has no step.
+  """
 
   def steps(epochs: float) -> int:
-    return math.ceil(schedule.position(epochs) / config.batch_size)
+    return math.ceil(schedule.position(epochs) / batch_size)
 
-  total = config.total_steps or steps(config.total_epochs)
+  total = total_steps or steps(total_epochs)
   if total < 1:
     raise UserError(
-      f'total_epochs={config.total_epochs} is no training at all; '
-      'set --config.total_epochs or --config.total_steps above 0'
+      f'total_epochs={total_epochs} trains for no step; set '
+      '--config.total_epochs or --config.total_steps above 0'
     )
-  if config.eval_epochs <= 0:
-    raise UserError(f'eval_epochs={config.eval_epochs} must be above 0')
-  accumulate = config.optimizer.accumulate_steps
-  eval_steps = {total}
+  validation_steps = {total}
   count = 1
-  while (due := steps(count * config.eval_epochs)) < total:
-    eval_steps.add(due)
+  while (due := steps(count * eval_epochs)) < total:
+    validation_steps.add(due)
     count += 1
   return Durations(
     total_steps=total,
-    total_updates=max(total // accumulate, 1),
-    warmup_updates=steps(config.optimizer.warmup_epochs) // accumulate,
-    freeze_encoder_updates=(
-      steps(config.optimizer.freeze_encoder_epochs) // accumulate
-    ),
-    eval_steps=frozenset(eval_steps),
+    total_updates=max(total // accumulate_steps, 1),
+    warmup_updates=steps(warmup_epochs) // accumulate_steps,
+    freeze_encoder_updates=steps(freeze_encoder_epochs) // accumulate_steps,
+    log_steps=log_steps,
+    checkpoint_steps=checkpoint_steps,
+    validation_steps=frozenset(validation_steps),
   )
-
-
-def profiled_steps(text: str) -> range:
-  """'10:15' as range(10, 15); '' as an empty range.
-
-  Raises:
-    UserError: anything else.
-  """
-  if not text:
-    return range(0)
-  try:
-    first, last = map(int, text.split(':'))
-  except ValueError:
-    first = last = 0
-  if not 0 < first < last:
-    raise UserError(
-      f'profile_steps={text!r} is not first:last with steps from 1, as 10:15'
-    )
-  return range(first, last)

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import time
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -14,16 +15,17 @@ from tensorboardX.proto import event_pb2
 class Events:
   """Scalars, pictures and text of one fold; use as a context manager.
 
-  Writes at once, not from a thread: what stands before a checkpoint must be on
-  the disk when the checkpoint is.
+  Writes at once, not from a thread: what was logged before a checkpoint must
+  be on the disk before the checkpoint is.
 
   Args:
-    directory: of the event files.
-    first_step: what an earlier run wrote from this step on is hidden.
+    directory: Folder of the event files.
+    first_step: TensorBoard hides what an earlier process wrote from this step
+      on.
   """
 
-  def __init__(self, directory: str | os.PathLike, *, first_step: int):
-    self._writer = None
+  def __init__(self, directory: str | os.PathLike[str], *, first_step: int):
+    self._writer: Any = None
     if jax.process_index() == 0:
       pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
       self._writer = EventsWriter(
@@ -32,10 +34,10 @@ class Events:
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
       self._write(first_step, session_log=start)
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     if self._writer:
       self._writer.close()
 
@@ -46,7 +48,7 @@ class Events:
         self._write(step, summary=summary.scalar(name, value))
 
   def images(self, step: int, images: dict[str, np.ndarray]) -> None:
-    """Writes pictures, uint8[H, W, 3] by name."""
+    """Writes pictures, u8[H, W, 3] by name."""
     for name, image in images.items():
       picture = summary.image(name, image, dataformats='HWC')
       self._write(step, summary=picture)
@@ -57,8 +59,10 @@ class Events:
     """Writes a precision-recall curve of bool[N] and f32[N]."""
     self._write(step, summary=summary.pr_curve(name, label, probability))
 
-  def hyperparameters(self, fields: dict, scores: dict[str, float]) -> None:
-    """Writes the config's fields beside what they led to."""
+  def hyperparameters(
+    self, fields: dict[str, Any], scores: dict[str, float]
+  ) -> None:
+    """Writes the config's fields beside the scores that they led to."""
     plain = {name: _plain(value) for name, value in fields.items()}
     for part in summary.hparams(plain, prefixed('validation', scores)):
       self._write(0, summary=part)
@@ -68,11 +72,11 @@ class Events:
     self._write(step, summary=summary.text(name, text))
 
   def flush(self) -> None:
-    """Call before a checkpoint: a resumed run does not write these again."""
+    """Writes what is buffered; a run that resumes does not log it again."""
     if self._writer:
       self._writer.flush()
 
-  def _write(self, step, **content):
+  def _write(self, step: int, **content: Any) -> None:
     if self._writer:
       self._writer.write_event(
         event_pb2.Event(wall_time=time.time(), step=step, **content)
@@ -80,10 +84,10 @@ class Events:
 
 
 def prefixed(group: str, values: dict[str, float]) -> dict[str, float]:
-  """Names as TensorBoard groups them: `group/name`."""
+  """Returns the values under the names `group/name`, as TensorBoard groups."""
   return {f'{group}/{name}': value for name, value in values.items()}
 
 
-def _plain(value):
+def _plain(value: Any) -> bool | int | float | str:
   """TensorBoard's table takes numbers, truth values and text."""
   return value if isinstance(value, bool | int | float | str) else str(value)

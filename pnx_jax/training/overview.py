@@ -1,8 +1,9 @@
-"""How large the network is, in a few rows."""
+"""A table of the network's number of parameters."""
 
 import collections
 import dataclasses
 import re
+from typing import Any
 
 from clu import parameter_overview
 
@@ -13,16 +14,16 @@ class _Row:
   parameters: int
 
 
-def table(params) -> str:
-  """The sizes of the encoder's and the decoder's stages and of the heads.
+def table(params: Any) -> str:
+  """Returns the sizes of the encoder's and decoder's stages and of the heads.
 
   Args:
-    params: nested dict of arrays, or of their shapes.
+    params: Nested dict of arrays, or of their shapes.
   """
   sizes = collections.Counter()
   for name, array in parameter_overview.flatten_dict(params).items():
     *modules, _ = name.split('/')
-    # level0_conv1, layer1_0, blocks_12, stride2_node1: pieces of one stage.
+    # level0_conv1, layer1_0, blocks_12, stride2_node1 are parts of one stage.
     part = re.sub(r'_[a-z]*\d+$', '', '/'.join(modules[:2]))
     sizes[part] += array.size
   rows = [_Row(*item) for item in sizes.items()]

@@ -1,10 +1,14 @@
-"""The same held-out radiographs through time, for TensorBoard."""
+"""Predictions for a few held-out radiographs, for TensorBoard."""
 
+from typing import Any
+
+import flax.linen as nn
 import jax
 import numpy as np
 
 from pnx_jax import draw
 from pnx_jax.formats import schema
+from pnx_jax.input import pipeline
 from pnx_jax.models.cpu import compiled
 from pnx_jax.training import sharding, steps
 
@@ -12,23 +16,30 @@ _NUM_POSITIVES, _NUM_NEGATIVES = 4, 2
 
 
 class Panels:
-  """Draws radiograph, truth and prediction of a few fixed cases.
+  """Draws image, label and prediction of the same few radiographs.
 
   Args:
-    dataset: of the held-out fold.
-    model: the network.
-    image_size: that the network sees.
-    mesh: of all devices.
+    dataset: The images of the held-out fold.
+    model: The network.
+    image_size: Side of the square that the network sees.
+    mesh: All devices.
   """
 
-  def __init__(self, dataset, *, model, image_size, mesh):
+  def __init__(
+    self,
+    dataset: pipeline.Dataset,
+    *,
+    model: nn.Module,
+    image_size: int,
+    mesh: jax.sharding.Mesh,
+  ):
     positives = np.flatnonzero(dataset.labels == 1)[:_NUM_POSITIVES]
     negatives = np.flatnonzero(dataset.labels == 0)[:_NUM_NEGATIVES]
     self._cases = [*positives, *negatives]
     self._dataset = dataset
     self._image_size = image_size
 
-    def probabilities(variables, image):
+    def probabilities(variables: Any, image: jax.Array) -> jax.Array:
       outputs = model.apply(
         variables, steps.scaled({'image': image}), train=False
       )
@@ -39,8 +50,8 @@ class Panels:
       probabilities, out_shardings=self._replicated
     )
 
-  def draw(self, variables) -> dict[str, np.ndarray]:
-    """Pictures uint8[H, W, 3] by name."""
+  def draw(self, variables: Any) -> dict[str, np.ndarray]:
+    """Returns pictures u8[H, W, 3] by name."""
     size = self._image_size
     images = np.stack([self._dataset.image(i, size) for i in self._cases])
     batch = jax.device_put(images[..., None], self._replicated)

@@ -1,9 +1,11 @@
-"""What of a run depends on its devices: mesh, layout, compute dtype.
+"""What depends on the devices of a run: mesh, layout, platform, precision.
 
-One mesh over all devices of all hosts; batches are split along `data`.
+One mesh over all devices of all hosts; batches are split along `data`,
+everything else is replicated.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,28 +13,46 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from pnx_jax.errors import UserError
 
+Batch = dict[str, np.ndarray]
 
-def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """All devices, or those given, in a row."""
+
+def mesh(devices: Sequence[Any] | None = None) -> Mesh:
+  """Returns a mesh of all devices, or of those given (jax.Device), in a row."""
   devices = jax.devices() if devices is None else devices
   return jax.make_mesh(
     (len(devices),), ('data',), axis_types=(AxisType.Auto,), devices=devices
   )
 
 
+def platform(mesh: Mesh) -> str:
+  """Returns the platform of the devices: 'cpu', 'gpu' or 'tpu'.
+
+  It is asked for once and passed down; layers do not ask JAX.
+  """
+  return mesh.devices.flat[0].platform
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the layout of what every device holds whole."""
   return NamedSharding(mesh, jax.P())
 
 
 def split(mesh: Mesh) -> NamedSharding:
+  """Returns the layout of what is split along its first axis."""
   return NamedSharding(mesh, jax.P('data'))
 
 
-def compute_dtype(name: str) -> str:
-  """'auto' is bfloat16 where the hardware gains by it, on GPU and TPU."""
+def compute_dtype(name: str, *, platform: str) -> str:
+  """Returns the dtype that a network computes in.
+
+  Args:
+    name: The config's compute_dtype; 'auto' is bfloat16 where the hardware
+      gains from it, on GPU and TPU.
+    platform: Of the devices: 'cpu', 'gpu' or 'tpu'.
+  """
   if name != 'auto':
     return name
-  return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+  return 'float32' if platform == 'cpu' else 'bfloat16'
 
 
 def check_batch_size(batch_size: int, name: str) -> None:
@@ -44,16 +64,18 @@ def check_batch_size(batch_size: int, name: str) -> None:
     )
 
 
-def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process' part of a global batch, laid on its devices."""
+def put(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+  """Puts this process' part of a global batch on its devices."""
   return {
     name: jax.make_array_from_process_local_data(split(mesh), value)
     for name, value in batch.items()
   }
 
 
-def prefetch(batches: Iterable[dict], mesh: Mesh) -> Iterator[dict]:
-  """Batches on the devices, one ahead of the one in use."""
+def prefetch(
+  batches: Iterable[Batch], mesh: Mesh
+) -> Iterator[dict[str, jax.Array]]:
+  """Yields batches on the devices, one ahead of the one in use."""
   ahead = None
   for batch in batches:
     current, ahead = ahead, put(batch, mesh)
@@ -64,7 +86,7 @@ def prefetch(batches: Iterable[dict], mesh: Mesh) -> Iterator[dict]:
 
 
 def memory() -> dict[str, float]:
-  """GiB in use on this host's fullest device; empty where not told."""
+  """Returns GiB in use on this host's fullest device; {} where unknown."""
   used = [
     statistics['peak_bytes_in_use'] / 2**30
     for device in jax.local_devices()

@@ -1,4 +1,7 @@
-"""The two functions that run on the devices."""
+"""The training step and the evaluation step, which run on the devices."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,17 +28,28 @@ def train_step(
   ema_decay: float,
   seed: int,
 ) -> tuple[TrainState, jax.Array]:
-  """One batch: augment, differentiate, update, average, count.
+  """Augments a batch, updates the weights and their average, and counts.
+
+  Args:
+    state: The state before the step.
+    batch: `image` u8[B, S, S, 1] and `label` bool[B, S, S, 1].
+    model: The network.
+    optimizer: The optimizer.
+    loss_weights: Weights of the losses, by name.
+    augmentation: The augmentation.
+    ema_decay: Decay of the averaged weights.
+    seed: Seeds augmentation and dropout, together with the step's number.
 
   Returns:
-    The next state, and the loss f32[] of this batch.
+    The next state, and the loss f32[] of this batch; NaN where the weights are
+    not finite any more.
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   augment_key, dropout_key = jax.random.split(key)
   image, label = augmentation(augment_key, scaled(batch), batch['label'])
   constants = {k: v for k, v in state.variables.items() if k != 'params'}
 
-  def loss(params):
+  def loss(params: Any) -> tuple[jax.Array, Any]:
     outputs, changed = model.apply(
       {'params': params, **constants},
       image,
@@ -59,29 +73,36 @@ def train_step(
   next_state = TrainState(
     step=state.step + 1,
     variables=variables,
-    ema=averaged(state.ema, variables, state.step, decay=ema_decay),
+    ema=_averaged(state.ema, variables, state.step, decay=ema_decay),
     opt_state=opt_state,
     metrics=state.metrics.merge(window),
   )
   # An update that is not finite shows in the loss of its own batch.
-  sane = jnp.isfinite(optax.tree.norm(variables['params']))
-  return next_state, jnp.where(sane, mean_loss, jnp.nan)
+  finite = jnp.isfinite(optax.tree.norm(variables['params']))
+  return next_state, jnp.where(finite, mean_loss, jnp.nan)
 
 
 def eval_step(
-  variables,
+  variables: Any,
   batch: dict[str, jax.Array],
   *,
   model: nn.Module,
   loss_weights: dict[str, float],
 ) -> dict[str, jax.Array]:
-  """What every measure needs to know of each image.
+  """Computes what all metrics need to know of each image.
+
+  Args:
+    variables: The network's `params` and `batch_stats`.
+    batch: `image` u8[B, S, S, 1], `label` bool[B, S, S, 1], `valid` bool[B] and
+      `index` i32[B].
+    model: The network.
+    loss_weights: Weights of the losses, by name.
 
   Returns:
-    `probability` f32[B] of the presence head, without a loss of which it is
-    that of the surest pixel, `label` bool[B], `dice` f32[B]
-    at the plain threshold, the areas of `metrics.dice.threshold_areas`, the
-    losses f32[B] by name, and the batch's `valid` and `index`.
+    `probability` f32[B] of the presence head, or the maximum pixel probability
+    if that head has no loss; `label` bool[B]; `dice` f32[B] at the plain
+    threshold; the areas of `metrics.dice.threshold_areas`; the losses f32[B]
+    by name; and the batch's `valid` and `index`.
   """
   outputs = model.apply(variables, scaled(batch), train=False)
   probs = jax.nn.sigmoid(outputs['mask_logits'])
@@ -99,16 +120,23 @@ def eval_step(
   }
 
 
-def scaled(batch) -> jax.Array:
-  """The batch's intensities in 0..1, f32[B, S, S, 1]."""
+def scaled(batch: Mapping[str, jax.Array]) -> jax.Array:
+  """Returns the batch's `image` u8[B, S, S, 1] as f32[B, S, S, 1] in 0..1."""
   return batch['image'].astype(jnp.float32) / 255
 
 
-def plain_dice(outputs, label) -> dict[str, jax.Array]:
-  """`dice` f32[B] at PLAIN_THRESHOLD, and `label` bool[B]."""
+def plain_dice(
+  outputs: Mapping[str, Any], label: jax.Array
+) -> dict[str, jax.Array]:
+  """Returns `dice` f32[B] at PLAIN_THRESHOLD and `label` bool[B].
+
+  Args:
+    outputs: What the network returns; `mask_logits` f32[B, S, S, 1].
+    label: bool[B, S, S, 1].
+  """
   predicted = jax.nn.sigmoid(outputs['mask_logits']) > PLAIN_THRESHOLD
 
-  def area(mask):
+  def area(mask: jax.Array) -> jax.Array:
     return mask.sum(axis=(1, 2, 3))
 
   return {
@@ -117,10 +145,12 @@ def plain_dice(outputs, label) -> dict[str, jax.Array]:
   }
 
 
-def averaged(ema, variables, step, *, decay: float):
-  """The moving average after a step, or None where there is none.
+def _averaged(
+  ema: Any, variables: Any, step: jax.Array, *, decay: float
+) -> Any:
+  """Returns the moving average after a step, or None where there is none.
 
-  Early on it forgets faster, so that the first weights do not linger.
+  The decay is smaller at first, so that the first weights are soon forgotten.
   """
   if ema is None:
     return None

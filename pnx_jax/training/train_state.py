@@ -1,4 +1,4 @@
-"""Everything that training changes, as one pytree."""
+"""Everything that a training step changes, as one pytree."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +16,12 @@ class TrainState:
   """What a checkpoint holds.
 
   Attributes:
-    step: i32[], the number of batches seen.
+    step: i32[], the number of batches trained on.
     variables: `params` and, where the network has them, `batch_stats`.
-    ema: the moving average of `variables`, or None.
-    opt_state: of the optimizer.
-    metrics: sums since the last line of the log, so that a resumed run logs
-      what the uninterrupted one would have.
+    ema: The moving average of `variables`, or None.
+    opt_state: State of the optimizer.
+    metrics: Sums since the last log line, so that a resumed run logs what the
+      uninterrupted one would have.
   """
 
   step: jax.Array
@@ -31,21 +31,25 @@ class TrainState:
   metrics: clu.metrics.Collection
 
   @property
-  def best_variables(self):
-    """What validation, checkpoints' scores and predictions use."""
+  def best_variables(self) -> Any:
+    """The weights to validate and to predict with."""
     return self.variables if self.ema is None else self.ema
 
 
-def abstract(create: Callable, key, sharding: jax.sharding.Sharding) -> Any:
-  """Shapes and shardings of what `create(key)` makes, without making it."""
+def abstract(
+  create: Callable[[jax.Array], Any],
+  key: jax.Array,
+  sharding: jax.sharding.Sharding,
+) -> Any:
+  """Returns shapes and shardings of `create(key)`, without computing it."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     jax.eval_shape(create, key),
   )
 
 
-def init_variables(key: jax.Array, *, model: nn.Module, image_size: int):
-  """The network's `params` and `batch_stats` before training."""
+def init_variables(key: jax.Array, *, model: nn.Module, image_size: int) -> Any:
+  """Returns the network's `params` and `batch_stats` before training."""
   image = jnp.zeros((1, image_size, image_size, 1))
   return model.init(key, image, train=False)
 
@@ -59,7 +63,16 @@ def create(
   image_size: int,
   ema: bool,
 ) -> TrainState:
-  """A state before the first step; call it under `jit` or `eval_shape`."""
+  """Returns the state before the first step; use under jit or eval_shape.
+
+  Args:
+    key: Random key of the weights.
+    model: The network.
+    optimizer: The optimizer.
+    metrics: The collection of the training metrics.
+    image_size: Side of the square that the network sees.
+    ema: Whether to keep a moving average of the variables.
+  """
   variables = init_variables(key, model=model, image_size=image_size)
   return TrainState(
     step=jnp.zeros([], jnp.int32),

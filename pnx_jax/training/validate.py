@@ -1,7 +1,8 @@
-"""Validation while training: one pass, Dice under the best small rule."""
+"""Validation during training: the Dice under the best of a few rules."""
 
 import functools
 import logging
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,7 +19,7 @@ from pnx_jax.training.train_state import TrainState
 
 _logger = logging.getLogger(__name__)
 
-# Rules count areas in pixels of this square.
+# Side of the square in whose pixels the rules count areas.
 REFERENCE_SIZE = 1024
 
 
@@ -26,12 +27,12 @@ class Validation:
   """The held-out images of a run and the compiled step over them.
 
   Args:
-    dataset: of the held-out fold.
-    model: the network.
-    loss_weights: by name, as in the config.
-    image_size: that the network sees.
-    loader: batch size and threads.
-    mesh: of all devices.
+    dataset: The images of the held-out fold.
+    model: The network.
+    loss_weights: Weights of the losses, by name.
+    image_size: Side of the square that the network sees.
+    loader: Loads the batches.
+    mesh: All devices.
   """
 
   def __init__(
@@ -61,18 +62,25 @@ class Validation:
       dataset, model=model, image_size=image_size, mesh=mesh
     )
 
-  def log(
+  def run(
     self, state: TrainState, step: int, events: Events
   ) -> dict[str, float]:
-    """Scores the averaged and the raw weights; returns what counts.
+    """Scores the averaged and the raw weights.
 
-    Scalars, the precision-recall curve and the panels go to `events`.
+    Args:
+      state: The weights to score.
+      step: The number of the step, for `events`.
+      events: Takes scalars, the precision-recall curve and the panels.
+
+    Returns:
+      The scores of the averaged weights, where there are some, else of the
+      raw ones; see `scores`.
     """
-    seen = self.statistics(state.best_variables)
-    found, rule = scores(seen, image_size=self._image_size)
-    events.scalars(step, prefixed('validation', found))
+    statistics = self.statistics(state.best_variables)
+    averaged, rule = scores(statistics, image_size=self._image_size)
+    events.scalars(step, prefixed('validation', averaged))
     events.precision_recall(
-      step, 'presence', seen['label'], seen['probability']
+      step, 'presence', statistics['label'], statistics['probability']
     )
     events.images(step, self._panels.draw(state.best_variables))
     if state.ema is not None:
@@ -82,15 +90,15 @@ class Validation:
       events.scalars(step, prefixed('validation_raw', raw))
     _logger.info(
       'validation  dice %.4f (%s)  on positives %.4f  all empty %.4f',
-      found['dice'],
+      averaged['dice'],
       rule,
-      found['dice_positive'],
-      found['all_empty_dice'],
+      averaged['dice_positive'],
+      averaged['all_empty_dice'],
     )
-    return found
+    return averaged
 
-  def statistics(self, variables) -> dict[str, np.ndarray]:
-    """What `eval_step` says of every image, in the order of the dataset."""
+  def statistics(self, variables: Any) -> dict[str, np.ndarray]:
+    """Returns `eval_step`'s arrays of all images, in the dataset's order."""
     parts = [
       jax.device_get(self._step(variables, batch))
       for batch in sharding.prefetch(self._batches(), self._mesh)
@@ -105,12 +113,20 @@ class Validation:
 def scores(
   statistics: dict[str, np.ndarray], *, image_size: int
 ) -> tuple[dict[str, float], rules.Rule]:
-  """Scalars by name, and the best small rule.
+  """Returns the scores of the validation, and the best of a few rules.
 
-  `dice` is under that rule, `dice_at_0.5` at the plain threshold; the best
-  checkpoint is chosen by `dice`, because an all-empty network scores high at
-  the plain threshold. The losses are means over images, `auc` is the presence
-  head's.
+  The best checkpoint is chosen by `dice`, because an all-empty network scores
+  high at the plain threshold.
+
+  Args:
+    statistics: As `Validation.statistics` returns them.
+    image_size: Side of the square that the network sees.
+
+  Returns:
+    By name: means of the losses; `dice` and `dice_positive` under the best
+    rule, `dice_at_0.5` and `dice_positive_at_0.5` at the plain threshold,
+    `all_empty_dice` of a network that marks nothing, and `auc` of the presence
+    head. The second value is that rule.
   """
   scale = (REFERENCE_SIZE / image_size) ** 2
   areas = {
