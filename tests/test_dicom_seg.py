@@ -244,7 +244,7 @@ def test_what_no_segmentation_can_refer_to_is_one_line(tmp_path):
     output = tmp_path / 'refused.dcm'
     with pytest.raises(UserError, match=reason) as error:
       dicom_seg.write(source, mask, output, **VERSIONS)
-    assert str(error.value).startswith(f'{source}: no DICOM SEG, ')
+    assert str(error.value).startswith('no DICOM SEG: ')
     assert '\n' not in str(error.value) and 'Doe' not in str(error.value)
     assert not output.exists()
   with pytest.raises(ValueError, match='empty mask'):

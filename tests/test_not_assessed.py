@@ -51,6 +51,42 @@ def test_what_is_not_assessed_is_listed_apart(predict, five_films, tmp_path):
   assert not again['lateral'].assessed
 
 
+def test_header_texts_of_any_length_are_cut_to_their_vr(
+  predict, five_films, tmp_path
+):
+  """The film beside them comes out as it does alone."""
+  pixels = dicom.read(five_films / 'a.dcm').pixels
+  long = 'X' * 1_000_000
+  folder = tmp_path / 'films'
+  for name, attributes in (
+    ('view', {'ViewPosition': long}),
+    ('lateral', {'ViewPosition': long + 'LATERAL'}),
+    ('modality', {'Modality': long}),
+    ('body_part', {'BodyPartExamined': long}),
+    ('photometric', {'PhotometricInterpretation': long}),
+    ('twin', {}),
+  ):
+    film = dicom_files.dataset(pixels, **attributes)
+    # Explicit VRs have no room for so long a text.
+    film.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    folder.mkdir(exist_ok=True)
+    film.save_as(folder / f'{name}.dcm', enforce_file_format=True)
+  readings = predict(folder)
+  assert {
+    name: each.reason for name, each in readings.items() if each.reason
+  } == {
+    'lateral': 'lateral',
+    'modality': 'modality',
+    'body_part': 'body_part',
+    'photometric': 'color',
+  }
+  assert readings['view'].view == 'X' * 16
+  assert readings['view'].rle == readings['twin'].rle
+  assert readings['lateral'].detail == f'view {"X" * 16}'
+  for path in (tmp_path / 'out').rglob('*.csv'):
+    assert 'X' * 17 not in path.read_text()
+
+
 def test_awkward_files_are_all_accounted_for(predict, five_films, tmp_path):
   """pydicom's own: no chest film is among them."""
   folder = pathlib.Path(pydicom.__file__).parent / 'data' / 'test_files'

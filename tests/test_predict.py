@@ -163,6 +163,37 @@ def test_inputs_are_found_once_and_outputs_never(five_films, tmp_path):
   assert len({source.name for source in sources}) == len(sources)
 
 
+def test_packed_films_are_counted(five_films, tmp_path, caplog):
+  packed = tmp_path / 'packed'
+  packed.mkdir()
+  for name in ('a.dcm.gz', 'B.ZIP', 'c.tar.gz'):
+    (packed / name).write_bytes(b'packed')
+  (packed / 'rle.csv.gz').write_bytes(b'a table')
+  with pytest.raises(UserError, match=r'3 packed files .*unpack them'):
+    discovery.find([str(packed)], leave_out='nowhere')
+  with caplog.at_level('WARNING', 'pnx_jax'):
+    discovery.find([str(packed), str(five_films)], leave_out='nowhere')
+  assert '3 packed files (*.zip, *.dcm.gz, ...) are not read' in caplog.text
+
+
+def test_films_are_read_in_workers_alone(
+  predict, five_films, tmp_path, monkeypatch
+):
+  """With --dicom_seg, too, whose files quote the header."""
+  pytest.importorskip('highdicom')
+
+  def refused(*_, **__):
+    raise AssertionError('a film was read in the main process')
+
+  monkeypatch.setattr(pydicom, 'dcmread', refused)
+  monkeypatch.setattr(dicom, 'content', refused)
+  readings = predict(five_films, with_dicom_seg=True)
+  monkeypatch.undo()
+  marked = {each.name for each in readings.values() if each.area}
+  folder = tmp_path / 'out' / 'dicom_seg'
+  assert {path.stem for path in folder.iterdir()} == marked != set()
+
+
 def test_workers_load_without_jax():
   code = (
     'import sys, launch, pnx_jax.prediction.decoding; '
@@ -199,7 +230,9 @@ def test_wrong_folders_are_one_line(predict, five_films, tmp_path):
     predict(tmp_path / 'empty')
   with pytest.raises(UserError, match='missing: no such file'):
     predict(five_films, tmp_path / 'missing')
-  with pytest.raises(UserError, match=r'cannot write .*a\.dcm/readings.jsonl'):
+  with pytest.raises(
+    UserError, match=r'output_dir=.*a\.dcm is a file; name a folder'
+  ):
     predict(five_films, output_dir=five_films / 'a.dcm')
   with pytest.raises(
     UserError, match='not an evaluated run; evaluate it first'

@@ -1,5 +1,7 @@
 """Runs that resume: what was predicted before, what is new or changed."""
 
+import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -11,55 +13,155 @@ import subprocess
 import sys
 import time
 
+import dicom_files
 import pytest
 from output_files import csv_rows, folder_contents
 
 from pnx_jax.errors import UserError
-from pnx_jax.inference import assessment, journal
+from pnx_jax.formats import dicom
+from pnx_jax.inference import assessment, discovery, journal
+from pnx_jax.prediction import decoding
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def test_a_second_run_reads_what_is_new_or_changed_alone(
-  predict, five_films, tmp_path, monkeypatch
+@pytest.fixture
+def predicted_ids(monkeypatch):
+  """The ids of the films that a network predicts."""
+  ids = []
+  assess = assessment.Assessment.__call__
+
+  def noted(self, film, prediction):
+    if isinstance(film, decoding.DecodedFilm):
+      ids.append(self.sources[film.number].image_id)
+    return assess(self, film, prediction)
+
+  monkeypatch.setattr(assessment.Assessment, '__call__', noted)
+  return ids
+
+
+def test_a_second_run_predicts_what_is_new_or_changed_alone(
+  predict, five_films, tmp_path, predicted_ids
 ):
   five_films = shutil.copytree(five_films, tmp_path / 'films')
   out = tmp_path / 'out'
   (five_films / 'e.dcm').rename(tmp_path / 'e.dcm')
   assert set(predict(five_films)) == set('abcd')
   before = folder_contents(out)
-  read = []
-  assess = assessment.Assessment.__call__
-
-  def noted(self, film, prediction):
-    read.append(self.sources[film.number].image_id)
-    return assess(self, film, prediction)
-
-  monkeypatch.setattr(assessment.Assessment, '__call__', noted)
+  predicted_ids.clear()
   predict(five_films)
   assert folder_contents(out) == before
-  assert not read
-  os.utime(five_films / 'b.dcm', ns=(1, 1))
+  assert not predicted_ids
+  shutil.copy(five_films / 'd.dcm', five_films / 'b.dcm')
   next((out / 'pictures').glob('c_*')).unlink()
   (tmp_path / 'e.dcm').rename(five_films / 'e.dcm')
   assert set(predict(five_films)) == set('abcde')
-  assert sorted(read) == ['b', 'c', 'e']
+  assert sorted(predicted_ids) == ['b', 'c', 'e']
   after = folder_contents(out)
   assert all(
     after[name] == content
     for name, content in before.items()
-    if name.endswith(('jpg', 'png'))
+    if name.endswith(('jpg', 'png')) and '/b_' not in name
   )
   # What a file held before leaves nothing behind.
   (five_films / 'b.dcm').write_bytes(b'no film')
   (out / 'dicom_seg').mkdir()
   for name in {path.stem for path in (out / 'pictures').iterdir()}:
     (out / 'dicom_seg' / f'{name}.dcm').write_bytes(b'of an older film')
-  os.utime(five_films / 'c.dcm', ns=(1, 1))
+  shutil.copy(five_films / 'd.dcm', five_films / 'c.dcm')
   assert not predict(five_films)['b'].assessed
   left = [path.name for path in out.rglob('*') if path.is_file()]
   assert not [name for name in left if name.startswith('b_')]
   assert [n[0] for n in sorted(left) if n.endswith('.dcm')] == ['a', 'd', 'e']
+
+
+def test_another_film_of_the_same_size_and_time_is_predicted(
+  predict, five_films, tmp_path, predicted_ids
+):
+  """Two films under one name, both with a mask or one with and one without."""
+  film = tmp_path / 'films' / 'film.dcm'
+  pixels = {
+    name: dicom.read(five_films / f'{name}.dcm').pixels for name in 'ae'
+  }
+  for name in pixels:
+    dicom_files.write(tmp_path / f'{name}.dcm', pixels[name])
+    os.utime(tmp_path / f'{name}.dcm', ns=(1, 1))
+  sizes = {(tmp_path / f'{name}.dcm').stat().st_size for name in pixels}
+  assert len(sizes) == 1
+  film.parent.mkdir()
+  expected = {}
+  for name in pixels:
+    expected[name] = predict(
+      tmp_path / f'{name}.dcm', output_dir=tmp_path / name
+    )[name]
+  assert expected['a'].probability != expected['e'].probability
+  for name in ('a', 'e', 'a'):
+    shutil.copy2(tmp_path / f'{name}.dcm', film)
+    found = predict(film.parent)['film']
+    assert film.stat().st_mtime_ns == 1
+    assert found.probability == expected[name].probability
+    assert found.rle == expected[name].rle
+    content = film.read_bytes()
+    assert found.digest == hashlib.sha256(content).hexdigest()
+  assert predicted_ids == ['a', 'e', 'film', 'film', 'film']
+
+
+def test_a_touched_film_is_read_but_not_predicted_again(
+  predict, five_films, tmp_path, predicted_ids
+):
+  five_films = shutil.copytree(five_films, tmp_path / 'films')
+  before = predict(five_films)
+  predicted_ids.clear()
+  os.utime(five_films / 'b.dcm', ns=(1, 1))
+  after = predict(five_films)
+  assert not predicted_ids
+  assert after.pop('b') == dataclasses.replace(
+    before.pop('b'), stamp=after_stamp(five_films / 'b.dcm')
+  )
+  assert after == before
+  lines = (tmp_path / 'out' / journal.NAME).read_text().splitlines()
+  assert len(lines) == 6
+
+
+def after_stamp(path):
+  (source,) = discovery.find([str(path)], leave_out='nowhere')
+  return source.stamp
+
+
+def test_verify_reads_films_that_seem_unchanged(
+  predict, five_films, tmp_path, predicted_ids
+):
+  five_films = shutil.copytree(five_films, tmp_path / 'films')
+  before = predict(five_films)
+  predicted_ids.clear()
+  assert predict(five_films, verify=True) == before
+  assert not predicted_ids
+  # As if the files' times and inodes told nothing.
+  path = tmp_path / 'out' / journal.NAME
+  stamps = {name: reading.stamp for name, reading in before.items()}
+  shutil.copy(five_films / 'a.dcm', five_films / 'b.dcm')
+  text = path.read_text()
+  path.write_text(text.replace(stamps['b'], after_stamp(five_films / 'b.dcm')))
+  assert predict(five_films)['b'].rle == before['b'].rle
+  assert not predicted_ids
+  assert predict(five_films, verify=True)['b'].rle == before['a'].rle
+  assert predicted_ids == ['b']
+
+
+def test_films_of_an_old_journal_are_read_again(
+  predict, five_films, tmp_path, predicted_ids
+):
+  """Older journals hold neither digest nor inode."""
+  before = predict(five_films)
+  predicted_ids.clear()
+  path = tmp_path / 'out' / journal.NAME
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  for line in lines:
+    del line['digest']
+    line['stamp'] = '-'.join(line['stamp'].split('-')[:2])
+  path.write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
+  assert predict(five_films) == before
+  assert sorted(predicted_ids) == [*'abcde']
 
 
 def test_a_torn_line_is_dropped(

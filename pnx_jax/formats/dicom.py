@@ -21,6 +21,10 @@ from pnx_jax.formats.names import printable
 CHEST = ('CHEST', 'THORAX', 'LUNG')
 RADIOGRAPHY = ('CR', 'DX')
 _MOST_PIXELS = 100_000_000
+_ARCHIVES = (
+  *('.zip', '.dcm.gz', '.dcm.bz2', '.dcm.xz', '.7z', '.rar'),
+  *('.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz'),
+)
 _MARK = b'DICM'
 _PIXEL_DATA = b'\xe0\x7f\x10\x00'  # the tag, little-endian
 
@@ -134,6 +138,11 @@ def is_named_or_marked(path: str) -> bool:
   return path.lower().endswith('.dcm') or is_dicom(path)
 
 
+def is_archive(path: str) -> bool:
+  """Whether a file's name says that films may be packed in it."""
+  return path.lower().endswith(_ARCHIVES)
+
+
 def walk(folder: str | os.PathLike[str]) -> Iterator[str]:
   """Yields every file below; links are followed, but into no folder twice.
 
@@ -242,10 +251,11 @@ def _check(
   accept_modality: Collection[str],
   accept_body_part: Collection[str],
 ) -> None:
+  shown = dicom_header.shortened(header)
   if accept_modality and header.modality not in accept_modality:
     raise UnusableDicom(
       'modality',
-      f'{header.modality or "none"}, not {" or ".join(accept_modality)}',
+      f'{shown.modality or "none"}, not {" or ".join(accept_modality)}',
     )
   if (
     accept_body_part
@@ -254,7 +264,7 @@ def _check(
   ):
     raise UnusableDicom(
       'body_part',
-      f'{header.body_part}, not {" or ".join(accept_body_part)}',
+      f'{shown.body_part}, not {" or ".join(accept_body_part)}',
     )
   if 'PixelData' not in dataset:
     raise UnusableDicom('no_pixels', 'no PixelData')
@@ -265,7 +275,7 @@ def _check(
   samples = dicom_header.integer(dataset.get('SamplesPerPixel'), 1)
   if samples != 1 or header.photometric not in ('MONOCHROME1', 'MONOCHROME2'):
     raise UnusableDicom(
-      'color', f'{header.photometric or "no photometric"}, {samples} samples'
+      'color', f'{shown.photometric or "no photometric"}, {samples} samples'
     )
   if header.height * header.width > _MOST_PIXELS:
     raise UnusableDicom(

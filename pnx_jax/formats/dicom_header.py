@@ -24,6 +24,15 @@ _VIEW_CODES = {
     '399236003 R-10234 399184004 R-10238 260427002 R-40783'
   ),
 }
+# Most letters of the attributes' value representations, CS, LO and UI.
+_LENGTHS = {
+  'modality': 16,
+  'body_part': 16,
+  'view': 16,
+  'photometric': 16,
+  'transfer_syntax': 64,
+  'manufacturer': 64,
+}
 _VIEW_OF = {
   code: view for view, codes in _VIEW_CODES.items() for code in codes.split()
 }
@@ -93,6 +102,17 @@ def parse(dataset: pydicom.Dataset) -> Header:
     orientation=orientation(dataset),
     synthetic=text(dataset, 'SyntheticData') == 'YES',
     patient_id=text(dataset, 'PatientID'),
+  )
+
+
+def shortened(header: Header) -> Header:
+  """The header with every text cut to the length that the standard allows.
+
+  Damaged headers hold texts of any length; these are for tables and pictures.
+  """
+  return dataclasses.replace(
+    header,
+    **{name: getattr(header, name)[:most] for name, most in _LENGTHS.items()},
   )
 
 

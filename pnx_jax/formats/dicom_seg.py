@@ -8,11 +8,13 @@ from the film. Codes are those of SNOMED CT.
 import contextlib
 import hashlib
 import importlib.util
+import io
 import logging
 import os
 import re
 import threading
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
@@ -63,6 +65,22 @@ for _library in ('highdicom', 'pydicom'):
   logging.getLogger(_library).setLevel(logging.ERROR)
 
 
+class Unsuitable(UserError):
+  """A film that no valid segmentation can refer to."""
+
+
+class Reference(NamedTuple):
+  """What a segmentation needs of the header of its film.
+
+  Attributes:
+    film: the attributes, all of them valid.
+    replaced: the UIDs that the film lacks, and that are new.
+  """
+
+  film: pydicom.Dataset
+  replaced: tuple[str, ...]
+
+
 def check_installed() -> None:
   """Raises UserError where highdicom is missing."""
   if importlib.util.find_spec('highdicom') is None:
@@ -71,66 +89,17 @@ def check_installed() -> None:
     )
 
 
-def write(
-  source: str | os.PathLike,
-  mask: np.ndarray,
-  output: str | os.PathLike,
-  *,
-  model: str,
-  rules: str,
-) -> None:
-  """Writes the mask of a film; the file is there whole or not at all.
-
-  The same film, mask and versions give the same UIDs.
-
-  Args:
-    source: the film's file.
-    mask: bool[H, W] in the film's own pixels, not empty: a film without a
-      finding has no segmentation.
-    output: where to.
-    model: version of the networks.
-    rules: version of the rules and thresholds.
+def reference(source: str | os.PathLike[str] | bytes) -> Reference:
+  """Reads what a segmentation needs of a film: a path or its content.
 
   Raises:
-    UserError: highdicom is missing, or no valid segmentation can refer to this
-      film.
+    Unsuitable: the header is not that of an image.
   """
-  check_installed()
-  if not mask.any():
-    raise ValueError('an empty mask is no segmentation')
-  film = _film(source)
-  if mask.shape != (film.Rows, film.Columns):
-    raise UserError(
-      f'{source}: no DICOM SEG, a mask of {mask.shape[0]} x {mask.shape[1]} '
-      f'does not fit a film of {film.Rows} x {film.Columns}'
-    )
-  try:
-    with _quiet():
-      made = _segmentation(film, mask, model, rules)
-  except Exception as error:  # Its text may name what the header holds.
-    raise UserError(
-      f'{source}: no DICOM SEG, highdicom takes no {film.SOPClassUID.name} '
-      f'with this header ({type(error).__name__})'
-    ) from error
-  with files.atomic(output) as file:
-    made.save_as(file, enforce_file_format=True)
-
-
-@contextlib.contextmanager
-def _quiet():
-  """Without warnings, which quote the header; their filters know no threads."""
-  with _one_at_a_time, warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    yield
-
-
-def _film(source) -> pydicom.Dataset:
-  """What a segmentation needs of a film's header, all of it valid."""
-  film = pydicom.Dataset()
+  film, replaced = pydicom.Dataset(), []
   try:
     with _quiet():
       given = pydicom.dcmread(
-        source,
+        io.BytesIO(source) if isinstance(source, bytes) else source,
         force=True,
         stop_before_pixels=True,
         specific_tags=[*_PATIENT_AND_STUDY, *_UIDS, *_SHAPE, *_LOSSY],
@@ -144,13 +113,81 @@ def _film(source) -> pydicom.Dataset:
         if value := _valid_text(given, keyword):
           setattr(film, keyword, value)
       for keyword in _UIDS:
-        setattr(film, keyword, _valid_uid(given, keyword, source))
+        text = dicom_header.text(given, keyword)
+        if not uid.UID(text).is_valid:
+          replaced.append(keyword)
+          # The same one for the same text.
+          text = uid.generate_uid(
+            entropy_srcs=[keyword, text] if text else None
+          )
+        setattr(film, keyword, text)
   except Exception as error:
-    raise UserError(
-      f'{source}: no DICOM SEG, its header is not that of an image '
+    raise Unsuitable(
+      'no DICOM SEG: the header is not that of an image '
       f'({type(error).__name__})'
     ) from error
-  return film
+  return Reference(film, tuple(replaced))
+
+
+def write(
+  source: str | os.PathLike[str] | Reference,
+  mask: np.ndarray,
+  output: str | os.PathLike[str],
+  *,
+  model: str,
+  rules: str,
+) -> None:
+  """Writes the mask of a film; the file is there whole or not at all.
+
+  The same film, mask and versions give the same UIDs.
+
+  Args:
+    source: the film's file, or what was read of it.
+    mask: bool[H, W] in the film's own pixels, not empty: a film without a
+      finding has no segmentation.
+    output: where to.
+    model: version of the networks.
+    rules: version of the rules and thresholds.
+
+  Raises:
+    Unsuitable: no valid segmentation can refer to this film.
+    UserError: highdicom is missing, or the file cannot be written.
+  """
+  check_installed()
+  if not mask.any():
+    raise ValueError('an empty mask is no segmentation')
+  film, replaced = (
+    source if isinstance(source, Reference) else reference(source)
+  )
+  if mask.shape != (film.Rows, film.Columns):
+    raise Unsuitable(
+      f'no DICOM SEG: a mask of {mask.shape[0]} x {mask.shape[1]} does not fit '
+      f'a film of {film.Rows} x {film.Columns}'
+    )
+  for keyword in replaced:
+    _logger.warning(
+      '%s: the film has no valid %s; this one is new, no archive knows it.',
+      output,
+      keyword,
+    )
+  try:
+    with _quiet():
+      made = _segmentation(film, mask, model, rules)
+  except Exception as error:  # Its text may name what the header holds.
+    raise Unsuitable(
+      f'no DICOM SEG: highdicom takes no {film.SOPClassUID.name} with this '
+      f'header ({type(error).__name__})'
+    ) from error
+  with files.atomic(output) as file:
+    made.save_as(file, enforce_file_format=True)
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Without warnings, which quote the header; their filters know no threads."""
+  with _one_at_a_time, warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    yield
 
 
 def _valid_text(dataset: pydicom.Dataset, keyword: str) -> str:
@@ -166,19 +203,6 @@ def _valid_text(dataset: pydicom.Dataset, keyword: str) -> str:
   except ValueError:
     return ''
   return text if re.fullmatch(_FORMS.get(keyword, '.*'), text) else ''
-
-
-def _valid_uid(dataset: pydicom.Dataset, keyword: str, source) -> str:
-  """A UID of the film; a new one, the same for the same text, if need be."""
-  text = dicom_header.text(dataset, keyword)
-  if uid.UID(text).is_valid:
-    return text
-  _logger.warning(
-    '%s: no valid %s; its DICOM SEG has a new one, which no archive knows.',
-    source,
-    keyword,
-  )
-  return uid.generate_uid(entropy_srcs=[keyword, text] if text else None)
 
 
 def _segmentation(film, mask, model, rules) -> pydicom.Dataset:

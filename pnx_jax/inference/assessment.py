@@ -1,7 +1,7 @@
 """What becomes of a film: its files, and its line of the worklist."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from pnx_jax.formats import rle
 from pnx_jax.inference.discovery import Source
 from pnx_jax.inference.outputs import Outputs
 from pnx_jax.inference.readings import Reading
-from pnx_jax.prediction.decoding import DecodedFilm, RefusedFilm
+from pnx_jax.prediction.decoding import Film, RefusedFilm, UnchangedFilm
 from pnx_jax.prediction.predictor import Prediction
 
 
@@ -22,17 +22,19 @@ class Assessment:
     sources: of the films, by `DecodedFilm.number`.
     outputs: where the files go.
     versions: of `model` and `rules`.
+    earlier: by name, the readings of films that may be unchanged.
   """
 
   sources: Sequence[Source]
   outputs: Outputs
   versions: dict[str, str]
+  earlier: Mapping[str, Reading]
 
-  def __call__(
-    self, film: DecodedFilm | RefusedFilm, prediction: Prediction
-  ) -> Reading:
+  def __call__(self, film: Film, prediction: Prediction) -> Reading:
     """Writes the files of one film."""
     source = self.sources[film.number]
+    if isinstance(film, UnchangedFilm):
+      return dataclasses.replace(self.earlier[source.name], **source._asdict())
     if isinstance(film, RefusedFilm):
       self.outputs.remove(source.name)
       return Reading(
@@ -54,10 +56,13 @@ class Assessment:
       mirrored=header.mirrored,
       probability=prediction.probability,
     )
-    detail = self.outputs.write(source, case, self.versions)
+    detail = self.outputs.write(
+      source.name, case, self.versions, film.reference
+    )
     area = int(np.count_nonzero(prediction.mask))
     return Reading(
       **source._asdict(),
+      digest=film.digest,
       detail=detail,
       probability=prediction.probability,
       operating_point=prediction.operating_point,

@@ -1,6 +1,7 @@
 """Finds the films to predict and gives their files safe names."""
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from pnx_jax.formats.names import printable
 
 _LONGEST_STEM = 64
 
+_logger = logging.getLogger(__name__)
+
 
 class Source(NamedTuple):
   """A file to read.
@@ -21,7 +24,8 @@ class Source(NamedTuple):
     name: of the film's files in the output folder; safe and unique, see
       `name_of`.
     image_id: the stem of the file's name.
-    stamp: size and modification time, by which a changed file is noticed.
+    stamp: size, times of modification and change, and inode: where they
+      are the same, the file is taken to be unchanged.
   """
 
   path: str
@@ -42,10 +46,14 @@ def find(
   Raises:
     UserError: an input is missing, or there is no film at all.
   """
-  paths = set()
+  paths, archives = set(), set()
   for entry in inputs:
     if os.path.isdir(entry):
-      paths.update(dicom.find(entry))
+      for path in dicom.walk(entry):
+        if dicom.is_named_or_marked(path):
+          paths.add(path)
+        elif dicom.is_archive(path):
+          archives.add(path)
     elif os.path.exists(entry):
       paths.add(entry)
     else:
@@ -56,12 +64,22 @@ def find(
     real = os.path.realpath(path)
     if not real.startswith(outside):
       found.setdefault(real, path)
+  packed = ''
+  if archives:
+    packed = (
+      f'{len(archives)} packed files (*.zip, *.dcm.gz, ...) are not read, such '
+      f'as {printable(min(archives))}: unpack them to have their films assessed'
+    )
   if not found:
     given = ' '.join(f'--input={printable(entry)}' for entry in inputs)
     raise UserError(
-      f'no DICOM file in {given}: expected files named *.dcm or with the DICM '
-      'mark at byte 128'
+      f'no DICOM file in {given}: '
+      + (
+        packed or 'expected files named *.dcm or with the mark DICM at byte 128'
+      )
     )
+  if packed:
+    _logger.warning('%s.', packed)
   return [_source(path, real) for real, path in found.items()]
 
 
@@ -79,7 +97,12 @@ def name_of(path: str) -> str:
 def _source(path: str, real: str) -> Source:
   try:
     status = os.stat(real)
-    stamp = f'{status.st_size}-{status.st_mtime_ns}'
+    stamp = '-'.join(
+      map(
+        str,
+        (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino),
+      )
+    )
   except OSError:  # Reading the film reports it.
     stamp = ''
   return Source(path, name_of(path), dicom.image_id_of(path), stamp)

@@ -12,11 +12,11 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files
+from pnx_jax.formats import files, typed_json
 from pnx_jax.inference.readings import Reading
 from pnx_jax.inference.shards import Shard
 
@@ -95,7 +95,18 @@ class Journal:
     with files.explained(self.path):
       while line:
         line = line[self._file.write(line) :]
+      os.fsync(self._file.fileno())
     self.known[reading.name] = _without_mask(reading)
+
+  def with_masks(self, names: Collection[str]) -> dict[str, Reading]:
+    """The last readings of some films, complete, by name."""
+    paths = [self.path.with_name(NAME), *self._journals_of_shards(), self.path]
+    return {
+      reading.name: reading
+      for path in paths
+      for reading in (_lines(path) if names else ())
+      if reading.name in names
+    }
 
   def readings(self) -> list[Reading]:
     """The last reading of every film."""
@@ -124,6 +135,16 @@ class Journal:
     self._file.truncate(whole)
 
 
+def is_ours(path: str | os.PathLike[str]) -> bool:
+  """Whether a file is a journal: each whole line of it is a reading."""
+  path = pathlib.Path(path)
+  try:
+    readings = sum(1 for _ in _lines(path))
+    return bool(readings) or not path.stat().st_size
+  except (OSError, UserError):
+    return False
+
+
 def _opened(path: pathlib.Path, *, wait: bool = False) -> BinaryIO:
   """Opens a journal for appending, and locks it.
 
@@ -132,7 +153,7 @@ def _opened(path: pathlib.Path, *, wait: bool = False) -> BinaryIO:
   """
   while True:
     # Unbuffered: nothing is left to be written when it is closed.
-    file = path.open('ab', buffering=0)
+    file = open(path, 'ab', buffering=0, opener=_no_link)  # noqa: SIM115
     try:
       fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -154,14 +175,17 @@ def _lines(path: pathlib.Path) -> Iterator[Reading]:
       if not line.endswith(b'\n'):
         return
       try:
-        fields = json.loads(line)
-        boxes = tuple(tuple(box) for box in fields['boxes'])
-        yield Reading(**fields | {'boxes': boxes})
-      except (KeyError, TypeError, ValueError):
+        yield typed_json.convert(json.loads(line), Reading)
+      except (ValueError, RecursionError) as error:
         raise UserError(
-          f'{path}, line {number}: not a reading of this program; '
+          f'{path}, line {number}: not a reading of this program ({error}); '
           'choose another --output_dir'
         ) from None
+
+
+def _no_link(path: str, flags: int) -> int:
+  """Opens a file for appending, but no link that lies in its place."""
+  return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _without_mask(reading: Reading) -> Reading:

@@ -8,9 +8,7 @@ import numpy as np
 
 from pnx_jax import draw
 from pnx_jax.case import Case, overlay
-from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom_seg, files
-from pnx_jax.inference.discovery import Source
 from pnx_jax.inference.readings import Reading
 
 # Longer side of the pictures.
@@ -40,8 +38,20 @@ class Outputs:
         paths.append(self._dicom_seg(reading.name))
     return paths
 
-  def write(self, source: Source, case: Case, versions: dict[str, str]) -> str:
+  def write(
+    self,
+    name: str,
+    case: Case,
+    versions: dict[str, str],
+    reference: dicom_seg.Reference | str | None,
+  ) -> str:
     """Writes the files of a film.
+
+    Args:
+      name: of the files, see `discovery.Source`.
+      case: what the picture shows.
+      versions: of `model` and `rules`.
+      reference: for the DICOM SEG, or why there can be none.
 
     Returns:
       Why its DICOM SEG could not be written, or ''.
@@ -49,22 +59,22 @@ class Outputs:
     Raises:
       UserError: a file cannot be written.
     """
-    self.remove(source.name)
+    self.remove(name)
     picture = draw.caption(overlay(case, PICTURE_SIZE), [RESEARCH_ONLY])
-    files.write(self._picture(source.name), draw.encoded(picture, '.jpg'))
+    files.write(self._picture(name), draw.encoded(picture, '.jpg'))
     if not case.mask.any():
       return ''
     png = cv2.imencode('.png', case.mask.view(np.uint8) * 255)[1]
-    files.write(self._mask(source.name), png.tobytes())
-    if not self.with_dicom_seg:
-      return ''
-    path = self._dicom_seg(source.name)
+    files.write(self._mask(name), png.tobytes())
+    if not isinstance(reference, dicom_seg.Reference):
+      return reference or ''
+    path = self._dicom_seg(name)
     with files.explained(path):
       path.parent.mkdir(exist_ok=True)
-      try:
-        dicom_seg.write(source.path, case.mask, path, **versions)
-      except UserError as error:
-        return str(error)
+    try:
+      dicom_seg.write(reference, case.mask, path, **versions)
+    except dicom_seg.Unsuitable as error:
+      return str(error)
     return ''
 
   def remove(self, name: str) -> None:

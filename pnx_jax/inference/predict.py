@@ -11,7 +11,7 @@ import cv2
 
 from pnx_jax import pool
 from pnx_jax.formats import dicom, dicom_seg
-from pnx_jax.inference import discovery, page, worklist
+from pnx_jax.inference import discovery, output_folder, page, worklist
 from pnx_jax.inference.assessment import Assessment
 from pnx_jax.inference.discovery import Source
 from pnx_jax.inference.journal import Journal
@@ -34,6 +34,8 @@ def predict(
   model: str | os.PathLike[str],
   accept_modality: Collection[str] = dicom.RADIOGRAPHY,
   with_dicom_seg: bool = False,
+  limits: pool.Limits = pool.Limits(),  # noqa: B008 (frozen)
+  verify: bool = False,
   shard: Shard | None = None,
 ) -> list[Reading]:
   """Predicts all films among `inputs` that `output_dir` does not hold yet.
@@ -48,6 +50,9 @@ def predict(
     model: an evaluated run, or an export.
     accept_modality: see `dicom.read`.
     with_dicom_seg: write masks as DICOM SEG, too.
+    limits: of time and memory for reading one film.
+    verify: read known films again even where they seem unchanged; those with
+      other bytes are predicted again.
     shard: predict its films only. Several shards may run at once; each one
       that ends writes page and tables of all films that are done by then.
 
@@ -56,7 +61,7 @@ def predict(
 
   Raises:
     UserError: an input or the model is missing, `output_dir` belongs to another
-      model or cannot be written.
+      model, holds foreign files in our places or cannot be written.
   """
   cv2.setNumThreads(1)
   if with_dicom_seg:
@@ -65,21 +70,49 @@ def predict(
   options = predictor.read_options(model)._replace(
     accept_modality=tuple(name.upper() for name in accept_modality),
     picture_size=PICTURE_SIZE,
+    dicom_seg=with_dicom_seg,
   )
   outputs = Outputs(pathlib.Path(output_dir), with_dicom_seg)
+  output_folder.claim(output_dir)
   own = [one for one in sources if shard is None or shard.takes(one)]
   with preemption.watch() as stop:
     with Journal(output_dir, shard) as journal:
-      left = [one for one in own if not _is_done(journal, outputs, one)]
-      _logger.info('%d films, %d of them to be predicted.', len(own), len(left))
-      paths = [source.path for source in left]
-      workers = max(1, pool.num_cores() // 2)  # The rest is for what follows.
-      with decoding.read(paths, options, num_workers=workers) as films:
+      known = {source.name: _known(journal, outputs, source) for source in own}
+      left = [
+        source
+        for source in own
+        if verify
+        or (reading := known[source.name]) is None
+        or reading.stamp != source.stamp
+      ]
+      _logger.info('%d films, %d of them to be read.', len(own), len(left))
+      digests = [
+        reading.digest if (reading := known[source.name]) else ''
+        for source in left
+      ]
+      with decoding.read(
+        [source.path for source in left],
+        options,
+        num_workers=max(1, pool.num_cores() // 2),  # The rest is the network's.
+        limits=limits,
+        digests=digests,
+      ) as films:
         loaded = predictor.load(model)
         ensemble = loaded.ensemble
         versions = {'model': ensemble.version, 'rules': ensemble.rules_version}
         journal.check_model(**versions)
-        assess = Assessment(sources=left, outputs=outputs, versions=versions)
+        assess = Assessment(
+          sources=left,
+          outputs=outputs,
+          versions=versions,
+          earlier=journal.with_masks(
+            {
+              source.name
+              for source, digest in zip(left, digests, strict=True)
+              if digest
+            }
+          ),
+        )
         report, done = _reports(len(left)), 0
         for done, reading in enumerate(loaded.run(films, assess), 1):
           journal.append(reading)
@@ -107,16 +140,18 @@ def predict(
   return readings
 
 
-def _is_done(journal: Journal, outputs: Outputs, source: Source) -> bool:
-  """Whether a film was assessed, has not changed since, and has its files.
+def _known(
+  journal: Journal, outputs: Outputs, source: Source
+) -> Reading | None:
+  """The reading of a film that was assessed and has its files.
 
   A film that was not assessed is read again: that costs little, and a repaired
   file or another `accept_modality` changes the result.
   """
   known = journal.known.get(source.name)
-  if known is None or not known.assessed or known.stamp != source.stamp:
-    return False
-  return all(path.exists() for path in outputs.expected(known))
+  if known is None or not known.assessed:
+    return None
+  return known if all(p.exists() for p in outputs.expected(known)) else None
 
 
 def _reports(total: int) -> Callable[[int], None]:
@@ -147,5 +182,5 @@ def _summarize(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
   refused = ', '.join(f'{n} {why}' for why, n in reasons.most_common())
   print(f'{len(readings) - reasons.total()} films assessed, {positive} marked')
   print(f'{reasons.total()} not assessed{refused and ": " + refused}')
-  print('Wrote', ', '.join(sorted(str(path) for path in folder.iterdir())))
+  print('Wrote', ', '.join(map(str, output_folder.written(folder))))
   print(f'For {RESEARCH_ONLY}.')

@@ -12,6 +12,8 @@ class Reading:
     path: the film's own file, as it was found.
     image_id: the stem of the file's name.
     stamp: by which a changed file is noticed, see `discovery.Source`.
+    digest: SHA-256 of the bytes that were decoded; empty in old journals and
+      where none were.
     reason: why the film was not assessed, empty where it was.
     detail: more about the reason, or why there is no DICOM SEG.
     probability: of a pneumothorax, calibrated; -1 where not assessed.
@@ -35,6 +37,7 @@ class Reading:
   path: str
   image_id: str
   stamp: str = ''
+  digest: str = ''
   reason: str = ''
   detail: str = ''
   probability: float = -1.0

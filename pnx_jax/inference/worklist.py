@@ -45,14 +45,14 @@ def write(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
   """
   assessed = [reading for reading in readings if reading.assessed]
   rows = [_row(rank, reading) for rank, reading in enumerate(assessed, 1)]
-  _write(folder / 'worklist.csv', COLUMNS, rows)
+  files.write_csv(folder / 'worklist.csv', COLUMNS, rows)
   refused = [reading for reading in readings if not reading.assessed]
   rows = [(r.path, r.image_id, r.reason, r.detail) for r in refused]
-  _write(folder / 'not_assessed.csv', NOT_ASSESSED, rows)
+  files.write_csv(folder / 'not_assessed.csv', NOT_ASSESSED, rows)
   # Where films share an id, their unique names tell them apart.
   count = collections.Counter(reading.image_id for reading in assessed)
   masks = (
-    (_cell(r.image_id if count[r.image_id] == 1 else r.name), r.rle)
+    (_safe_id(r.image_id if count[r.image_id] == 1 else r.name), r.rle)
     for r in assessed
   )
   rle.write_csv(folder / 'masks' / 'masks.csv', sorted(masks))
@@ -83,13 +83,10 @@ def _row(rank: int, reading: Reading) -> tuple:
   )
 
 
-def _write(path, header, rows) -> None:
-  files.write_csv(path, header, (tuple(map(_cell, row)) for row in rows))
+def _safe_id(text: str) -> str:
+  """An id without control characters that no spreadsheet takes for a formula.
 
-
-def _cell(value):
-  """Text without control characters that no spreadsheet takes for a formula."""
-  if not isinstance(value, str):
-    return value
-  value = printable(value)
-  return f"'{value}" if value.startswith(_FORMULA) else value
+  The cells beside it, '-1' among them, have to stay as they are.
+  """
+  text = printable(text)
+  return f"'{text}" if text.startswith(_FORMULA) else text

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 import jax
 import numpy as np
@@ -16,7 +16,13 @@ from pnx_jax import pool
 from pnx_jax.errors import UserError
 from pnx_jax.formats import boxes, dicom, letterbox
 from pnx_jax.prediction import decoding, deployment, exported, screening
-from pnx_jax.prediction.decoding import DecodedFilm, ReadOptions, RefusedFilm
+from pnx_jax.prediction.decoding import (
+  DecodedFilm,
+  Film,
+  ReadOptions,
+  RefusedFilm,
+  UnchangedFilm,
+)
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.ensemble import Ensemble
 from pnx_jax.prediction.network import SIZE
@@ -26,6 +32,8 @@ from pnx_jax.training import sharding
 _FILMS_ON_CPU = 1
 _FILMS_ON_ACCELERATOR = 32
 _BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): None}
+
+_IN_MEMORY = (np.ndarray, pydicom.Dataset)
 
 Result = TypeVar('Result')
 
@@ -137,6 +145,18 @@ class Predictor:
       UnusableDicom: not an upright frontal chest radiograph.
       UserError: an array, or what is said of it, makes no sense.
     """
+    try:
+      read = self._read(film, bits, photometric, pixel_spacing, screen)
+    except dicom.UnusableDicom as error:
+      name = 'the film' if isinstance(film, _IN_MEMORY) else os.fspath(film)
+      error.args = (
+        f'{name} cannot be assessed: {error.detail} ({error.reason})',
+      )
+      raise
+    (prediction,) = self.run([decoding.prepare(read, self._options())])
+    return prediction
+
+  def _read(self, film, bits, photometric, pixel_spacing, screen) -> dicom.Film:
     window = self.ensemble.window
     if isinstance(film, np.ndarray):
       dataset = _dataset(
@@ -154,8 +174,7 @@ class Predictor:
       read, screen = dicom.read(film, window=window), True
     if screen:
       screening.check(read)
-    (prediction,) = self.run([decoding.prepare(read, self._options())])
-    return prediction
+    return read
 
   def predict_many(
     self,
@@ -183,28 +202,38 @@ class Predictor:
     ) as films:
       yield from self.run(decoding.in_order(films))
 
+  @overload
+  def run(self, films: Iterable[Film]) -> Iterator[Prediction]: ...
+
+  @overload
+  def run(
+    self, films: Iterable[Film], finish: Callable[[Film, Prediction], Result]
+  ) -> Iterator[Result]: ...
+
   def run(
     self,
-    films: Iterable[DecodedFilm | RefusedFilm],
-    finish: Callable[[DecodedFilm | RefusedFilm, Prediction], Result]
-    | None = None,
-  ) -> Iterator[Result]:
+    films: Iterable[Film],
+    finish: Callable[[Film, Prediction], Any] | None = None,
+  ) -> Iterator[Any]:
     """Predicts decoded films in batches, in order.
+
+    Films that are not decoded have a prediction with a `reason`: their own, or
+    `unchanged`.
 
     Args:
       films: to predict; the devices work on one batch while the next ones are
         taken.
-      finish: what becomes of a film and its prediction, in one of several
-        threads; the prediction itself where not given.
+      finish: called in one of several threads with each film and its
+        prediction; what it returns is yielded instead of the prediction.
     """
-    pending: collections.deque = collections.deque()
+    pending: collections.deque[Any] = collections.deque()
     with futures.ThreadPoolExecutor(pool.num_cores()) as threads:
 
-      def finished():
+      def finished() -> Iterator[Any]:
         batch, found = pending.popleft()
         rows = iter(_rows(found))
         pairs = [
-          (film, None if isinstance(film, RefusedFilm) else next(rows))
+          (film, next(rows) if isinstance(film, DecodedFilm) else None)
           for film in batch
         ]
         return threads.map(lambda pair: self._finish(*pair, finish), pairs)
@@ -228,8 +257,10 @@ class Predictor:
     return self.ensemble(images)
 
   def _finish(self, film, row, finish):
-    if row is None:
+    if isinstance(film, RefusedFilm):
       prediction = Prediction(reason=film.reason, detail=film.detail)
+    elif isinstance(film, UnchangedFilm):
+      prediction = Prediction(reason='unchanged')
     else:
       prediction = self._prediction(*row, film.header)
     return finish(film, prediction) if finish else prediction
@@ -277,12 +308,12 @@ def read_options(path: str | os.PathLike[str]) -> ReadOptions:
 
 
 def _batches(films, size):
-  """Lists of films of which `size` at most are not refused."""
+  """Lists of films of which up to `size` are decoded."""
   batch, count = [], 0
   for film in films:
     batch.append(film)
     count += isinstance(film, DecodedFilm)
-    if count == size:
+    if count == size or len(batch) == 2 * size:
       yield batch
       batch, count = [], 0
   if batch:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from pnx_jax.formats.dicom import Film, Header, UnusableDicom
+from pnx_jax.formats.dicom_header import shortened
 
 _LATERAL = ('LL', 'RL')
 _OBLIQUE = ('LLO', 'RLO')
@@ -52,11 +53,11 @@ def check_header(header: Header) -> None:
 
   A lateral view has its name, or rows that run between front and back.
   """
-  view = header.view
+  view, shown = header.view, shortened(header).view
   if 'OBL' in view or view in _OBLIQUE:
-    raise UnusableDicom('oblique', f'view {view}')
+    raise UnusableDicom('oblique', f'view {shown}')
   if 'LAT' in view or view in _LATERAL:
-    raise UnusableDicom('lateral', f'view {view}')
+    raise UnusableDicom('lateral', f'view {shown}')
   if not view and header.orientation[:1] in ('A', 'P'):
     raise UnusableDicom('lateral', 'rows run between front and back')
 
