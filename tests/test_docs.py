@@ -251,7 +251,12 @@ def assert_field(name):
     config = config[part]
 
 
-@pytest.mark.parametrize('page', ALL_PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+  # The changelog also names what was renamed.
+  'page',
+  [page for page in ALL_PAGES if page.stem != 'CHANGELOG'],
+  ids=lambda page: page.stem,
+)
 def test_inline_code_names_what_exists(page):
   text = FENCE.sub('', page.read_text(encoding='utf-8'))
   for code in re.findall(r'`([^`]+)`', text):
