@@ -42,7 +42,7 @@ def main(_) -> None:
     while waiting := [each for each in runs if not _done(results, each)]:
       print(plan.progress(len(runs), waiting, _minutes(results)), flush=True)
       _train(waiting[0], results)
-  print(report.text(results))
+  print(report.text(results, real_data=_REAL_DATA.value))
 
 
 def _done(results: pathlib.Path, run: plan.Run) -> bool:

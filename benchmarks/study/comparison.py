@@ -209,6 +209,36 @@ def _spread(
   return moved
 
 
+def predictive_values(
+  sensitivity: float, specificity: float, prevalence: float
+) -> tuple[float, float]:
+  """Positive and negative predictive value where so many films are positive."""
+  found = sensitivity * prevalence
+  false_alarms = (1 - specificity) * (1 - prevalence)
+  missed = (1 - sensitivity) * prevalence
+  cleared = specificity * (1 - prevalence)
+  return found / (found + false_alarms), cleared / (cleared + missed)
+
+
+def empty_share(
+  films: Films, doubtful: np.ndarray, *, specificity: float
+) -> tuple[float, float]:
+  """Share of negatives left empty: doubtful ones, and all the others.
+
+  Args:
+    films: N films.
+    doubtful: bool[N], negatives that another source calls positive.
+    specificity: of all negatives together, by the largest pixel.
+  """
+  negative = ~films.label
+  threshold = np.quantile(films.maximum[negative], specificity)
+  empty = films.maximum <= threshold
+  return (
+    float(empty[negative & doubtful].mean()),
+    float(empty[negative & ~doubtful].mean()),
+  )
+
+
 def corrected_for_choice(
   recipes: Mapping[str, Films], *, replicates: int | None = None
 ) -> tuple[str, dict[str, float], dict[str, tuple[float, Interval]]]:

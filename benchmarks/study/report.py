@@ -1,7 +1,10 @@
 """The study's tables, from the tables of films that are there."""
 
+import csv
 import pathlib
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from benchmarks.study import comparison, films, plan
 from benchmarks.study.films import Films
@@ -34,6 +37,9 @@ _SENSITIVITY = {
   },
 }
 
+# Of a screening-like practice, and of the study.
+_PREVALENCES = (0.05, 0.28)
+
 
 def load(results: pathlib.Path) -> dict[str, list[Films]]:
   """Returns the films of every seed of every recipe, by name of the recipe."""
@@ -53,8 +59,13 @@ def complete(seeds: Sequence[Films]) -> list[Films]:
   return [each for each in seeds if len(each) == most]
 
 
-def text(results: pathlib.Path) -> str:
-  """Returns every table as Markdown."""
+def text(results: pathlib.Path, *, real_data: str | None = None) -> str:
+  """Returns every table as Markdown.
+
+  Args:
+    results: the folder of the tables of films.
+    real_data: the folder of siim_study, for what NIH's labels say.
+  """
   recipes = {
     name: complete(seeds) for name, seeds in load(results).items() if seeds
   }
@@ -65,6 +76,9 @@ def text(results: pathlib.Path) -> str:
     _scores(recipes, _FIXED),
     f'Sensitivity:\n\n{_scores(recipes, _SENSITIVITY)}',
   ]
+  parts.append(f'Predictive values:\n\n{_predictive_values(recipes)}')
+  if real_data:
+    parts.append(f'Doubtful negatives:\n\n{_doubtful(recipes, real_data)}')
   parts += [
     f'Differences from {name}, on shared films:\n\n{table}'
     for name in ('default', 'torch')
@@ -109,6 +123,46 @@ def _scores(
     rows.append([name, len(recipes[name]), size, *cells])
   head = ['recipe', 'seeds', 'films / positive / patients']
   return _table([*head, *columns.values()], rows)
+
+
+def _predictive_values(recipes: Mapping[str, Sequence[Films]]) -> str:
+  """At the specificity of 90 %, by the largest pixel."""
+  rows = []
+  for name in _names(recipes):
+    found = comparison.intervals(recipes[name])
+    sensitivity = found['sensitivity_90_maximum'][0]
+    cells = [
+      f'{value:.3f}'
+      for prevalence in _PREVALENCES
+      for value in comparison.predictive_values(sensitivity, 0.9, prevalence)
+    ]
+    rows.append([name, *cells])
+  head = [
+    f'{value} at {prevalence:.0%}'
+    for prevalence in _PREVALENCES
+    for value in ('PPV', 'NPV')
+  ]
+  return _table(['recipe', *head], rows)
+
+
+def _doubtful(recipes: Mapping[str, Sequence[Films]], real_data: str) -> str:
+  """Negatives of the competition that NIH's labels call a pneumothorax."""
+  path = pathlib.Path(real_data, 'siim_study', 'nih_labels.csv')
+  with path.open(newline='') as file:
+    called = {
+      row['image_id']
+      for row in csv.DictReader(file)
+      if 'Pneumothorax' in row['nih_labels']
+    }
+  rows = []
+  for name in _names(recipes):
+    first = recipes[name][0]
+    doubtful = np.isin(first.image_id, list(called))
+    count = int((doubtful & ~first.label).sum())
+    shares = comparison.empty_share(first, doubtful, specificity=0.9)
+    rows.append([name, count, *(f'{share:.3f}' for share in shares)])
+  head = ['recipe', 'called by NIH', 'left empty', 'of the others left empty']
+  return _table(head, rows)
 
 
 def _paired(recipes: Mapping[str, Sequence[Films]], name: str) -> str:
