@@ -62,7 +62,7 @@ def devices() -> None:
   batch, size = _BATCH.value, _SIZE.value
   rng = np.random.default_rng(0)
   image = jnp.asarray(rng.integers(0, 256, (batch, size, size, 1), np.uint8))
-  model = segmenter.create(
+  model = segmenter.create_model(
     encoder=_ENCODER.value,
     width=_WIDTH.value,
     dtype=sharding.compute_dtype(

@@ -1,10 +1,10 @@
-"""Times a convolution's and batch normalisation's forms on a CPU.
+"""Times the forms of convolution and batch normalization on a CPU.
 
     python -m benchmarks.layers
 
-Convolutions of 3x3, forward and both gradients, as XLA's default computes them
-and as `models.compiled` has them; batch normalisation with ReLU, forward and
-gradient, as Flax has it and as `models.normalisation` does. Batches of 4.
+Convolutions of 3x3, forward and both gradients, with XLA's default options and
+with those of `models.cpu.compiled`; batch normalization with ReLU, forward and
+gradient, by Flax and by `models.batch_norm`. Batches of 4.
 """
 
 import time
@@ -15,8 +15,8 @@ import numpy as np
 from absl import app, flags
 
 from pnx_jax.models import convolution
+from pnx_jax.models.batch_norm import BatchNorm
 from pnx_jax.models.cpu import compiled
-from pnx_jax.models.cpu.batch_norm import BatchNorm
 
 _CALLS = flags.DEFINE_integer('calls', 9, 'Of which the fastest counts.')
 _BATCH = 4
@@ -84,14 +84,14 @@ def convolutions():
     print(f'| {side}, {channels} to {features} | {" | ".join(cells)} |')
 
 
-def normalisation():
+def normalization():
   print('| map | Flax, ms | ours, ms |\n|---|---|---|')
   for side, channels in _MAPS:
     image = random(_BATCH, side, side, channels)
     cells = []
     for module in (
       nn.BatchNorm(**_KINDS),
-      BatchNorm(**_KINDS, dtype='float32'),
+      BatchNorm(**_KINDS, dtype='float32', platform='cpu'),
     ):
       variables = module.init(jax.random.key(0), image)
 
@@ -112,7 +112,7 @@ def normalisation():
 
 def main(_):
   convolutions()
-  normalisation()
+  normalization()
 
 
 if __name__ == '__main__':

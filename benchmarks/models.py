@@ -1,23 +1,22 @@
-"""Size and cost of every recipe's network, as its docstring has them.
+"""Size and cost of every recipe's network, as in its docstring.
 
 python -m benchmarks.models
 
 GFLOPs of one 512x512 image forward: convolutions and matrix products, a
 multiply-add counts two. Memory of the activations kept for its gradient in
-bfloat16. All is counted from the traced program in the form that a GPU runs;
-nothing is compiled.
+bfloat16. Both are counted from the traced program for a GPU; nothing is
+compiled.
 """
 
 import functools
 import importlib
 import math
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from absl import app
 
-from pnx_jax.models import segmenter
+from pnx_jax.training import experiment
 
 RECIPES = ('unet', 'resunet', 'efficientnet_unet', 'unetpp')
 SIZE = 512
@@ -25,18 +24,13 @@ SIZE = 512
 BATCH = 2
 
 
-def size_and_cost(fields):
-  """Parameters, and FLOPs of one image forward.
-
-  Args:
-    fields: `config.model`.
-  """
-  model = segmenter.create(**fields)
+def size_and_cost(config):
+  """Parameters, and FLOPs of one image forward, of a recipe's network."""
+  model = experiment.network(config, platform='gpu')
   image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 1), jnp.float32)
-  with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
-    traced, (_, variables) = jax.make_jaxpr(
-      functools.partial(model.init_with_output, train=False), return_shape=True
-    )(jax.random.key(0), image)
+  traced, (_, variables) = jax.make_jaxpr(
+    functools.partial(model.init_with_output, train=False), return_shape=True
+  )(jax.random.key(0), image)
   leaves = jax.tree.leaves(variables['params'])
   return sum(math.prod(leaf.shape) for leaf in leaves), flops(traced.jaxpr)
 
@@ -59,9 +53,10 @@ def flops(jaxpr):
   return total
 
 
-def activation_bytes(fields):
-  """Of the maps of one image that the gradient needs, in bfloat16."""
-  model = segmenter.create(**fields, dtype='bfloat16')
+def activation_bytes(config):
+  """Bytes of one image's feature maps that the gradient needs, in bfloat16."""
+  config.compute_dtype = 'bfloat16'
+  model = experiment.network(config, platform='gpu')
   image = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 1), jnp.float32)
   variables = jax.eval_shape(
     functools.partial(model.init, train=False), jax.random.key(0), image
@@ -79,10 +74,9 @@ def activation_bytes(fields):
 
     return jax.vjp(outputs, params)[1]
 
-  with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
-    traced = jax.make_jaxpr(kept)(
-      variables['params'], variables['batch_stats'], image
-    )
+  traced = jax.make_jaxpr(kept)(
+    variables['params'], variables['batch_stats'], image
+  )
   maps = {
     variable: variable.aval
     for variable in traced.jaxpr.outvars
@@ -97,18 +91,18 @@ def activation_bytes(fields):
 def lines(module, *, memory=True):
   """The table of a recipe's docstring; without memory, its left columns."""
   variants = {
-    name or '(none)': module.get_config(name).model.to_dict()
-    for name in module.VARIANTS
+    name or '(none)': module.get_config(name) for name in module.VARIANTS
   }
   width = max(map(len, variants))
   head = f'{"variant":{width}}  parameters  GFLOPs'
   yield head + '  memory    with remat' * memory
-  for name, fields in variants.items():
-    parameters, cost = size_and_cost(fields)
+  for name, config in variants.items():
+    parameters, cost = size_and_cost(config)
     line = f'{name:{width}}  {parameters / 1e6:8.1f} M  {cost / 1e9:6.0f}'
     if memory:
       for remat in (False, True):
-        size = activation_bytes({**fields, 'remat': remat}) / 2**30
+        config.model.remat = remat
+        size = activation_bytes(config) / 2**30
         line += f'  {size:.2f} GiB'
     yield line
 

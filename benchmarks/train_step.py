@@ -48,11 +48,10 @@ class Ours:
 
   def __init__(self, *, remat=False):
     gpu = jax.default_backend() != 'cpu'
-    published = ENCODER.value not in segmenter.PLAIN_ENCODERS
-    model = segmenter.create(
-      encoder=ENCODER.value,
+    model = segmenter.create_model(
+      ENCODER.value,
       decoder=DECODER.value,
-      **({'width': 16, 'depth': 5} if published else {}),
+      drop_path=0.0,
       remat=remat,
       dtype='bfloat16' if gpu else 'float32',
     )

@@ -11,9 +11,9 @@ python launch.py --config=configs/resunet.py:resnet34 \
 
 variant       parameters  GFLOPs  memory    with remat
 (none)             8.0 M     118  0.60 GiB  0.17 GiB
-resnet34          24.4 M      62  0.29 GiB  0.09 GiB
-resnet50          32.5 M      84  0.52 GiB  0.13 GiB
-se_resnext50      34.5 M      86  0.69 GiB  0.13 GiB
+resnet34          24.4 M      62  0.27 GiB  0.07 GiB
+resnet50          32.5 M      84  0.50 GiB  0.11 GiB
+se_resnext50      34.5 M      86  0.67 GiB  0.11 GiB
 
 GFLOPs of one 512x512 image forward (a multiply-add counts two); memory of the
 activations kept for its gradient in bfloat16. `python -m benchmarks.models`

@@ -4,8 +4,8 @@ python launch.py --config=configs/unet.py          # 32 channels at stride 1
 python launch.py --config=configs/unet.py:wide     # 64, as in the paper
 
 variant  parameters  GFLOPs  memory    with remat
-(none)       7.9 M     111  0.50 GiB  0.13 GiB
-wide        31.4 M     445  1.00 GiB  0.26 GiB
+(none)       7.9 M     111  0.51 GiB  0.11 GiB
+wide        31.4 M     445  1.03 GiB  0.23 GiB
 
 GFLOPs of one 512x512 image forward (a multiply-add counts two); memory of the
 activations kept for its gradient in bfloat16. `python -m benchmarks.models`

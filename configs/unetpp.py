@@ -4,9 +4,9 @@ python launch.py --config=configs/unetpp.py                   # plain encoder
 python launch.py --config=configs/unetpp.py:resnet34
 
 variant          parameters  GFLOPs  memory    with remat
-(none)                9.2 M     276  1.22 GiB  0.19 GiB
-resnet34             25.8 M     106  0.48 GiB  0.11 GiB
-se_resnext50         37.7 M     163  0.93 GiB  0.15 GiB
+(none)                9.2 M     276  1.23 GiB  0.18 GiB
+resnet34             25.8 M     106  0.46 GiB  0.08 GiB
+se_resnext50         37.7 M     163  0.92 GiB  0.12 GiB
 efficientnet_b4      20.5 M      74  1.16 GiB  0.09 GiB
 
 GFLOPs of one 512x512 image forward (a multiply-add counts two); memory of the

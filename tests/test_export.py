@@ -160,7 +160,7 @@ def test_folders_hold_no_paths_and_are_the_same_again(folder, run, monkeypatch):
 
 
 def _network(seed, *, image_size, **options):
-  created = segmenter.create(encoder='unet', **options)
+  created = segmenter.create_model(encoder='unet', **options)
   init = functools.partial(
     train_state.init_variables, model=created, image_size=image_size
   )
@@ -237,23 +237,23 @@ def test_the_numpy_file_tells_a_wrong_film_in_one_line(folder, tmp_path):
 
 @pytest.mark.parametrize('groups', [4, 8])
 def test_grouped_convolutions_choose_their_form_where_they_run(groups):
-  def apply(portable):
+  def apply(platform):
     def convolve(x, kernel):
-      return convolution.convolve(x, kernel, groups=groups, portable=portable)
+      return convolution.convolve(x, kernel, groups=groups, platform=platform)
 
     return convolve
 
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 6, 6, 8)).astype(np.float32)
   kernel = rng.normal(size=(3, 3, 8 // groups, 8)).astype(np.float32)
-  program = jax.export.export(jax.jit(apply(True)), platforms=export.PLATFORMS)(
-    x, kernel
-  )
-  expected = apply(False)(x, kernel)
+  program = jax.export.export(
+    jax.jit(apply('any')), platforms=export.PLATFORMS
+  )(x, kernel)
+  expected = apply('cpu')(x, kernel)
   np.testing.assert_allclose(program.call(x, kernel), expected, atol=1e-5)
   # XLA's own form, which is not that of the CPU, is in it, too.
   assert f'feature_group_count = {groups} ' in program.mlir_module()
-  lowered = jax.jit(apply(False)).lower(x, kernel).as_text()
+  lowered = jax.jit(apply('cpu')).lower(x, kernel).as_text()
   assert f'feature_group_count = {groups} ' not in lowered
 
 

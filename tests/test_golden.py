@@ -24,7 +24,7 @@ class Encoder:
   def __init__(self, name):
     self.name = name
     self.net = segmenter.create_encoder(
-      name, width=16, depth=5, drop_path=0.0, style=layers.Style()
+      name, width=16, depth=5, drop_path=0.0, style=layers.Style(platform='cpu')
     )
     self.mean, self.deviation = segmenter.intensities(name)
     shapes = jax.eval_shape(

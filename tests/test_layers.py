@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pnx_jax.models import convolution, layers
-from pnx_jax.models.cpu import batch_norm, compiled, depthwise
+from pnx_jax.models import batch_norm, convolution, cpu, layers
+from pnx_jax.models.cpu import compiled
 
 
 def random(*shape, seed=0):
@@ -46,7 +46,7 @@ def test_depthwise(size, stride, padding):
     convolution.padding_of(8, kernel=size, stride=stride, padding=padding),
   ) * 2
   assert_same(
-    lambda x, kernel: depthwise.depthwise(x, kernel[:, :, 0], stride, pads),
+    lambda x, kernel: cpu.depthwise(x, kernel[:, :, 0], stride, pads),
     lambda x, kernel: convolution.direct(
       x, kernel, stride=stride, pads=pads, groups=3
     ),
@@ -55,13 +55,16 @@ def test_depthwise(size, stride, padding):
   )
 
 
-@pytest.mark.parametrize('total', ['on_cpu', 'direct'])
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
 @pytest.mark.parametrize('height', [7, 16])
-def test_batch_normalization(monkeypatch, total, height):
-  monkeypatch.setattr(batch_norm, 'total', getattr(batch_norm, total))
+def test_batch_normalization(platform, height):
   theirs = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-3)
   ours = batch_norm.BatchNorm(
-    use_running_average=False, momentum=0.9, epsilon=1e-3, dtype=jnp.float32
+    use_running_average=False,
+    momentum=0.9,
+    epsilon=1e-3,
+    dtype=jnp.float32,
+    platform=platform,
   )
   x = 3 + 2 * random(2, height, 5, 4)
   variables = theirs.init(jax.random.key(0), x)
@@ -90,11 +93,11 @@ def test_batch_normalization(monkeypatch, total, height):
   jax.tree.map(same, found, wanted)
 
 
-def test_batch_normalization_keeps_what_its_input_is_made_of():
+def test_batch_normalization_keeps_the_type_of_its_input():
   x = jnp.asarray(random(2, 7, 5, 4), jnp.bfloat16)
 
   def projected(x, scale, bias):
-    return jnp.sum(batch_norm.normalise(x, scale, bias, 1e-3)[0] ** 3)
+    return jnp.sum(batch_norm.normalize(x, scale, bias, 1e-3, 'cpu')[0] ** 3)
 
   gradient = jax.grad(projected, argnums=(0, 1, 2))
   arguments = random(4, seed=2), random(4, seed=3)
@@ -108,7 +111,7 @@ def test_batch_normalization_keeps_what_its_input_is_made_of():
     )
 
 
-def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+def test_an_option_unknown_to_xla_is_left_out(monkeypatch):
   compiled._has_options.cache_clear()
   monkeypatch.setattr(compiled, '_CPU_OPTIONS', {'xla_cpu_of_the_future': ''})
   assert compiled.jit(lambda x: x + 1)(1) == 2
@@ -119,11 +122,11 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
 
 
 @pytest.mark.parametrize('stride', [1, 2])
-def test_grouped(monkeypatch, stride):
+def test_block_diagonal_convolution(monkeypatch, stride):
   monkeypatch.setattr(convolution, '_DENSE_CHANNELS', 4)
   settings = {'stride': stride, 'pads': ((1, 1), (1, 1)), 'groups': 4}
   assert_same(
-    lambda *inputs: convolution.grouped(*inputs, **settings),
+    lambda *inputs: convolution.block_diagonal(*inputs, **settings),
     lambda *inputs: convolution.direct(*inputs, **settings),
     random(2, 8, 8, 8),
     random(3, 3, 2, 12),
@@ -152,15 +155,19 @@ def test_depth_to_space_lays_channels_out_as_squares():
 
 def test_pooling():
   x = random(2, 8, 12, 3)
-  assert_same(convolution.max_pool, lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
   assert_same(
-    convolution.max_pool_overlapping,
+    functools.partial(convolution.max_pool, platform='cpu'),
+    lambda x: nn.max_pool(x, (2, 2), (2, 2)),
+    x,
+  )
+  assert_same(
+    functools.partial(convolution.max_pool_overlapping, platform='cpu'),
     lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))),
     x,
   )
 
 
-def test_same_padding_is_tensorflows():
+def test_same_padding_equals_tensorflows():
   for size in range(4, 12):
     for kernel in (3, 5):
       x, weights = random(1, size, size, 1), random(kernel, kernel, 1, 1)
@@ -175,8 +182,8 @@ def test_same_padding_is_tensorflows():
       )
 
 
-def test_standardised_kernels_have_no_mean_and_unit_fan_in():
-  kernel = layers.standardise(3 + 2 * random(3, 3, 8, 4))
+def test_standardized_kernels_have_no_mean_and_unit_fan_in():
+  kernel = layers.standardize(3 + 2 * random(3, 3, 8, 4))
   np.testing.assert_allclose(kernel.mean((0, 1, 2)), 0, atol=1e-6)
   np.testing.assert_allclose(kernel.var((0, 1, 2)) * 72, 1, rtol=1e-3)
 
@@ -194,7 +201,7 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
 
 def test_attention_weighs_channels_and_places():
   x = random(2, 4, 4, 32)
-  module = layers.SpatialChannelExcite(layers.Style())
+  module = layers.SpatialChannelExcite(layers.Style(platform='cpu'))
   variables = module.init(jax.random.key(0), x)
   ours = module.apply(variables, x)
 
@@ -213,7 +220,7 @@ def test_attention_weighs_channels_and_places():
 def test_frozen_normalization_keeps_its_statistics():
   x = 5 + random(4, 2, 2, 3)
   for kind, changes in (('batch', True), ('frozen', False)):
-    norm = layers.Norm(layers.Style(normalization=kind))
+    norm = layers.Norm(layers.Style(platform='cpu', normalization=kind))
     variables = norm.init(jax.random.key(0), x, train=False)
     _, after = norm.apply(variables, x, train=True, mutable=['batch_stats'])
     before = variables['batch_stats']['batch']['mean']

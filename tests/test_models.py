@@ -41,7 +41,7 @@ def drawn(shapes):
 @functools.cache
 def run(**settings):
   """Outputs and gradients of a small network on IMAGE, in training mode."""
-  model = segmenter.create(**{'width': 4, 'depth': 2, **settings})
+  model = segmenter.create_model(**{'width': 4, 'depth': 2, **settings})
   variables = drawn(shapes(model))
 
   def loss(params, constants):
@@ -99,7 +99,9 @@ def test_every_parameter_learns(settings):
 
 
 def test_deep_supervision_has_a_head_at_strides_2_4_and_8():
-  model = segmenter.create(encoder='resnet34', depth=5, deep_supervision=True)
+  model = segmenter.create_model(
+    encoder='resnet34', depth=5, deep_supervision=True
+  )
   outputs = jax.eval_shape(
     lambda: model.init_with_output(
       jax.random.key(0), jnp.zeros((1, 64, 64, 1)), train=False
@@ -115,7 +117,7 @@ def test_deep_supervision_has_a_head_at_strides_2_4_and_8():
 def test_masks_have_the_images_size_at_every_output_stride(
   encoder, decoder, stride, deep
 ):
-  model = segmenter.create(
+  model = segmenter.create_model(
     encoder=encoder,
     decoder=decoder,
     depth=5,
@@ -137,16 +139,18 @@ def test_masks_have_the_images_size_at_every_output_stride(
 def test_published_encoders_do_not_depend_on_the_output_stride():
   """So that published weights load as before."""
   encoders = [
-    shapes(segmenter.create(encoder='resnet34', depth=5, output_stride=stride))[
-      'params'
-    ]['encoder']
+    shapes(
+      segmenter.create_model(encoder='resnet34', depth=5, output_stride=stride)
+    )['params']['encoder']
     for stride in (1, 2, 4)
   ]
   assert encoders[0] == encoders[1] == encoders[2]
 
 
 def test_a_sub_pixel_head_starts_without_a_checkerboard():
-  model = segmenter.create(encoder='unet', width=4, depth=2, output_stride=2)
+  model = segmenter.create_model(
+    encoder='unet', width=4, depth=2, output_stride=2
+  )
   outputs, _ = jax.jit(
     lambda key: model.init_with_output(key, IMAGE, train=False),
     compiler_options=QUICK,
@@ -159,7 +163,7 @@ def test_a_sub_pixel_head_starts_without_a_checkerboard():
 
 @pytest.mark.parametrize('output_stride', [1, 2])
 def test_starts_at_the_prevalences(output_stride):
-  model = segmenter.create(
+  model = segmenter.create_model(
     encoder='unet',
     width=4,
     depth=2,
@@ -228,7 +232,7 @@ def test_frozen_normalization_holds_for_the_encoder_alone():
   ],
 )
 def test_parameter_counts_of_the_pretrained_families(encoder, unet, bottleneck):
-  model = segmenter.create(encoder=encoder, width=16, depth=5)
+  model = segmenter.create_model(encoder=encoder, width=16, depth=5)
   assert count(shapes(model)['params']) == unet + 2 * bottleneck + 2
 
 
@@ -241,11 +245,13 @@ def test_parameter_counts_of_the_pretrained_families(encoder, unet, bottleneck):
   ],
 )
 def test_parameter_counts_of_the_plain_networks(settings, parameters):
-  assert count(shapes(segmenter.create(**settings))['params']) == parameters
+  assert (
+    count(shapes(segmenter.create_model(**settings))['params']) == parameters
+  )
 
 
 def test_presence_reads_the_mask_without_changing_it():
-  model = segmenter.create(encoder='unet', width=4, depth=2)
+  model = segmenter.create_model(encoder='unet', width=4, depth=2)
   image = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
   variables = model.init(jax.random.key(1), image, train=False)
 
@@ -289,7 +295,7 @@ def test_presence_reads_the_mask_without_changing_it():
 )
 def test_wrong_settings_are_one_line(settings, words):
   with pytest.raises(UserError, match=words) as error:
-    segmenter.create(**settings)
+    segmenter.create_model(**settings)
   assert '\n' not in str(error.value)
 
 
@@ -302,7 +308,7 @@ def test_wrong_settings_are_one_line(settings, words):
   ],
 )
 def test_wrong_images_are_one_line(shape, words):
-  model = segmenter.create(encoder='unet', width=4, depth=4)
+  model = segmenter.create_model(encoder='unet', width=4, depth=4)
   with pytest.raises(UserError, match=words):
     jax.eval_shape(
       lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False)

@@ -40,7 +40,7 @@ def test_pieces_of_a_stage_are_one_row():
 
 @pytest.mark.parametrize('encoder', ['resunet', 'efficientnet_b4'])
 def test_a_large_network_is_a_short_table(encoder):
-  model = segmenter.create(encoder=encoder, decoder='unetpp')
+  model = segmenter.create_model(encoder=encoder, decoder='unetpp')
   image = jnp.zeros((1, 32, 32, 1))
   params = jax.eval_shape(
     lambda: model.init(jax.random.key(0), image, train=False)

@@ -100,7 +100,7 @@ def save_safetensors(path, state):
 
 
 def assert_equal(ours, theirs):
-  assert list(ours) == list(theirs)
+  assert sorted(ours) == sorted(theirs)
   for name, array in theirs.items():
     assert ours[name].dtype == array.dtype
     np.testing.assert_array_equal(ours[name], array)
@@ -241,7 +241,7 @@ def test_safetensors_do_not_overlap(tmp_path, offsets):
   ).encode()
   path = tmp_path / 'a.safetensors'
   path.write_bytes(struct.pack('<Q', len(text)) + text + bytes(64))
-  with pytest.raises(UserError, match='lies where another'):
+  with pytest.raises(UserError, match='invalid'):
     weights.read(path)
 
 
@@ -267,7 +267,7 @@ def test_nested_keys_take_no_time(tmp_path):
 
 
 def variables_of(encoder, **settings):
-  model = segmenter.create(
+  model = segmenter.create_model(
     encoder=encoder, **{'width': 4, 'depth': 3, **settings}
   )
   shapes = jax.eval_shape(

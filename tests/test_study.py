@@ -236,7 +236,7 @@ def test_a_network_starts_from_the_encoder_that_learned_findings(tmp_path):
   learned = drawn(pretrain.Classifier())
   path = tmp_path / 'findings.safetensors'
   pretrain.write(path, learned)
-  network = segmenter.create(encoder='efficientnet_lite0', width=4, depth=5)
+  network = segmenter.create_model('efficientnet_lite0', width=4, depth=5)
   loaded = pretrained.load(path, drawn(network), encoder='efficientnet_lite0')
   for part in ('params', 'batch_stats'):
     jax.tree.map(

@@ -64,7 +64,11 @@ class Classifier(nn.Module):
   def __call__(self, image, train):
     mean, deviation = segmenter.intensities(_ENCODER)
     encoder = efficientnet.EfficientNetEncoder(
-      efficientnet.VARIANTS[_ENCODER], 5, 0.0, layers.Style(), name='encoder'
+      efficientnet.VARIANTS[_ENCODER],
+      5,
+      0.0,
+      layers.Style(platform=jax.default_backend()),
+      name='encoder',
     )
     features = encoder((image - mean) / deviation, train)
     pooled = features[max(features)].astype(jnp.float32).mean(axis=(1, 2))

@@ -13,7 +13,6 @@ import os
 import pathlib
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.export
 import numpy as np
@@ -131,21 +130,10 @@ def program(network: Network, *, image_size: int) -> jax.export.Exported:
 
 def portable(network: Network, compute_dtype: str) -> Network:
   """The network in a form that every platform runs well."""
-
-  def changed(part: nn.Module) -> nn.Module:
-    return part.clone(
-      style=dataclasses.replace(
-        part.style, dtype=np.dtype(compute_dtype), portable=True, remat=False
-      )
-    )
-
-  whole = network.model
-  return dataclasses.replace(
-    network,
-    model=whole.clone(
-      encoder=changed(whole.encoder), decoder=changed(whole.decoder)
-    ),
+  model = network.model.with_style(
+    dtype=np.dtype(compute_dtype), platform='any', remat=False
   )
+  return dataclasses.replace(network, model=model)
 
 
 def named(variables: Any) -> dict[str, np.ndarray]:

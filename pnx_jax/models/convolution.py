@@ -1,28 +1,41 @@
-"""Convolution, upsampling, pooling, each in its backend's fastest form.
+"""Convolution, upsampling and pooling, each in its platform's fastest form.
 
-XLA's CPU backend has no fast grouped convolution; sums of shifted products
-stand in for it there. All forms of one operation compute the same, which
-tests hold them to.
+The forms of one operation compute the same. Which one is used, and why
+(benchmarks/RESULTS.md has the figures):
+
+operation            CPU               GPU    TPU
+depthwise            `cpu.depthwise`   XLA's  XLA's
+other groups         block diagonal    XLA's  block diagonal
+max pooling          `cpu.max_pool...` XLA's  XLA's
 """
 
 import functools
 import math
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pnx_jax.models.cpu.depthwise import depthwise
+from pnx_jax.models import cpu
 
+# 'any': the program holds the forms of all platforms and chooses where it
+# runs. For inference: a gradient would choose again at every step.
+PLATFORMS = ('cpu', 'gpu', 'tpu', 'any')
+Pads = tuple[tuple[int, int], tuple[int, int]]
+# Channels of a dense convolution that several groups share.
 _DENSE_CHANNELS = 64
 
 
-def padding_of(size, *, kernel, stride, padding):
+def padding_of(
+  size: int, *, kernel: int, stride: int, padding: str
+) -> tuple[int, int]:
   """Zeros before and after an axis of `size` values.
 
   Args:
     size: length of the axis.
-    kernel: taps along it.
-    stride: of the convolution.
+    kernel: taps along the axis.
+    stride: step of the convolution.
     padding: 'symmetric' (PyTorch) or 'same' (TensorFlow).
   """
   if padding == 'symmetric':
@@ -32,46 +45,66 @@ def padding_of(size, *, kernel, stride, padding):
 
 
 def convolve(
-  x, kernel, *, stride=1, padding='symmetric', groups=1, portable=False
-):
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  platform: str,
+  stride: int = 1,
+  padding: str = 'symmetric',
+  groups: int = 1,
+) -> jax.Array:
   """Convolution of x by kernel.
 
   Args:
     x: `[B, H, W, C]`.
     kernel: `[K, K, C / groups, F]`.
-    stride: of both axes.
+    platform: one of `PLATFORMS`.
+    stride: step along both axes.
     padding: see `padding_of`.
-    groups: channels are cut into this many independent groups.
-    portable: the program holds all forms and chooses where it runs. For
-      inference: a gradient would choose again at every step.
+    groups: number of independent groups that the channels are split into.
 
   Returns:
     `[B, H / stride, W / stride, F]`.
   """
   size = kernel.shape[0]
-  pads = tuple(
+  height, width = (
     padding_of(length, kernel=size, stride=stride, padding=padding)
     for length in x.shape[1:3]
   )
-  cpu, default = (
-    functools.partial(form, stride=stride, pads=pads, groups=groups)
-    for form in (on_cpu, direct)
-  )
-  if portable and groups > 1:
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
-  return (cpu if jax.default_backend() == 'cpu' else default)(x, kernel)
-
-
-def on_cpu(x, kernel, *, stride, pads, groups):
-  """The form for XLA's CPU backend."""
+  arguments = {'stride': stride, 'pads': (height, width), 'groups': groups}
   if groups == 1:
-    return direct(x, kernel, stride=stride, pads=pads)
-  if groups == x.shape[-1] == kernel.shape[-1]:
-    return depthwise(x, kernel[:, :, 0], stride, pads)
-  return grouped(x, kernel, stride=stride, pads=pads, groups=groups)
+    return direct(x, kernel, **arguments)
+  forms = _forms(depthwise=groups == x.shape[-1] == kernel.shape[-1])
+  if platform != 'any':
+    return forms.get(platform, direct)(x, kernel, **arguments)
+  return jax.lax.platform_dependent(
+    x,
+    kernel,
+    default=functools.partial(direct, **arguments),
+    **{
+      name: functools.partial(form, **arguments) for name, form in forms.items()
+    },
+  )
 
 
-def direct(x, kernel, *, stride, pads, groups=1):
+def _forms(*, depthwise: bool) -> dict[str, Callable[..., jax.Array]]:
+  """The forms of a convolution in groups other than XLA's, by platform."""
+  if depthwise:
+    return {'cpu': _cpu_depthwise}
+  return {'cpu': block_diagonal, 'tpu': block_diagonal}
+
+
+def _cpu_depthwise(
+  x: jax.Array, kernel: jax.Array, *, stride: int, pads: Pads, groups: int
+) -> jax.Array:
+  """One filter per channel, on a CPU."""
+  del groups
+  return cpu.depthwise(x, kernel[:, :, 0], stride, pads)
+
+
+def direct(
+  x: jax.Array, kernel: jax.Array, *, stride: int, pads: Pads, groups: int = 1
+) -> jax.Array:
   """XLA's own convolution."""
   return jax.lax.conv_general_dilated(
     x,
@@ -83,7 +116,9 @@ def direct(x, kernel, *, stride, pads, groups=1):
   )
 
 
-def grouped(x, kernel, *, stride, pads, groups):
+def block_diagonal(
+  x: jax.Array, kernel: jax.Array, *, stride: int, pads: Pads, groups: int
+) -> jax.Array:
   """Dense convolutions with block-diagonal kernels.
 
   So many groups share one that it has about `_DENSE_CHANNELS` channels: the
@@ -103,8 +138,8 @@ def grouped(x, kernel, *, stride, pads, groups):
   )
 
 
-def upsample(x):
-  """Nearest neighbour, twice as large; `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
+def upsample(x: jax.Array) -> jax.Array:
+  """Nearest neighbor, twice as large; `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
   batch, height, width, channels = x.shape
   x = jnp.broadcast_to(
     x[:, :, None, :, None], (batch, height, 2, width, 2, channels)
@@ -112,7 +147,7 @@ def upsample(x):
   return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def space_to_depth(x, block):
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
   """Squares of pixels to channels: `[B, H, W, C]` to `[B, H/b, W/b, b*b*C]`."""
   if block == 1:
     return x
@@ -123,7 +158,7 @@ def space_to_depth(x, block):
   )
 
 
-def depth_to_space(x, block):
+def depth_to_space(x: jax.Array, block: int) -> jax.Array:
   """Channels to squares of pixels, the inverse of `space_to_depth`.
 
   The last step of a sub-pixel convolution (Shi 2016, arXiv:1609.05158).
@@ -137,26 +172,15 @@ def depth_to_space(x, block):
   )
 
 
-def max_pool(x):
-  """Largest of each 2x2 window; `[B, H, W, C]` to `[B, H/2, W/2, C]`.
-
-  By comparing pairs: the gradient of `max` over an axis is 0 / 0 where XLA
-  computes its operand again and rounds it differently.
-  """
-  batch, height, width, channels = x.shape
-  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-  x = jnp.maximum(x[:, :, 0], x[:, :, 1])
-  return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
+def max_pool(x: jax.Array, *, platform: str) -> jax.Array:
+  """Largest of each 2x2 window; `[B, H, W, C]` to `[B, H/2, W/2, C]`."""
+  if platform == 'cpu':
+    return cpu.max_pool(x)
+  return nn.max_pool(x, (2, 2), (2, 2))
 
 
-def max_pool_overlapping(x):
+def max_pool_overlapping(x: jax.Array, *, platform: str) -> jax.Array:
   """Largest of each 3x3 window, stride 2, padded by 1 on both sides."""
-  for axis in (1, 2):
-    pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-    even, odd = jnp.split(pairs, 2, axis=axis + 1)
-    even, odd = even.squeeze(axis + 1), odd.squeeze(axis + 1)
-    pads = [(0, 0, 0)] * 4
-    pads[axis] = (1, -1, 0)
-    before = jax.lax.pad(odd, jnp.array(-jnp.inf, x.dtype), pads)
-    x = jnp.maximum(jnp.maximum(even, odd), before)
-  return x
+  if platform == 'cpu':
+    return cpu.max_pool_overlapping(x)
+  return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))

@@ -1,24 +1,33 @@
-"""Decoders: features by stride to decoded features by stride.
+"""Decoders: encoder features by stride to decoded features by stride.
 
-Upsampling is by nearest neighbour. Channels double with each stride, up to 16
+Upsampling is by nearest neighbor. Channels double with each stride, up to 16
 times `width`.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from pnx_jax.models import convolution, layers
 
 
 class Block(nn.Module):
-  """Upsample, join with the skips, two convolutions, optional attention."""
+  """Upsampling, concatenation with the skips, two convolutions.
+
+  Attributes:
+    features: Number of output channels.
+    attention: Whether scSE follows.
+    style: Of the layers.
+  """
 
   features: int
   attention: bool
   style: layers.Style
 
   @nn.compact
-  def __call__(self, inputs, train):
+  def __call__(self, inputs: Sequence[jax.Array], train: bool) -> jax.Array:
     below, *skips = inputs
     style = self.style
     x = jnp.concatenate([convolution.upsample(below), *skips], axis=-1)
@@ -32,13 +41,13 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-  """What decoders share: their fields, and how they make a block.
+  """What decoders have in common: their fields and their blocks.
 
   Attributes:
-    width: channels at stride 1, doubled with each stride.
-    attention: whether blocks end in scSE.
-    style: of the layers.
-    output_stride: the finest stride that is decoded.
+    width: Channels at stride 1, doubled with each stride.
+    attention: Whether blocks end in scSE.
+    style: Of the layers.
+    output_stride: The finest stride that is decoded.
   """
 
   width: int
@@ -46,7 +55,10 @@ class Decoder(nn.Module):
   style: layers.Style
   output_stride: int = 1
 
-  def block(self, stride, inputs, train, *, name):
+  def block(
+    self, stride: int, inputs: Sequence[jax.Array], train: bool, *, name: str
+  ) -> jax.Array:
+    """Applies the block `name`, from twice the stride to `stride`."""
     block = layers.block(Block, self.style)
     features = self.width * min(stride, 16)
     return block(features, self.attention, self.style, name=name)(inputs, train)
@@ -56,7 +68,9 @@ class UNetDecoder(Decoder):
   """Expanding path of U-Net (Ronneberger 2015, arXiv:1505.04597)."""
 
   @nn.compact
-  def __call__(self, features, train):
+  def __call__(
+    self, features: dict[int, jax.Array], train: bool
+  ) -> dict[int, jax.Array]:
     stride = max(features)
     x = features[stride]
     decoded = {}
@@ -77,7 +91,9 @@ class UNetPlusPlusDecoder(Decoder):
   """
 
   @nn.compact
-  def __call__(self, features, train):
+  def __call__(
+    self, features: dict[int, jax.Array], train: bool
+  ) -> dict[int, jax.Array]:
     stride = max(features)
     nodes = [features[stride]]
     decoded = {}

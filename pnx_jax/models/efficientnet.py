@@ -9,13 +9,22 @@ import dataclasses
 import math
 
 import flax.linen as nn
+import jax
 
 from pnx_jax.models import layers
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """Repeats of one inverted residual block, the first with `stride`."""
+  """Repetitions of one inverted residual block.
+
+  Attributes:
+    repeats: How many blocks.
+    kernel: Side of the depthwise kernel.
+    stride: Of the first block.
+    expansion: Channels inside a block, as a multiple of its input's.
+    features: Output channels.
+  """
 
   repeats: int
   kernel: int
@@ -24,7 +33,7 @@ class Stage:
   features: int
 
 
-STAGES = (
+STAGES: tuple[Stage, ...] = (
   Stage(1, 3, 1, 1, 16),
   Stage(2, 3, 2, 6, 24),
   Stage(2, 5, 2, 6, 40),
@@ -37,14 +46,20 @@ STAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """Multipliers of channels and of repeats."""
+  """A member of the family.
+
+  Attributes:
+    width: Multiplier of the channels.
+    depth: Multiplier of the repeats.
+    lite: Whether it is a Lite network.
+  """
 
   width: float
   depth: float
   lite: bool = False
 
 
-VARIANTS = {
+VARIANTS: dict[str, Variant] = {
   'efficientnet_b0': Variant(1.0, 1.0),
   'efficientnet_b1': Variant(1.0, 1.1),
   'efficientnet_b2': Variant(1.1, 1.2),
@@ -64,10 +79,10 @@ VARIANTS = {
 }
 
 
-def stages(variant):
-  """The stem's channels, and `STAGES` scaled."""
+def stages(variant: Variant) -> tuple[int, list[Stage]]:
+  """The channels of the stem, and the stages of a variant."""
 
-  def scaled(stage, *, fixed):
+  def scaled(stage: Stage, *, fixed: bool) -> Stage:
     repeats = stage.repeats if fixed else stage.repeats * variant.depth
     return dataclasses.replace(
       stage,
@@ -83,14 +98,22 @@ def stages(variant):
   ]
 
 
-def round_channels(channels):
+def round_channels(channels: float) -> int:
   """The nearest multiple of 8, at least 8, not below by more than 10 %."""
   rounded = max(8, int(channels + 4) // 8 * 8)
   return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class Block(nn.Module):
-  """Inverted residual: expand, depthwise, squeeze and excite, project."""
+  """Inverted residual: expand, depthwise, squeeze and excite, project.
+
+  Attributes:
+    stage: That it belongs to.
+    stride: Of the depthwise convolution.
+    squeeze: Whether it has squeeze-and-excitation.
+    drop_path: Probability of skipping its branch in training.
+    style: Of the layers.
+  """
 
   stage: Stage
   stride: int
@@ -99,7 +122,7 @@ class Block(nn.Module):
   style: layers.Style
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     stage, style = self.stage, self.style
     inputs = x
     hidden = stage.expansion * x.shape[-1]
@@ -127,7 +150,12 @@ class Block(nn.Module):
 class EfficientNetEncoder(nn.Module):
   """Features at strides 2 (the stem's), 4, 8, 16, 32.
 
-  `drop_path` is the rate of a block behind the last one; the first has 0.
+  Attributes:
+    variant: Member of the family.
+    depth: How often the image is halved, at most 5.
+    drop_path: The rate that grows linearly from 0 at the first block towards
+      the last.
+    style: Of the layers; padding, statistics and activation are the family's.
   """
 
   variant: Variant
@@ -136,7 +164,7 @@ class EfficientNetEncoder(nn.Module):
   style: layers.Style
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: jax.Array, train: bool) -> dict[int, jax.Array]:
     style = dataclasses.replace(
       self.style,
       padding='same',

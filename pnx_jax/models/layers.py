@@ -1,6 +1,6 @@
-"""The layers every network here is made of.
+"""The layers that every network is made of.
 
-Parameters are float32; `Style.dtype` is what is computed in. Feature maps are
+Parameters are float32, the computation is in `Style.dtype`. Feature maps are
 channels-last, `[B, H, W, C]`.
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pnx_jax.models import convolution
-from pnx_jax.models.cpu.batch_norm import BatchNorm
+from pnx_jax.models.batch_norm import BatchNorm
 
 NORMALIZATIONS = ('batch', 'frozen', 'group')
 
@@ -23,37 +23,41 @@ class Style:
   """What the layers of one network have in common.
 
   Attributes:
-    normalization: 'batch'; 'frozen', BatchNorm with the statistics that were
-      loaded; 'group', GroupNorm after convolutions with standardised weights
-      (Qiao 2019, arXiv:1903.10520).
+    normalization: 'batch'; 'frozen', BatchNorm that keeps the statistics it
+      was loaded with; 'group', GroupNorm after convolutions with standardized
+      weights (Qiao 2019, arXiv:1903.10520).
     padding: 'symmetric' (PyTorch) or 'same' (TensorFlow); they differ in
       layers of stride 2.
-    epsilon: added to the variance.
-    momentum: decay of the running statistics.
-    activation: after each normalization.
-    remat: whether blocks forget their inner activations and compute them
-      again for the gradient.
-    dtype: what is computed in.
-    portable: see `convolution.convolve`.
+    epsilon: Added to the variance.
+    momentum: Decay of the running statistics.
+    activation: Function after each normalization.
+    remat: Whether blocks do not keep their inner activations and recompute
+      them for the gradient.
+    dtype: Type of the computation.
+    platform: What the program is for, one of `convolution.PLATFORMS`.
   """
 
+  platform: str
   normalization: str = 'batch'
   padding: str = 'symmetric'
   epsilon: float = 1e-5
   momentum: float = 0.9
   activation: Callable[[jax.Array], jax.Array] = nn.relu
   remat: bool = False
-  dtype: jnp.dtype = jnp.float32
-  portable: bool = False
+  dtype: jax.typing.DTypeLike = jnp.float32
 
 
-def block(module, style):
-  """`module`, a class called with `(x, train)`, as `style.remat` wants it."""
+def block(module: type[nn.Module], style: Style) -> Callable[..., nn.Module]:
+  """A class of modules that are called with `(x, train)`.
+
+  Where `style.remat` says so, its modules recompute their activations for the
+  gradient (`jax.checkpoint`).
+  """
   return nn.remat(module, static_argnums=(2,)) if style.remat else module
 
 
-def standardise(kernel):
-  """Mean 0 and variance 1 / inputs over the inputs of each output."""
+def standardize(kernel: jax.Array) -> jax.Array:
+  """`[K, K, C, F]` with mean 0 and variance 1 / (K * K * C) of each output."""
   mean = kernel.mean(axis=(0, 1, 2), keepdims=True)
   variance = kernel.var(axis=(0, 1, 2), keepdims=True)
   inputs = math.prod(kernel.shape[:3])
@@ -61,7 +65,16 @@ def standardise(kernel):
 
 
 class Conv(nn.Module):
-  """A convolution, `[B, H, W, C]` to `[B, H/stride, W/stride, features]`."""
+  """A convolution, `[B, H, W, C]` to `[B, H/stride, W/stride, features]`.
+
+  Attributes:
+    features: Number of output channels.
+    style: Of the network.
+    kernel: Side of the kernel.
+    stride: Step along both axes.
+    groups: Number of independent groups of channels.
+    use_bias: Whether a bias is added.
+  """
 
   features: int
   style: Style
@@ -71,21 +84,21 @@ class Conv(nn.Module):
   use_bias: bool = False
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     style = self.style
     shape = (self.kernel, self.kernel, x.shape[-1] // self.groups)
     kernel = self.param(
       'kernel', nn.initializers.he_normal(), (*shape, self.features)
     )
     if style.normalization == 'group':
-      kernel = standardise(kernel)
+      kernel = standardize(kernel)
     x = convolution.convolve(
       x.astype(style.dtype),
       kernel.astype(style.dtype),
       stride=self.stride,
       padding=style.padding,
       groups=self.groups,
-      portable=style.portable,
+      platform=style.platform,
     )
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -94,12 +107,12 @@ class Conv(nn.Module):
 
 
 class Norm(nn.Module):
-  """The normalization `style` names."""
+  """The normalization that `style` names."""
 
   style: Style
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     style = self.style
     if style.normalization == 'group':
       return nn.GroupNorm(
@@ -108,13 +121,16 @@ class Norm(nn.Module):
         dtype=style.dtype,
         name='group',
       )(x)
-    return BatchNorm(
-      use_running_average=not train or style.normalization == 'frozen',
-      momentum=style.momentum,
-      epsilon=style.epsilon,
-      dtype=style.dtype,
-      name='batch',
-    )(x)
+    fields = {
+      'use_running_average': not train or style.normalization == 'frozen',
+      'momentum': style.momentum,
+      'epsilon': style.epsilon,
+      'dtype': style.dtype,
+      'name': 'batch',
+    }
+    if style.platform == 'tpu':
+      return nn.BatchNorm(**fields)(x)
+    return BatchNorm(**fields, platform=style.platform)(x)
 
 
 class ConvNorm(nn.Module):
@@ -126,7 +142,7 @@ class ConvNorm(nn.Module):
   stride: int = 1
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     x = Conv(self.features, self.style, self.kernel, self.stride, name='conv')(
       x
     )
@@ -134,14 +150,20 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-  """Channel attention (Hu 2018, arXiv:1709.01507)."""
+  """Channel attention (Hu 2018, arXiv:1709.01507).
+
+  Attributes:
+    hidden: Channels between the two layers.
+    style: Of the network.
+    names: Of the two layers.
+  """
 
   hidden: int
   style: Style
   names: tuple[str, str] = ('fc1', 'fc2')
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     plain = dataclasses.replace(self.style, normalization='batch')
     weight = x.mean(axis=(1, 2), keepdims=True)
     for name, features in zip(
@@ -154,12 +176,12 @@ class SqueezeExcite(nn.Module):
 
 
 class SpatialChannelExcite(nn.Module):
-  """scSE: attention over channels plus over places (Roy 2018, 1803.02579)."""
+  """scSE: attention over channels and places (Roy 2018, arXiv:1803.02579)."""
 
   style: Style
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     plain = dataclasses.replace(self.style, normalization='batch')
     place = Conv(1, plain, 1, use_bias=True, name='place')(x)
     hidden = max(x.shape[-1] // 16, 4)
@@ -168,12 +190,16 @@ class SpatialChannelExcite(nn.Module):
 
 
 class DropPath(nn.Module):
-  """Leaves a residual branch out for whole images (Huang 2016, 1603.09382)."""
+  """Skips a residual branch for whole images (Huang 2016, arXiv:1603.09382).
+
+  Attributes:
+    rate: Probability of skipping it.
+  """
 
   rate: float
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     return nn.Dropout(
       self.rate, broadcast_dims=(1, 2, 3), deterministic=not train
     )(x)

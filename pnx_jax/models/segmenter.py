@@ -1,7 +1,9 @@
-"""Encoder, decoder and heads put together; `create` is the entry."""
+"""The network: encoder, decoder and heads; `create_model` puts it together."""
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +16,7 @@ from pnx_jax.models import (
   efficientnet,
   encoders,
   layers,
+  pretrained,
   resnet,
 )
 
@@ -22,32 +25,37 @@ PLAIN_ENCODERS = {
   'resunet': encoders.ResUNetEncoder,
 }
 ENCODERS = (*PLAIN_ENCODERS, *resnet.VARIANTS, *efficientnet.VARIANTS)
-DECODERS = {
+DECODERS: dict[str, type[decoders.Decoder]] = {
   'unet': decoders.UNetDecoder,
   'unetpp': decoders.UNetPlusPlusDecoder,
 }
 OUTPUT_STRIDES = (1, 2, 4)
 DEEP_STRIDES = (2, 4, 8)
+# Blocks of EfficientNets are skipped at this rate, as in the paper.
+_DROP_PATH = 0.2
 
 
 class Segmenter(nn.Module):
   """Image to mask logits and one presence logit.
 
   Attributes:
-    encoder: image to `{stride: features}`.
+    encoder: Image to `{stride: features}`.
     decoder: `{stride: features}` to `{stride: decoded features}`.
-    depth: the encoder halves the image this many times.
-    mean: subtracted from the image.
-    deviation: the image is divided by it then.
-    deep_supervision: whether coarser strides have mask heads too.
-    pixel_prevalence: share of pneumothorax pixels before training.
-    image_prevalence: share of images with a pneumothorax before training.
-    output_stride: of the decoder's last features. The mask head predicts a
-      square of so many pixels a side from each of their places.
+    depth: How often the encoder halves the image.
+    mean: Subtracted from the image.
+    deviation: The image is divided by it after that.
+    deep_supervision: Whether coarser strides have mask heads, too.
+    pixel_prevalence: Share of pneumothorax pixels before training.
+    image_prevalence: Share of images with a pneumothorax before training.
+    output_stride: Stride of the last decoded features. At each of their
+      places the mask head predicts a square of `output_stride` pixels a side.
+    pretrained: Where `init` takes the encoder's weights from: a file or one of
+      `pretrained.PACKAGES`; '' draws them.
+    encoder_name: One of `ENCODERS`; needed with `pretrained` only.
   """
 
   encoder: nn.Module
-  decoder: nn.Module
+  decoder: decoders.Decoder
   depth: int
   mean: float
   deviation: float
@@ -55,37 +63,44 @@ class Segmenter(nn.Module):
   pixel_prevalence: float
   image_prevalence: float
   output_stride: int = 1
+  pretrained: str = ''
+  encoder_name: str = ''
 
   @nn.compact
-  def __call__(self, image, train):
+  def __call__(
+    self, image: jax.Array, train: bool
+  ) -> dict[str, jax.Array | list[jax.Array]]:
     """Segments a batch.
 
     Args:
       image: f32[B, H, W, 1] in 0..1.
-      train: whether batch statistics are the batch's own.
+      train: Whether to normalize by the statistics of this batch.
 
     Returns:
       `mask_logits` f32[B, H, W, 1], `presence_logit` f32[B] and, with deep
       supervision, `deep_logits`, f32[B, H / s, W / s, 1] for every s of
       `DEEP_STRIDES` that is coarser than the output stride.
+
+    Raises:
+      UserError: The image has a size or channels that the network cannot take.
     """
     check_image(image.shape, depth=self.depth)
     features = self.encoder((image - self.mean) / self.deviation, train)
     decoded = self.decoder(features, train)
 
-    def mask(stride, name, side=1):
+    def mask(stride: int, name: str, *, side: int = 1) -> jax.Array:
       head = nn.Conv(
         side * side,
         (3, 3),
-        kernel_init=same_for_all(nn.initializers.lecun_normal()),
-        bias_init=bias(self.pixel_prevalence),
+        kernel_init=_same_for_all(nn.initializers.lecun_normal()),
+        bias_init=_bias(self.pixel_prevalence),
         name=name,
       )
       logits = head(decoded[stride].astype(jnp.float32))
       return convolution.depth_to_space(logits, side)
 
     mask_logits = mask(self.output_stride, 'mask', side=self.output_stride)
-    outputs = {
+    outputs: dict[str, jax.Array | list[jax.Array]] = {
       'mask_logits': mask_logits,
       'presence_logit': self._presence(features, mask_logits),
     }
@@ -96,11 +111,14 @@ class Segmenter(nn.Module):
       ]
     return outputs
 
-  def _presence(self, features, mask_logits):
-    """Judges the deepest features, and the mask by its surest pixel.
+  def _presence(
+    self, features: dict[int, jax.Array], mask_logits: jax.Array
+  ) -> jax.Array:
+    """The presence logit f32[B], from the deepest features and the mask.
 
-    Features alone learn slowly which films have a pneumothorax; masks tell
-    early. What is learnt here does not change the mask.
+    The deepest features alone learn slowly which images have a pneumothorax,
+    so the head also sees the largest mask logit. Its gradient does not reach
+    the mask.
     """
     deepest = features[1 << self.depth].astype(jnp.float32)
     places = deepest.reshape(deepest.shape[0], -1, deepest.shape[-1])
@@ -111,133 +129,117 @@ class Segmenter(nn.Module):
       [
         places.mean(axis=1),
         jnp.take_along_axis(places, largest, axis=1)[:, 0],
-        surest - logit(self.pixel_prevalence),
+        surest - _logit(self.pixel_prevalence),
       ],
       axis=-1,
     )
-    head = nn.Dense(1, bias_init=bias(self.image_prevalence), name='presence')
+    head = nn.Dense(1, bias_init=_bias(self.image_prevalence), name='presence')
     return head(evidence)[:, 0]
 
+  @nn.nowrap
+  def init_with_output(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """As of every Flax module; `init` calls it.
 
-def deep_strides(depth, output_stride):
-  """Where deep supervision has heads: below the mask's, above the deepest."""
-  return [
-    stride for stride in DEEP_STRIDES if output_stride < stride < 1 << depth
-  ]
-
-
-def same_for_all(initializer):
-  """The initializer of one output for all of them.
-
-  The pixels of a square begin alike, so that a sub-pixel head begins without
-  a checkerboard (Aitken 2017, arXiv:1707.02937).
-  """
-
-  def initialize(key, shape, dtype=jnp.float32):
-    kernel = initializer(key, (*shape[:-1], 1), dtype)
-    return jnp.repeat(kernel, shape[-1], axis=-1)
-
-  return initialize
-
-
-def bias(probability):
-  return nn.initializers.constant(logit(probability))
-
-
-def logit(probability):
-  return math.log(probability / (1 - probability))
-
-
-def check_image(shape, *, depth):
-  """Raises UserError for images the network cannot take."""
-  *_, height, width, channels = shape
-  if channels != 1:
-    raise UserError(
-      f'the network takes grayscale images, f32[B, H, W, 1]; this one has '
-      f'{channels} channels'
-    )
-  stride = 1 << depth
-  for size in (height, width):
-    if size % stride:
-      raise UserError(
-        f'an image of {height}x{width} does not fit: {size} is not divisible '
-        f'by {stride}, the deepest stride; the nearest size that is: '
-        f'{max(round(size / stride), 1) * stride}'
+    With `pretrained` the encoder's variables are those of the file. Under
+    `jax.jit` they become constants of the program.
+    """
+    outputs, variables = super().init_with_output(*args, **kwargs)
+    if self.pretrained:
+      variables = pretrained.load(
+        self.pretrained, variables, encoder=self.encoder_name
       )
+    return outputs, variables
+
+  @nn.nowrap
+  def with_style(self, **changes: Any) -> 'Segmenter':
+    """The same network with other fields in the style of its layers."""
+
+    def changed(part: Any) -> Any:
+      return part.clone(style=dataclasses.replace(part.style, **changes))
+
+    return self.clone(
+      encoder=changed(self.encoder), decoder=changed(self.decoder)
+    )
 
 
-def create(
+def create_model(
+  encoder: str,
   *,
-  encoder,
-  decoder='unet',
-  width=32,
-  depth=4,
-  normalization='batch',
-  attention=False,
-  deep_supervision=False,
-  drop_path=0.0,
-  remat=False,
-  output_stride=1,
-  pixel_prevalence=0.003,
-  image_prevalence=0.22,
-  dtype='float32',
-):
-  """The network `config.model` describes.
+  decoder: str = 'unet',
+  width: int | None = None,
+  depth: int | None = None,
+  normalization: str = 'batch',
+  attention: bool = False,
+  deep_supervision: bool = False,
+  drop_path: float | None = None,
+  remat: bool = False,
+  output_stride: int = 1,
+  pixel_prevalence: float = 0.003,
+  image_prevalence: float = 0.22,
+  pretrained: str = '',
+  dtype: jax.typing.DTypeLike = 'float32',
+  platform: str | None = None,
+) -> Segmenter:
+  """A segmentation network as a Flax module.
+
+  `create_model('resnet34')` is the network of configs/resunet.py:resnet34, and
+  so on for each encoder's recipe. `model.init(key, image, train=False)` draws
+  its variables and `model.apply(variables, image, train=False)` predicts; see
+  `Segmenter.__call__` for the shapes.
 
   Args:
-    encoder: a name in `ENCODERS`.
-    decoder: a name in `DECODERS`.
-    width: channels at stride 1, doubled at every stride (in the decoder up to
-      16 times). ResNets and EfficientNets have their own in the encoder.
-    depth: how often the image is halved; at most 5 for ResNets and
-      EfficientNets.
-    normalization: a name in `layers.NORMALIZATIONS`; 'frozen' holds for the
-      encoder, the decoder has BatchNorm then.
-    attention: whether decoder blocks end in scSE.
-    deep_supervision: whether strides 2, 4 and 8 have mask heads too.
-    drop_path: rate of left-out residual branches (EfficientNets).
-    remat: whether activations inside blocks are computed again for the
-      gradient: less memory, more time.
-    output_stride: the decoder ends at this stride, one of `OUTPUT_STRIDES`;
-      a sub-pixel head gives the mask the image's size. Plain encoders begin
-      there, too.
-    pixel_prevalence: the mask heads start at this probability.
-    image_prevalence: the presence head starts at this probability.
-    dtype: what is computed in; parameters and logits are float32.
+    encoder: A name in `ENCODERS`.
+    decoder: A name in `DECODERS`.
+    width: Channels at stride 1, doubled with each stride (in the decoder up to
+      16 times). ResNets and EfficientNets have their own in the encoder. By
+      default 32, with these families 16.
+    depth: How often the image is halved. By default 4, with ResNets and
+      EfficientNets 5, which is also their largest.
+    normalization: A name in `layers.NORMALIZATIONS`; 'frozen' applies to the
+      encoder, the decoder then has BatchNorm.
+    attention: Whether decoder blocks end in scSE.
+    deep_supervision: Whether strides 2, 4 and 8, as far as they are coarser
+      than `output_stride`, have mask heads, too.
+    drop_path: Rate of skipped residual branches; EfficientNets only, by
+      default 0.2.
+    remat: Whether activations inside blocks are recomputed for the gradient:
+      less memory, more time.
+    output_stride: The decoder ends at this stride, one of `OUTPUT_STRIDES`; a
+      sub-pixel head gives the mask the size of the image. Plain encoders begin
+      at this stride.
+    pixel_prevalence: Initial probability of the mask heads.
+    image_prevalence: Initial probability of the presence head.
+    pretrained: A `.pth` or `.safetensors` file of PyTorch's weights, or a name
+      in `pretrained.PACKAGES`; `model.init` puts them into the encoder. ''
+      draws all weights.
+    dtype: Type of the computation; parameters and logits are float32.
+    platform: What the programs are for, one of `convolution.PLATFORMS`; by
+      default the platform that JAX runs on.
 
   Raises:
-    UserError: an unknown name (the nearest one is suggested), or fields that
+    UserError: An unknown name (the nearest one is suggested), or values that
       do not go together.
   """
   check_known('encoder', encoder, ENCODERS)
   check_known('decoder', decoder, tuple(DECODERS))
   check_known('normalization', normalization, layers.NORMALIZATIONS)
-  if drop_path and encoder not in efficientnet.VARIANTS:
+  plain = encoder in PLAIN_ENCODERS
+  width = (32 if plain else 16) if width is None else width
+  depth = (4 if plain else 5) if depth is None else depth
+  if drop_path is None:
+    drop_path = _DROP_PATH if encoder in efficientnet.VARIANTS else 0.0
+  elif drop_path and encoder not in efficientnet.VARIANTS:
     raise UserError(f'drop_path is for EfficientNets; {encoder} has none')
-  if encoder not in PLAIN_ENCODERS and not 1 <= depth <= 5:
+  if not plain and not 1 <= depth <= 5:
     raise UserError(f'{encoder} has a depth of 1 to 5, not {depth}')
-  if output_stride not in OUTPUT_STRIDES:
-    raise UserError(f'output_stride is 1, 2 or 4, not {output_stride}')
-  if output_stride >= 1 << depth:
-    raise UserError(
-      f'output_stride={output_stride} leaves the decoder nothing to do: a '
-      f'depth of {depth} ends at stride {1 << depth}; raise depth, or lower '
-      'output_stride'
-    )
-  if (
-    deep_supervision
-    and output_stride > 1
-    and not deep_strides(depth, output_stride)
-  ):
-    raise UserError(
-      f'deep_supervision has no stride left between output_stride='
-      f'{output_stride} and the deepest, {1 << depth}: raise depth, or lower '
-      'output_stride'
-    )
+  _check_strides(output_stride, depth, deep_supervision=deep_supervision)
   style = layers.Style(
-    normalization=normalization, remat=remat, dtype=jnp.dtype(dtype)
+    platform=platform or jax.default_backend(),
+    normalization=normalization,
+    remat=remat,
+    dtype=jnp.dtype(dtype),
   )
-  # The decoder has no loaded statistics that could stay.
+  # The decoder has no loaded statistics that it could keep.
   decoder_style = dataclasses.replace(
     style, normalization=normalization.replace('frozen', 'batch')
   )
@@ -259,11 +261,21 @@ def create(
     pixel_prevalence=pixel_prevalence,
     image_prevalence=image_prevalence,
     output_stride=output_stride,
+    pretrained=pretrained,
+    encoder_name=encoder,
   )
 
 
-def create_encoder(name, *, width, depth, drop_path, style, first_stride=1):
-  """The encoder alone; see `create`."""
+def create_encoder(
+  name: str,
+  *,
+  width: int,
+  depth: int,
+  drop_path: float,
+  style: layers.Style,
+  first_stride: int = 1,
+) -> nn.Module:
+  """The encoder alone; see `create_model`."""
   if name in resnet.VARIANTS:
     return resnet.ResNetEncoder(resnet.VARIANTS[name], depth, style)
   if name in efficientnet.VARIANTS:
@@ -273,11 +285,83 @@ def create_encoder(name, *, width, depth, drop_path, style, first_stride=1):
   return PLAIN_ENCODERS[name](width, depth, style, first_stride)
 
 
-def intensities(encoder):
-  """Mean and deviation of what the encoder's published weights saw.
+def intensities(encoder: str) -> tuple[float, float]:
+  """Mean and deviation of the images of the encoder's published weights.
 
-  ImageNet's, averaged over the colours; the Lite networks have their own.
+  ImageNet's, averaged over the colors; the Lite networks have their own.
   """
   if encoder in efficientnet.VARIANTS and efficientnet.VARIANTS[encoder].lite:
     return 127 / 255, 128 / 255
   return (0.485 + 0.456 + 0.406) / 3, (0.229 + 0.224 + 0.225) / 3
+
+
+def deep_strides(depth: int, output_stride: int) -> list[int]:
+  """The strides of deep supervision: coarser than the mask, not the deepest."""
+  return [
+    stride for stride in DEEP_STRIDES if output_stride < stride < 1 << depth
+  ]
+
+
+def check_image(shape: tuple[int, ...], *, depth: int) -> None:
+  """Raises UserError for an image shape that the network cannot take."""
+  *_, height, width, channels = shape
+  if channels != 1:
+    raise UserError(
+      f'the network takes grayscale images, f32[B, H, W, 1]; this one has '
+      f'{channels} channels'
+    )
+  stride = 1 << depth
+  for size in (height, width):
+    if size % stride:
+      raise UserError(
+        f'an image of {height}x{width} does not fit: {size} is not divisible '
+        f'by {stride}, the deepest stride; the nearest size that is: '
+        f'{max(round(size / stride), 1) * stride}'
+      )
+
+
+def _check_strides(
+  output_stride: int, depth: int, *, deep_supervision: bool
+) -> None:
+  if output_stride not in OUTPUT_STRIDES:
+    raise UserError(f'output_stride is 1, 2 or 4, not {output_stride}')
+  if output_stride >= 1 << depth:
+    raise UserError(
+      f'output_stride={output_stride} leaves the decoder nothing to do: a '
+      f'depth of {depth} ends at stride {1 << depth}; raise depth, or lower '
+      'output_stride'
+    )
+  if (
+    deep_supervision
+    and output_stride > 1
+    and not deep_strides(depth, output_stride)
+  ):
+    raise UserError(
+      f'deep_supervision has no stride left between output_stride='
+      f'{output_stride} and the deepest, {1 << depth}: raise depth, or lower '
+      'output_stride'
+    )
+
+
+def _same_for_all(initializer: Callable[..., jax.Array]) -> Any:
+  """The initializer of one output for all of them.
+
+  The pixels of a square are equal at the start, so that a sub-pixel head
+  starts without a checkerboard (Aitken 2017, arXiv:1707.02937).
+  """
+
+  def initialize(
+    key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+  ) -> jax.Array:
+    kernel = initializer(key, (*shape[:-1], 1), dtype)
+    return jnp.repeat(kernel, shape[-1], axis=-1)
+
+  return initialize
+
+
+def _bias(probability: float) -> Any:
+  return nn.initializers.constant(_logit(probability))
+
+
+def _logit(probability: float) -> float:
+  return math.log(probability / (1 - probability))

@@ -1,23 +1,23 @@
-"""Weight files, read as data: nothing in them is ever run.
+"""Reads weight files as data: nothing in them is ever executed.
 
-PyTorch's files hold a pickle. The unpickler here knows tensors and ordered
-dictionaries and nothing else; opcodes and names outside that are refused
-before anything is built.
+PyTorch's files contain a pickle. The unpickler here knows tensors and ordered
+dictionaries only; other opcodes and names are refused before anything is built.
 """
 
 import collections
 import functools
 import io
-import json
 import math
 import os
 import pickle
 import pickletools
 import zipfile
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 
 from pnx_jax.errors import UserError
 
@@ -74,11 +74,14 @@ class _Tensor(NamedTuple):
   strides: tuple[int, ...]
 
 
-def read(path):
-  """Tensors by name, from safetensors or either of PyTorch's formats.
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Tensors by name, from safetensors or one of PyTorch's two formats.
+
+  Args:
+    path: A `.safetensors` file, or what `torch.save` wrote of a state dict.
 
   Raises:
-    UserError: the file is missing, damaged, or holds more than tensors.
+    UserError: The file is missing, damaged, or contains more than tensors.
   """
   try:
     with open(path, 'rb') as file:
@@ -98,35 +101,17 @@ def read(path):
     ) from error
 
 
-def _read_safetensors(file):
-  data = file.read()
-  start = 8 + int.from_bytes(data[:8], 'little')
-  if len(data) < 8 or start > len(data):
-    raise UserError('the file ends inside its header')
-  tensors, taken = {}, start
-  header = json.loads(data[8:start])
-  header.pop('__metadata__', None)
-  for name, entry in sorted(
-    header.items(), key=lambda item: item[1]['data_offsets']
-  ):
-    if entry['dtype'] not in _SAFETENSORS:
-      raise UserError(f'unknown type {_cut(entry["dtype"])} of {_cut(name)}')
-    dtype = np.dtype(_SAFETENSORS[entry['dtype']])
-    begin, end = (start + offset for offset in entry['data_offsets'])
-    if end > len(data):
-      raise UserError(f'the file ends inside {name}')
-    if begin < taken or end < begin:
-      raise UserError(f'{name} lies where another tensor does')
-    if min(entry['shape'], default=0) < 0:
-      raise UserError(f'negative sizes in {name}')
-    taken = end
-    tensors[name] = np.frombuffer(memoryview(data)[begin:end], dtype).reshape(
-      entry['shape']
-    )
-  return {name: tensors[name] for name in header}
+def _read_safetensors(file: IO[bytes]) -> dict[str, np.ndarray]:
+  tensors = {}
+  for name, tensor in safetensors.deserialize(file.read()):
+    if tensor['dtype'] not in _SAFETENSORS:
+      raise UserError(f'unknown type {_cut(tensor["dtype"])} of {_cut(name)}')
+    data = np.frombuffer(tensor['data'], _SAFETENSORS[tensor['dtype']])
+    tensors[name] = data.reshape(tensor['shape'])
+  return tensors
 
 
-def _read_zip(file):
+def _read_zip(file: IO[bytes]) -> dict[str, np.ndarray]:
   with zipfile.ZipFile(file) as archive:
     names = archive.namelist()
     roots = [name for name in names if name.endswith('data.pkl')]
@@ -140,13 +125,13 @@ def _read_zip(file):
       raise UserError('written on a big-endian machine')
     state = _unpickle(io.BytesIO(archive.read(roots[0])))
 
-    def storage(entry):
+    def storage(entry: _Storage) -> bytes:
       return archive.read(f'{root}data/{entry.key}')
 
     return _tensors(state, storage)
 
 
-def _read_legacy(file):
+def _read_legacy(file: io.BufferedReader) -> dict[str, np.ndarray]:
   if file.peek(1)[:1] != pickle.PROTO or _unpickle(file) != _LEGACY_MAGIC:
     raise UserError('not a file that torch.save wrote')
   _unpickle(file)  # The protocol's version.
@@ -164,7 +149,9 @@ def _read_legacy(file):
   return _tensors(state, lambda entry: storages[entry.key])
 
 
-def _tensors(state, read_storage):
+def _tensors(
+  state: Any, read_storage: Callable[[_Storage], bytes]
+) -> dict[str, np.ndarray]:
   read_once = functools.cache(read_storage)
   tensors = {}
   for name, tensor in _flatten(state):
@@ -191,7 +178,7 @@ def _tensors(state, read_storage):
   return tensors
 
 
-def _flatten(state):
+def _flatten(state: Any) -> Iterator[tuple[str, _Tensor]]:
   """Pairs of name and tensor; a training checkpoint's are in `state_dict`."""
   if isinstance(state, dict) and isinstance(state.get('state_dict'), dict):
     state = state['state_dict']
@@ -205,11 +192,11 @@ def _flatten(state):
     yield name, tensor
 
 
-def _unpickle(file):
-  """The next pickle of `file`, after a look at every opcode."""
+def _unpickle(file: IO[bytes]) -> Any:
+  """The next pickle of `file`, after every opcode was checked."""
   start = file.tell()
   allowed = _OPCODES.split()
-  tuples, memoised, again, is_tuple = set(), 0, 0, False
+  tuples, memoized, again, is_tuple = set(), 0, 0, False
   for opcode, argument, position in pickletools.genops(file):
     if position - start > _LARGEST_PICKLE:
       raise UserError('refused: names and shapes without end')
@@ -218,8 +205,8 @@ def _unpickle(file):
     if opcode.name == 'LONG_BINPUT' and argument > _LARGEST_MEMO:
       raise UserError('refused: an object number without end')
     if 'PUT' in opcode.name or opcode.name == 'MEMOIZE':
-      place = memoised if argument is None else argument
-      memoised += 1
+      place = memoized if argument is None else argument
+      memoized += 1
       if is_tuple:
         tuples.add(place)
     elif opcode.name != 'FRAME':
@@ -234,7 +221,7 @@ def _unpickle(file):
 
 
 class _Known:
-  """What a pickle may call; it has nothing that a pickle could set."""
+  """What a pickle may call; it has no attribute that a pickle could set."""
 
   __slots__ = ()
 
@@ -242,14 +229,16 @@ class _Known:
 class _OrderedDict(_Known):
   __slots__ = ()
 
-  def __call__(self, *items):
+  def __call__(self, *items: Any) -> Any:
     return collections.OrderedDict(*items)
 
 
 class _RebuildTensor(_Known):
   __slots__ = ()
 
-  def __call__(self, storage, offset, shape, strides, *_):
+  def __call__(
+    self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
+  ) -> _Tensor:
     if not isinstance(storage, _Storage):
       raise UserError('a tensor without data')
     return _Tensor(storage, int(offset), _integers(shape), _integers(strides))
@@ -258,7 +247,7 @@ class _RebuildTensor(_Known):
 class _RebuildParameter(_Known):
   __slots__ = ()
 
-  def __call__(self, tensor, *_):
+  def __call__(self, tensor: Any, *_: Any) -> Any:
     return tensor
 
 
@@ -272,14 +261,14 @@ _CALLED = {
 class _Unpickler(pickle.Unpickler):
   """Knows tensors and ordered dictionaries."""
 
-  def find_class(self, module, name):
+  def find_class(self, module: str, name: str) -> Any:
     if module == 'torch' and name in _STORAGES:
       return np.dtype(_STORAGES[name])
     if (module, name) not in _CALLED:
       raise UserError(f'refused: it wants to call {_cut(f"{module}.{name}")}')
     return _CALLED[module, name]
 
-  def persistent_load(self, pid):
+  def persistent_load(self, pid: Any) -> _Storage:
     kind, dtype, key, _, length, *view = pid
     if (
       kind != 'storage'
@@ -292,10 +281,10 @@ class _Unpickler(pickle.Unpickler):
     return _Storage(str(key), dtype, length)
 
 
-def _integers(values):
+def _integers(values: Any) -> tuple[int, ...]:
   return tuple(int(value) for value in values)
 
 
-def _cut(text):
-  """One short line for an error, whatever a file holds."""
+def _cut(text: object) -> str:
+  """At most one short line for an error message, whatever a file contains."""
   return ' '.join(str(text)[:_SHOWN].split())

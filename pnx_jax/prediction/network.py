@@ -5,11 +5,11 @@ import functools
 import os
 from typing import Any, TypedDict
 
-import flax.linen as nn
 import jax
 import ml_collections
 
 from pnx_jax.models.cpu import compiled
+from pnx_jax.models.segmenter import Segmenter
 from pnx_jax.training import experiment, run_files, sharding, steps
 from pnx_jax.training.checkpoint import Checkpoints
 
@@ -43,7 +43,7 @@ class Network:
     steps: the checkpoints whose mean the weights are.
   """
 
-  model: nn.Module
+  model: Segmenter
   variables: Any
   image_size: int
   presence_trained: bool
@@ -126,7 +126,7 @@ def predict(
   variables: Any,
   images: Any,
   *,
-  model: nn.Module,
+  model: Segmenter,
   image_size: int,
   presence_trained: bool,
   flip: bool,

@@ -33,7 +33,7 @@ class TrainStep(Protocol):
   ) -> tuple[TrainState, jax.Array]: ...
 
 
-def network(config: Config, *, platform: str) -> nn.Module:
+def network(config: Config, *, platform: str) -> segmenter.Segmenter:
   """Returns the network of a run.
 
   Args:
@@ -41,7 +41,7 @@ def network(config: Config, *, platform: str) -> nn.Module:
     platform: Of the devices that compute: 'cpu', 'gpu' or 'tpu'.
   """
   dtype = sharding.compute_dtype(config.compute_dtype, platform=platform)
-  return segmenter.create(**config.model, dtype=dtype)
+  return segmenter.create_model(**config.model, dtype=dtype, platform=platform)
 
 
 def abstract_variables(config: Config, mesh: jax.sharding.Mesh) -> Any:
