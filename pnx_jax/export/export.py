@@ -19,7 +19,7 @@ import numpy as np
 
 from pnx_jax.errors import UserError
 from pnx_jax.export import model_card, standalone
-from pnx_jax.formats.files import atomic_folder
+from pnx_jax.formats import folders
 from pnx_jax.prediction import deployment, exported
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.network import Network, Probabilities, predict
@@ -49,7 +49,7 @@ def export(
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise UserError(f'{output} exists and is not empty; choose another')
   content = files(run, compute_dtype=compute_dtype)
-  with atomic_folder(output) as folder:
+  with folders.appearing(output) as folder:
     for name, data in content.items():
       (folder / name).write_bytes(data)
 

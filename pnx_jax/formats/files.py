@@ -79,36 +79,7 @@ def atomic(
     except BaseException:
       partial.unlink(missing_ok=True)
       raise
-    _sync(path.parent)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-  """Makes a folder that appears when all files in it are on the disk.
-
-  It is made beside `path` and renamed to it, which must be missing or empty.
-  An error leaves nothing.
-
-  Raises:
-    UserError: The folder cannot be written.
-  """
-  path = pathlib.Path(path)
-  partial = path.with_name(f'.{path.name}{PARTIAL}')
-  with explained(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(partial)
-    try:
-      partial.mkdir()
-      yield partial
-      for parent, _, names in os.walk(partial):
-        for name in names:
-          _sync(os.path.join(parent, name))
-        _sync(parent)
-      partial.replace(path)
-    except BaseException:
-      _remove(partial)
-      raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -300,7 +271,7 @@ def _restored(cell: str) -> str:
   return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
-def _remove(path: pathlib.Path) -> None:
+def remove(path: pathlib.Path) -> None:
   """Removes a folder, or a link that somebody left in its place."""
   if path.is_symlink() or path.is_file():
     path.unlink()
@@ -308,7 +279,8 @@ def _remove(path: pathlib.Path) -> None:
     shutil.rmtree(path)
 
 
-def _sync(path: str | os.PathLike[str]) -> None:
+def sync(path: str | os.PathLike[str]) -> None:
+  """Waits until a file or the entries of a folder are on the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -9,10 +9,36 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 
-from pnx_jax.formats.files import explained
+from pnx_jax.formats.files import explained, remove, sync
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, renameat2(2).
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+
+
+@contextlib.contextmanager
+def appearing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Makes a folder that appears when all files in it are on the disk.
+
+  It is made beside `path` and renamed to it, which must be missing or empty.
+  An error leaves nothing.
+
+  Raises:
+    UserError: The folder cannot be written.
+  """
+  path = pathlib.Path(path)
+  partial = _beside(path, 'partial')
+  with explained(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove(partial)
+    try:
+      partial.mkdir()
+      yield partial
+      _sync_all(partial)
+      partial.replace(path)
+    except BaseException:
+      remove(partial)
+      raise
+    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -41,8 +67,8 @@ def replaced(
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(_beside(path, 'lock')):
       recover(path)
-      _remove(new)
-      _remove(old)
+      remove(new)
+      remove(old)
       try:
         new.mkdir()
         yield new
@@ -53,11 +79,11 @@ def replaced(
         elif not _exchange(path, new):
           path.replace(old)
           new.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
       finally:
         recover(path)
-        _remove(new)
-      _remove(old)
+        remove(new)
+      remove(old)
 
 
 def recover(path: str | os.PathLike[str]) -> None:
@@ -118,24 +144,8 @@ def _sync_all(folder: pathlib.Path) -> None:
     for name in names:
       file = os.path.join(parent, name)
       if os.path.isfile(file) and not os.path.islink(file):
-        _sync(file)
-    _sync(parent)
-
-
-def _sync(path: str | os.PathLike[str]) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
-def _remove(path: pathlib.Path) -> None:
-  """Removes a folder, or a link that lies in its place."""
-  if path.is_symlink() or path.is_file():
-    path.unlink()
-  elif path.exists():
-    shutil.rmtree(path)
+        sync(file)
+    sync(parent)
 
 
 @contextlib.contextmanager
