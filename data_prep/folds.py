@@ -75,7 +75,7 @@ def assign(
   return result
 
 
-def read_patient_map(path: str | os.PathLike) -> dict[str, str]:
+def read_patient_map(path: str | os.PathLike[str]) -> dict[str, str]:
   """Reads `image id, patient` rows (a header and .gz are fine).
 
   Names of NIH ChestX-ray14 files (`00002563_000.png`) become the patient they
@@ -104,7 +104,7 @@ def read_patient_map(path: str | os.PathLike) -> dict[str, str]:
   return patients
 
 
-def read_folds(path: str | os.PathLike) -> dict[str, int]:
+def read_folds(path: str | os.PathLike[str]) -> dict[str, int]:
   """Reads `image_id,fold` rows (a header and .gz are fine)."""
   folds = {}
   for number, row in files.csv_rows(path):

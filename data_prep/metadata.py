@@ -17,7 +17,7 @@ from absl import app, flags
 from pnx_jax import film_flags, pool
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
-from pnx_jax.formats import dicom, files, refusals
+from pnx_jax.formats import dicom, dicom_header, files, refusals
 from pnx_jax.formats.names import printable
 
 _BATCH = 256
@@ -56,6 +56,7 @@ def row(path: str) -> Row | Unread:
   header = refusals.attempt(dicom.read_header, path)
   if isinstance(header, refusals.Refusal):
     return Unread(path, *header)
+  header = dicom_header.shortened(header)
   return Row(
     image_id=dicom.image_id_of(path),
     spacing_row_mm=header.pixel_spacing[0],

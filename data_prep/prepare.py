@@ -28,6 +28,7 @@ from pnx_jax.errors import UserError
 from pnx_jax.formats import (
   boxes,
   dicom,
+  dicom_header,
   files,
   letterbox,
   refusals,
@@ -211,7 +212,7 @@ def _prepare(
     accept_modality=options.accept_modality,
     accept_body_part=options.accept_body_part,
   )
-  header = film.header
+  header = dicom_header.shortened(film.header)
   masks = masks_of(entry, header.height, header.width)
   mask = np.zeros((header.height, header.width), bool)
   for one in masks:

@@ -31,7 +31,7 @@ class Siim(tfds.core.ShardBasedBuilder):
     self,
     *,
     splits: Mapping[str, Sequence[tuple[prepare.Prepared, int]]],
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     image_size: int,
     **kwargs: Any,
   ):

@@ -30,6 +30,7 @@ from pnx_jax.errors import UserError
 from pnx_jax.formats import (
   built_dataset,
   dicom,
+  dicom_header,
   files,
   letterbox,
   names,
@@ -63,7 +64,7 @@ def from_dicom(entry: Entry) -> Case:
     image=film.pixels,
     mask=mask,
     image_id=entry.image_id,
-    **_known(film.header),
+    **_known(dicom_header.shortened(film.header)),
   )
 
 

@@ -1,6 +1,8 @@
 """What a DICOM file says about its film."""
 
 import dataclasses
+import math
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -95,9 +97,9 @@ def parse(dataset: pydicom.Dataset) -> Header:
     pixel_spacing=spacing,
     spacing_plane=plane,
     pixel_aspect=_aspect(dataset, spacing),
-    photometric=text(dataset, 'PhotometricInterpretation').upper(),
+    photometric=photometric(dataset),
     bits_stored=integer(dataset.get('BitsStored')),
-    transfer_syntax=str(dataset.file_meta.TransferSyntaxUID),
+    transfer_syntax=printable(str(dataset.file_meta.TransferSyntaxUID)),
     manufacturer=text(dataset, 'Manufacturer'),
     orientation=orientation(dataset),
     synthetic=text(dataset, 'SyntheticData') == 'YES',
@@ -114,6 +116,11 @@ def shortened(header: Header) -> Header:
     header,
     **{name: getattr(header, name)[:most] for name, most in _LENGTHS.items()},
   )
+
+
+def photometric(dataset: pydicom.Dataset) -> str:
+  """Returns PhotometricInterpretation in capitals."""
+  return text(dataset, 'PhotometricInterpretation').upper()
 
 
 def _coded_view(dataset: pydicom.Dataset) -> str:
@@ -147,16 +154,17 @@ def _aspect(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> float:
 def _pair(dataset: pydicom.Dataset, keyword: str) -> tuple[float, float] | None:
   try:
     first, second = (float(value) for value in dataset[keyword].value)
-  except (KeyError, TypeError, ValueError):
+  except Exception:  # The value may be anything.
     return None
-  return (first, second) if min(first, second) > 0 else None
+  usable = 0 < first < math.inf and 0 < second < math.inf
+  return (first, second) if usable else None
 
 
 def orientation(dataset: pydicom.Dataset) -> str:
   """Returns where rows and columns run, the first letter of each."""
   try:
     row, column = (str(value)[0] for value in dataset.PatientOrientation)
-  except (AttributeError, IndexError, TypeError, ValueError):
+  except Exception:  # The value may be anything.
     return ''
   return row + column if {row, column} <= set('LRAPHF') else ''
 
@@ -171,6 +179,7 @@ def _years(age: str) -> int:
 
 
 def text(dataset: pydicom.Dataset, keyword: str) -> str:
+  """Returns an attribute as printable text of any length, empty without one."""
   try:
     value = dataset.get(keyword)
   except Exception:
@@ -178,9 +187,9 @@ def text(dataset: pydicom.Dataset, keyword: str) -> str:
   return '' if value is None else printable(str(value).strip(' \0'))
 
 
-def integer(value, default: int = 0) -> int:
-  """Returns an attribute that should be a number, or the default."""
+def integer(value: Any, default: int = 0) -> int:
+  """Returns an attribute that should be a whole number, or the default."""
   try:
     return int(value)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     return default

@@ -1,21 +1,25 @@
-"""Stored pixel values of a radiograph -> what a reader sees, uint8.
+"""Stored pixel values of a radiograph -> what a radiologist sees, uint8.
 
 The order is DICOM's (PS3.3 C.11): modality LUT or rescale, then VOI LUT or
-window, then the inversion of MONOCHROME1. All of it is worked out once for
-every value a pixel can have, and looked up.
+window, then the inversion of MONOCHROME1. All of it is computed once for every
+value that a pixel can have, and looked up.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pydicom
-from pydicom import pixels as pydicom_pixels
+
+from pnx_jax.formats import dicom_header
+from pnx_jax.formats.refusals import UnusableDicom
 
 WINDOWS = ('auto', 'dicom', 'percentile', 'full')
 _PERCENTILES = (0.5, 99.5)
 # A window that leaves less than this share of pixels unsaturated is an error.
 _LEAST_UNSATURATED = 0.02
+_PIXELS_AT_ONCE = 1 << 20
 
 
 def to_uint8(
@@ -41,17 +45,31 @@ def to_uint8(
   padding = _is_padding(values, dataset)
 
   def counts() -> np.ndarray:
-    flat = stored.ravel().astype(np.int64) - low
-    return np.bincount(flat, minlength=values.size) * ~padding
+    total = np.zeros(values.size, np.int64)
+    for part in _parts(stored):
+      total += np.bincount(part.astype(np.int64) - low, minlength=values.size)
+    return total * ~padding
 
   table = _windowed(values, counts, dataset, window)
   table = np.round(table * 255).astype(np.uint8)
-  if dataset.PhotometricInterpretation == 'MONOCHROME1':
+  if dicom_header.photometric(dataset) == 'MONOCHROME1':
     table = 255 - table
   table[padding] = 0
   if stored.dtype == np.uint8:
     return cv2.LUT(np.ascontiguousarray(stored), table)
-  return np.take(table, stored.astype(np.int32) - low)
+  shown = np.empty(stored.shape, np.uint8)
+  for part, place in zip(_parts(stored), _parts(shown), strict=True):
+    np.take(table, part.astype(np.int32) - low, out=place, mode='clip')
+  return shown
+
+
+def _parts(image: np.ndarray) -> list[np.ndarray]:
+  """Returns views of the pixels, each small enough for a cache."""
+  flat = np.ascontiguousarray(image).reshape(-1)
+  return [
+    flat[start : start + _PIXELS_AT_ONCE]
+    for start in range(0, flat.size, _PIXELS_AT_ONCE)
+  ]
 
 
 def _windowed(
@@ -61,7 +79,7 @@ def _windowed(
   window: str,
 ) -> np.ndarray:
   """Returns the brightness in 0..1 of every stored value."""
-  rescaled = np.asarray(pydicom_pixels.apply_modality_lut(values, dataset))
+  rescaled = _rescaled(values, dataset)
   if window in ('auto', 'dicom'):
     table = _voi(rescaled, dataset)
     if table is not None and (window == 'dicom' or _usable(table, counts())):
@@ -76,12 +94,28 @@ def _windowed(
   return _ramp(rescaled, rescaled[inside].min(), rescaled[inside].max())
 
 
+def _rescaled(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+  """Returns stored values after modality LUT, or slope and intercept."""
+  lut = _lut(dataset, 'ModalityLUTSequence')
+  if lut is not None:
+    return lut.applied(values)
+  slope = _first(dataset.get('RescaleSlope'))
+  intercept = _first(dataset.get('RescaleIntercept'))
+  if not slope:  # Without a slope, or with one of 0, there is none.
+    slope = 1.0
+  if slope == 1 and not intercept:
+    return values
+  return values * slope + (intercept or 0.0)
+
+
 def _voi(rescaled: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
   """Returns the file's first VOI LUT or window applied, None without one."""
-  if dataset.get('VOILUTSequence'):
-    bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-    looked_up = pydicom_pixels.apply_voi(rescaled.astype(np.int64), dataset)
-    return np.clip(looked_up / (2.0**bits - 1), 0, 1)
+  lut = _lut(dataset, 'VOILUTSequence')
+  if lut is not None:
+    looked_up = lut.applied(rescaled.astype(np.int64))
+    # The bits of the largest entry: some descriptors claim more.
+    bits = max(int(lut.entries.max()).bit_length(), 1)
+    return looked_up / (2.0**bits - 1)
   center = _first(dataset.get('WindowCenter'))
   width = _first(dataset.get('WindowWidth'))
   if center is None or width is None:
@@ -96,6 +130,47 @@ def _voi(rescaled: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
     return None
   half = (width - 1) / 2
   return _ramp(rescaled, center - 0.5 - half, center - 0.5 + half)
+
+
+class _Lut(NamedTuple):
+  """A lookup table: `entries[0]` is for values up to `first`."""
+
+  first: int
+  entries: np.ndarray
+
+  def applied(self, values: np.ndarray) -> np.ndarray:
+    places = np.clip(values - self.first, 0, len(self.entries) - 1)
+    return self.entries[places]
+
+
+def _lut(dataset: pydicom.Dataset, keyword: str) -> _Lut | None:
+  """Returns the first table of a sequence that has one; items may be empty.
+
+  Raises:
+    UnusableDicom: The table has fewer entries than it says.
+  """
+  for item in dataset.get(keyword) or ():
+    descriptor, data = item.get('LUTDescriptor'), item.get('LUTData')
+    if descriptor and data and len(descriptor) == 3:
+      count = dicom_header.integer(descriptor[0]) or 1 << 16
+      entries = _entries(data, count, dataset)
+      if len(entries) < count:
+        raise UnusableDicom(
+          'undecodable', f'{keyword} has {len(entries)} of {count} entries'
+        )
+      return _Lut(dicom_header.integer(descriptor[1]), entries[:count])
+  return None
+
+
+def _entries(data: Any, count: int, dataset: pydicom.Dataset) -> np.ndarray:
+  if not isinstance(data, bytes):
+    return np.atleast_1d(np.asarray(data, np.int64))
+  if len(data) == count + count % 2:  # a byte per entry
+    return np.frombuffer(data, np.uint8).astype(np.int64)
+  _, little = dataset.original_encoding
+  order = '>' if little is False else '<'
+  whole = len(data) // 2 * 2
+  return np.frombuffer(data[:whole], f'{order}u2').astype(np.int64)
 
 
 def _ramp(rescaled: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -116,14 +191,14 @@ def _percentiles(
 
 
 def _usable(table: np.ndarray, counts: np.ndarray) -> bool:
-  """Whether a window shows more than black and white."""
+  """Returns whether a window shows more than black and white."""
   unsaturated = counts[(table > 0) & (table < 1)].sum()
   return unsaturated >= _LEAST_UNSATURATED * counts.sum()
 
 
 def _stored_range(dataset: pydicom.Dataset) -> tuple[int, int]:
   bits = int(dataset.BitsStored)
-  if dataset.get('PixelRepresentation'):
+  if dicom_header.integer(dataset.get('PixelRepresentation')):
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
   return 0, (1 << bits) - 1
 
@@ -138,12 +213,12 @@ def _is_padding(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
   return (values >= min(value, limit)) & (values <= max(value, limit))
 
 
-def _first(value) -> float | None:
+def _first(value: Any) -> float | None:
   """Returns the first of one or several numbers, None where there is none."""
   if isinstance(value, pydicom.multival.MultiValue):
     value = value[0] if len(value) else None
   try:
     number = float(value)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     return None
   return number if np.isfinite(number) else None

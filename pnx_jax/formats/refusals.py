@@ -50,8 +50,19 @@ class UnusableFilm(ValueError):
     self.reason = reason
     self.detail = detail
 
-  def __reduce__(self):
+  def __reduce__(self) -> tuple[type, tuple[str, str]]:
     return type(self), (self.reason, self.detail)
+
+
+class UnusableDicom(UnusableFilm):
+  """A file that is not a usable radiograph.
+
+  Attributes:
+    reason: Code for tables: `unreadable`, `not_dicom`, `modality`,
+      `body_part`, `no_pixels`, `multi_frame`, `color`, `empty`, `truncated`,
+      `undecodable`, `limit`.
+    detail: The same in words.
+  """
 
 
 def attempt(

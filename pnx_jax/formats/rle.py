@@ -78,7 +78,7 @@ def is_empty(rle: str) -> bool:
   return rle.strip().lower() in _EMPTY
 
 
-def read_csv(path: str | os.PathLike) -> dict[str, list[str]]:
+def read_csv(path: str | os.PathLike[str]) -> dict[str, list[str]]:
   """Reads `ImageId,EncodedPixels`: every image and its annotations.
 
   An image without a pneumothorax has an empty list. The file may lack the
@@ -104,7 +104,7 @@ def read_csv(path: str | os.PathLike) -> dict[str, list[str]]:
 
 
 def write_csv(
-  path: str | os.PathLike, masks: Iterable[tuple[str, str]]
+  path: str | os.PathLike[str], masks: Iterable[tuple[str, str]]
 ) -> None:
   """Writes `ImageId,EncodedPixels`; the RLE of an empty mask is `-1`."""
   files.write_csv(path, HEADER, masks, escape=False)

@@ -13,7 +13,9 @@ from pnx_jax.formats import files
 _Kind = TypeVar('_Kind')
 
 
-def load(path: str | os.PathLike, kind: type[_Kind], *, remedy: str) -> _Kind:
+def load(
+  path: str | os.PathLike[str], kind: type[_Kind], *, remedy: str
+) -> _Kind:
   """Reads a JSON file as a value of a type; see `convert`.
 
   Args:
