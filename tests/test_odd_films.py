@@ -288,3 +288,18 @@ def test_archives_are_counted(tmp_path, caplog):
   assert len(found) == 1
   assert '3 archives are not read, for example' in caplog.text
   assert 'b.dcm.gz: unpack them first' in caplog.text
+
+
+@pytest.mark.parametrize(
+  'window', [{}, {'WindowCenter': 2000.5, 'WindowWidth': 1001}]
+)
+def test_values_below_the_window_are_dark_after_a_modality_lut(window):
+  """Unsigned entries of the table must not wrap around."""
+  entries = table(np.arange(4096), [4096, 0, 16])
+  through = twelve_bits(
+    ModalityLUTSequence=pydicom.Sequence([entries]), **window
+  )
+  pixels = shown(through)
+  np.testing.assert_array_equal(pixels, shown(twelve_bits(**window)))
+  stored = through.pixel_array
+  assert not pixels[stored <= np.percentile(stored, 0.4)].any()

@@ -1,5 +1,6 @@
 """Radiographs as DICOM files: header and pixels, or the reason why not."""
 
+import contextlib
 import logging
 import os
 import stat
@@ -95,8 +96,8 @@ def read(
   """
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    with dicom_file.opened(source) as file:
-      header = _parsed(file.dataset)
+    with dicom_file.opened(source) as file, _refusing():
+      header = dicom_header.parse(file.dataset)
       _check_kind(header, accept_modality, accept_body_part)
       if not file.has_pixels:
         raise UnusableDicom('no_pixels', 'no PixelData')
@@ -122,11 +123,14 @@ def from_dataset(
   """
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    dataset = _with_own_file_meta(dataset)
-    header = _parsed(dataset)
-    _check_kind(header, accept_modality, accept_body_part)
-    _check_size(dataset, header)
-    return Film(_pixels(dataset, header, window), header)
+    with _refusing():
+      dataset = _with_own_file_meta(dataset)
+      header = dicom_header.parse(dataset)
+      _check_kind(header, accept_modality, accept_body_part)
+      if 'PixelData' not in dataset:
+        raise UnusableDicom('no_pixels', 'no PixelData')
+      _check_size(dataset, header)
+      return Film(_pixels(dataset, header, window), header)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -137,8 +141,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
   """
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    with dicom_file.opened(path) as file:
-      return _parsed(file.dataset)
+    with dicom_file.opened(path) as file, _refusing():
+      return dicom_header.parse(file.dataset)
 
 
 def is_dicom(path: str | os.PathLike[str]) -> bool:
@@ -226,10 +230,12 @@ def _with_own_file_meta(dataset: pydicom.Dataset) -> pydicom.Dataset:
   return result
 
 
-def _parsed(dataset: pydicom.Dataset) -> Header:
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+  """Refuses the film, whatever its header or a decoder raises."""
   try:
-    return dicom_header.parse(dataset)
-  except MemoryError:
+    yield
+  except (UnusableDicom, OSError, MemoryError):
     raise
   except Exception as error:
     raise UnusableDicom('undecodable', dicom_file.told(error)) from error
@@ -238,15 +244,10 @@ def _parsed(dataset: pydicom.Dataset) -> Header:
 def _pixels(
   dataset: pydicom.Dataset, header: Header, window: str
 ) -> np.ndarray:
-  try:
-    if not dataset.PixelData:
-      raise UnusableDicom('empty', 'PixelData is empty')
-    stored = dicom_pixels.decode(dataset, header)
-    return grayscale.to_uint8(stored, dataset, window=window)
-  except (UnusableDicom, MemoryError):
-    raise
-  except Exception as error:
-    raise UnusableDicom('undecodable', dicom_file.told(error)) from error
+  if not dataset.PixelData:
+    raise UnusableDicom('empty', 'PixelData is empty')
+  stored = dicom_pixels.decode(dataset, header)
+  return grayscale.to_uint8(stored, dataset, window=window)
 
 
 def _check_kind(
