@@ -165,7 +165,7 @@ def write_csv(
     text = io.TextIOWrapper(file, encoding='utf-8', newline='')
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(header)
-    writer.writerows(map(_escaped, row) for row in rows) if escape else (
+    writer.writerows(map(escaped, row) for row in rows) if escape else (
       writer.writerows(rows)
     )
     text.flush()
@@ -260,7 +260,8 @@ def _then(first: str, rest: Iterable[str]) -> Iterator[str]:
   yield from rest
 
 
-def _escaped(cell: Any) -> Any:
+def escaped(cell: Any) -> Any:
+  """Returns a cell as `write_csv` writes it: printable, and not a formula."""
   if not isinstance(cell, str):
     return cell
   cell = printable(cell)

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from pnx_jax.formats import files, rle
-from pnx_jax.inference.discovery import printable
 from pnx_jax.inference.readings import Reading
 
 COLUMNS = (
@@ -26,9 +25,6 @@ COLUMNS = (
   'rules',
 )
 NOT_ASSESSED = ('path', 'image_id', 'reason', 'detail')
-
-# Spreadsheets take text that begins with these for a formula.
-_FORMULA = ('=', '+', '-', '@')
 
 
 def in_order(readings: Iterable[Reading]) -> list[Reading]:
@@ -52,7 +48,7 @@ def write(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
   # Where films share an id, their unique names tell them apart.
   count = collections.Counter(reading.image_id for reading in assessed)
   masks = (
-    (_safe_id(r.image_id if count[r.image_id] == 1 else r.name), r.rle)
+    (files.escaped(r.image_id if count[r.image_id] == 1 else r.name), r.rle)
     for r in assessed
   )
   rle.write_csv(folder / 'masks' / 'masks.csv', sorted(masks))
@@ -81,12 +77,3 @@ def _row(rank: int, reading: Reading) -> tuple:
     reading.model,
     reading.rules,
   )
-
-
-def _safe_id(text: str) -> str:
-  """An id without control characters that no spreadsheet takes for a formula.
-
-  The cells beside it, '-1' among them, have to stay as they are.
-  """
-  text = printable(text)
-  return f"'{text}" if text.startswith(_FORMULA) else text
