@@ -165,6 +165,11 @@ def test_pictures_boxes_and_rule_are_written(evaluated):
   rows = _rows(folder / 'per_image.csv')
   predicted = {r['image_id'] for r in rows if int(r['predicted_area'])}
   assert {row['image_id'] for row in _rows(folder / 'boxes.csv')} == predicted
+  measured = {row['image_id']: row for row in _rows(folder / 'outlines.csv')}
+  positive = {row['image_id'] for row in rows if row['label'] == '1'}
+  assert measured.keys() == positive
+  for image_id, row in measured.items():
+    assert bool(row['mean_px']) == (image_id in predicted)
   masks = rle.read_csv(folder / 'masks.csv')
   assert list(masks) == [row['image_id'] for row in rows]
   area = {row['image_id']: 0 for row in rows}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from pnx_jax import draw
+from pnx_jax.evaluation import outlines, rule_search
 from pnx_jax.evaluation import results as results_lib
-from pnx_jax.evaluation import rule_search
 from pnx_jax.evaluation.report import charts, gallery, page
 from pnx_jax.metrics import calibration
 from pnx_jax.metrics.dice import THRESHOLDS
@@ -30,6 +30,9 @@ def _page(num_images=60, positives=20):
       view=('PA', 'AP')[i % 2],
       sex=('F', 'M')[i % 3 == 0],
       age=i,
+      pixel_spacing=(0.14, 0.14),
+      height=1024,
+      width=1024,
     )
     for i in range(num_images)
   ]
@@ -57,7 +60,12 @@ def _page(num_images=60, positives=20):
     records=records,
     statistics=statistics,
     results=results,
-    second=gallery.SecondPass(pictures, {}, [], results.images.dice),
+    second=gallery.SecondPass(pictures, {}, {}, [], results.images.dice),
+    outline_metrics=outlines.summarize(
+      outlines.columns({}, records, results.images),
+      results.images,
+      replicates=50,
+    ),
     metrics={'patient_safe': False, **results.flat()},
   )
 

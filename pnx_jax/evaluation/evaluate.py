@@ -12,6 +12,7 @@ import numpy as np
 
 from pnx_jax.config import check_config
 from pnx_jax.evaluation import (
+  outlines,
   protocol,
   provenance,
   result_files,
@@ -119,6 +120,8 @@ def evaluate(
       config.data_dir, everyone, post, size=options.submission_size
     )
 
+  measured = outlines.columns(second.outlines, held_out.records, found.images)
+
   if jax.process_index() == 0:
     with folders.replaced(plan.folder, ours=result_files.is_ours) as folder:
       _write(folder, held_out, found, second, metrics)
@@ -146,9 +149,15 @@ def evaluate(
         statistics=statistics,
         results=found,
         second=second,
+        outline_metrics=outlines.summarize(
+          measured, found.images, replicates=options.bootstrap
+        ),
         metrics=metrics,
       )
       files.write(folder / 'report.html', html)
+      result_files.write_outlines(
+        folder / 'outlines.csv', held_out.records, measured, found.images
+      )
       evaluation_files.write_checksums(folder)
     print(result_files.summary(metrics))
     print('Wrote', ', '.join(sorted(map(str, plan.folder.iterdir()))))

@@ -18,6 +18,7 @@ _OURS = (
   'deployment.json',
   'masks.csv',
   'metrics.json',
+  'outlines.csv',
   *(f'overlays/{kind}/*_*.png' for kind in ('best', 'random', 'worst')),
   'per_image.csv',
   'postprocess.json',
@@ -68,6 +69,36 @@ def write_per_image(
     for row, record in enumerate(records)
   )
   files.write_csv(path, evaluation_files.PER_IMAGE, rows)
+
+
+def write_outlines(
+  path: str | os.PathLike[str],
+  records: Sequence[Record],
+  columns: Mapping[str, np.ndarray],
+  images: Images,
+) -> None:
+  """Writes the distances of outlines, one row per image with a pneumothorax.
+
+  Args:
+    path: Of outlines.csv.
+    records: N records.
+    columns: f64[N] by name, see `outlines.columns`; NaN makes an empty cell.
+    images: N images.
+
+  Raises:
+    UserError: The file cannot be written.
+  """
+  rows = (
+    (
+      records[index].image_id,
+      *(
+        '' if np.isnan(column[index]) else repr(float(column[index]))
+        for column in columns.values()
+      ),
+    )
+    for index in np.flatnonzero(images.label)
+  )
+  files.write_csv(path, ('image_id', *columns), rows)
 
 
 def summary(metrics: Mapping[str, Any]) -> str:

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from pnx_jax import draw
+from pnx_jax.evaluation import outlines
 from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.results import Results
 from pnx_jax.formats import boxes, files, letterbox, rle
 from pnx_jax.formats.schema import Record
 from pnx_jax.metrics.dice import dice
 from pnx_jax.metrics.summary import Images
+from pnx_jax.metrics.surface import SurfaceDistances
 from pnx_jax.prediction.network import SIZE
 
 
@@ -41,6 +43,8 @@ class SecondPass:
     pictures: uint8[H, W, 3] of each example.
     masks: RLE of the mask of every image that keeps one, by the image's index,
       in pixels of the radiograph.
+    outlines: Distances of the outlines of every positive image that keeps a
+      mask, by its index and the unit.
     boxes: Image id, x, y, width, height and area of every predicted region, in
       pixels of the radiograph.
     cleaned_dice: f64[N], Dice of every image after its mask was cleaned.
@@ -48,6 +52,7 @@ class SecondPass:
 
   pictures: dict[Example, np.ndarray]
   masks: dict[int, str]
+  outlines: dict[int, dict[str, SurfaceDistances]]
   boxes: list[tuple[str | int, ...]]
   cleaned_dice: np.ndarray
 
@@ -92,7 +97,7 @@ def second_pass(
   examples_of: dict[int, list[Example]] = {}
   for example in examples:
     examples_of.setdefault(example.index, []).append(example)
-  second = SecondPass({}, {}, [], images.dice.copy())
+  second = SecondPass({}, {}, {}, [], images.dice.copy())
   chosen = sorted({*np.flatnonzero(images.predicted).tolist(), *examples_of})
   for index, probs, probability in held_out.probabilities(chosen):
     record = held_out.records[index]
@@ -110,13 +115,21 @@ def second_pass(
       probs, record.height, record.width, pixel_aspect=record.pixel_aspect
     )
     mask = post.mask(probs, probability)
+    truth = held_out.truth(index, SIZE)
+    if images.label[index] and film_mask.any():
+      second.outlines[index] = outlines.measure(
+        mask,
+        truth,
+        film_predicted=film_mask,
+        film_truth=rle.decode(record.rle, record.height, record.width),
+        record=record,
+      )
     if post.cleans:
-      truth = held_out.truth(index, SIZE)
       areas = map(np.count_nonzero, (mask & truth, mask, truth))
       second.cleaned_dice[index] = dice(*map(np.asarray, areas))
     for example in examples_of.get(index, ()):
       second.pictures[example] = _picture(
-        held_out, images, index, mask, image_size
+        held_out, images, index, mask, truth, image_size
       )
   return second
 
@@ -126,6 +139,7 @@ def _picture(
   images: Images,
   index: int,
   mask: np.ndarray,
+  truth: np.ndarray,
   image_size: int,
 ) -> np.ndarray:
   record = held_out.records[index]
@@ -135,7 +149,7 @@ def _picture(
   facts.append(f'{record.age} years' if record.age >= 0 else '')
   return draw.panel(
     held_out.image(index, image_size),
-    held_out.truth(index, SIZE),
+    truth,
     mask,
     text='\n'.join([record.image_id, ', '.join(filter(None, facts))]),
   )

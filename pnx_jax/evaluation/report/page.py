@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from pnx_jax import draw, pages
-from pnx_jax.evaluation import rule_search
+from pnx_jax.evaluation import outlines, rule_search
 from pnx_jax.evaluation.report import charts
 from pnx_jax.evaluation.report.charts import Chart
 from pnx_jax.evaluation.report.gallery import Example, SecondPass
 from pnx_jax.evaluation.results import Results
+from pnx_jax.evaluation.tables import Metrics
 from pnx_jax.formats.schema import Record
 from pnx_jax.metrics import calibration, rules, summary
 from pnx_jax.metrics.curves import curve
@@ -36,6 +37,7 @@ def render(
   statistics: Mapping[str, np.ndarray],
   results: Results,
   second: SecondPass,
+  outline_metrics: Metrics,
   metrics: Mapping[str, Any],
 ) -> str:
   """Renders the page as HTML.
@@ -47,6 +49,7 @@ def render(
     statistics: Of the network pass over them.
     results: On them.
     second: Pictures of some of them.
+    outline_metrics: Of `outlines.summarize`.
     metrics: The content of metrics.json.
   """
   diagrams = _reliability(results)
@@ -63,6 +66,8 @@ def render(
       table: {row: part.flat() for row, part in rows.items()}
       for table, rows in results.tables.items()
     },
+    outlines=outline_metrics.flat(),
+    outline_titles=outlines.TITLES.items(),
     rule=str(results.search.rule),
     num_rules=len(rule_search.GRID),
     num_groups=len(results.search.group_rules),
