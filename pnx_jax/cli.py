@@ -7,7 +7,8 @@ Exit codes of every command:
     1  A bug, with its traceback.
     2  A mistake in the flags, the data or the environment, in one line.
 
-A second signal ends a process at once, with the signal's own status.
+A signal 5 s or more after the first ends a process at once, with the signal's
+own status.
 """
 
 import argparse

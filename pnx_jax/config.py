@@ -6,6 +6,7 @@ carry their unit in the name: `_epochs` or `_steps`.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -503,13 +504,7 @@ def config_from_json(content: object, *, path: object) -> Config:
   if not isinstance(content, dict):
     raise UserError(f'{path} does not hold the fields of a config')
   values = _flattened(content)
-  old = sorted(values.keys() & RENAMED.keys())
-  if old:
-    _logger.info(
-      '%s: read %s',
-      path,
-      ', '.join(f'{name} as {RENAMED[name]}' for name in old),
-    )
+  _log_old_names(str(path), tuple(sorted(values.keys() & RENAMED.keys())))
   config = get_config()
   for old_name, value in values.items():
     name = RENAMED.get(old_name, old_name)
@@ -593,6 +588,14 @@ def _checked(name: str, value: Any) -> Any:
   if isinstance(field.values, tuple) and not value.startswith('_'):
     check_known(name, value, field.values)
   return value
+
+
+@functools.cache
+def _log_old_names(path: str, names: tuple[str, ...]) -> None:
+  """Logs, once per file, which old names of fields it has."""
+  if names:
+    renamed = (f'{name} as {RENAMED[name]}' for name in names)
+    _logger.info('%s: read %s.', path, ', '.join(renamed))
 
 
 def _flattened(nested: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

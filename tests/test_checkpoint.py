@@ -91,6 +91,20 @@ def test_the_best_few_are_averaged(tmp_path):
   np.testing.assert_allclose(variables['params']['kernel'], -7 / 3, rtol=1e-6)
 
 
+@pytest.mark.parametrize('lost', ['metrics/metrics', 'metrics'])
+def test_a_best_checkpoint_without_its_score_stays_the_best(
+  tmp_path, caplog, lost
+):
+  save(tmp_path, {1: 0.9, 2: 0.5, 3: None})
+  path = tmp_path / '1' / lost
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.best_steps() == [1, 2]
+    checkpoints.save(4, state(4), score=0.6)
+  assert 'restored from the checksums' in caplog.text
+  assert steps(tmp_path) == [1, 3, 4]
+
+
 def test_an_empty_folder_is_a_fresh_start_but_has_no_best(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.restore_latest(abstract()) is None

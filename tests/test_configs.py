@@ -56,6 +56,11 @@ def assert_one_line(result, words):
   [
     (['--config=configs/resnet.py'], ["'configs/resnet.py'", 'resunet.py']),
     (['--config=configs/resunet.py:b4'], ["'b4'"]),
+    (['--config=configs/demo.py:foo'], ['demo.py has no variants', "':foo'"]),
+    (
+      ['--config=configs/unet.py', '--config.model.normalisation=group'],
+      ['model.normalisation is called model.normalization now'],
+    ),
     (
       ['--config=configs/unet.py', '--config.imge_size=3'],
       ['--config.imge_size=3', "'image_size'"],

@@ -25,6 +25,7 @@ from pnx_jax.training import (
 )
 from pnx_jax.training import train as training
 from pnx_jax.training.checkpoint import Checkpoints
+from pnx_jax.training.validate import Validation
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -109,14 +110,50 @@ steps.plain_dice = interrupt
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_asks_and_the_second_kills(number):
+def test_signals_soon_after_the_first_are_the_same_request(number):
+  """Schedulers send pairs; the process would end here otherwise."""
   before = signal.getsignal(number)
-  with preemption.watch() as stop:
-    assert not stop(1)
-    signal.raise_signal(number)
-    assert stop(2)
-    assert signal.getsignal(number) is signal.SIG_DFL
+  with preemption.watch() as stop_requested:
+    assert not stop_requested(1)
+    for _ in range(3):
+      signal.raise_signal(number)
+    assert stop_requested(2)
   assert signal.getsignal(number) is before
+
+
+def test_a_signal_long_after_the_first_ends_the_process():
+  code = """
+import signal
+from pnx_jax.training import preemption
+preemption.REPEAT_SECONDS = 0
+with preemption.watch() as stop_requested:
+  signal.raise_signal(signal.SIGTERM)
+  assert stop_requested(1)
+  signal.raise_signal(signal.SIGTERM)
+"""
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT)
+  assert done.returncode == -signal.SIGTERM
+
+
+def test_a_signal_during_the_last_validation_keeps_other_folds_from_starting(
+  dataset_dir, tmp_path, monkeypatch
+):
+  def interrupted(*_):
+    signal.raise_signal(signal.SIGTERM)
+    return {'dice': 0.5}
+
+  monkeypatch.setattr(Validation, 'run', interrupted)
+  config = small_run.config(dataset_dir, total_steps=1)
+  training.train_folds(config, tmp_path)
+  assert run_files.trained_folds(tmp_path) == [0]
+
+
+def test_more_accumulated_steps_than_steps_are_refused(dataset_dir, tmp_path):
+  config = small_run.config(
+    dataset_dir, **{'optimizer.accumulate_steps': 7, 'total_steps': 6}
+  )
+  with pytest.raises(UserError, match='accumulate_steps=7 is more than the 6'):
+    training.train(config, tmp_path)
 
 
 def test_processes_that_start_a_fold_stop_together_or_not_at_all(monkeypatch):

@@ -26,6 +26,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from pnx_jax.errors import UserError
+from pnx_jax.formats import files
 from pnx_jax.training.train_state import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Checkpoints:
         ) from None
     elif not os.path.isdir(self.directory):
       raise UserError(_NONE.format(self.directory))
-    self._drop_damaged_scores()
+    self._restore_scores()
     policy = AnyPreservationPolicy(
       [
         LatestN(_KEEP_LATEST),
@@ -242,17 +243,36 @@ class Checkpoints:
       'copy, or delete it to train from the beginning'
     )
 
-  def _drop_damaged_scores(self) -> None:
-    """Keeps a checkpoint whose score is unreadable as one without a score."""
+  def _restore_scores(self) -> None:
+    """Restores scores that are missing or unreadable from the checksums.
+
+    Without its score the best checkpoint would silently be another one.
+    """
     if jax.process_index() == 0:
-      for path in pathlib.Path(self.directory).glob('*/metrics/metrics'):
-        try:
-          float(_score(json.loads(path.read_bytes())))
-        except (ValueError, KeyError, TypeError):
-          _logger.error('The score in %s is damaged and dropped.', path)
-          path.parent.rename(path.parent.with_name('damaged_metrics'))
+      for folder in pathlib.Path(self.directory).glob('[0-9]*'):
+        if folder.name.isdecimal():
+          self._restore_score(folder)
     if jax.process_count() > 1:
-      multihost_utils.sync_global_devices('damaged scores')
+      multihost_utils.sync_global_devices('restored scores')
+
+  def _restore_score(self, folder: pathlib.Path) -> None:
+    path = folder / 'metrics' / 'metrics'
+    saved = _saved_score(folder)
+    try:
+      float(_score(json.loads(path.read_bytes())))
+      return
+    except FileNotFoundError:
+      if saved is None:  # It was saved without a score.
+        return
+    except (ValueError, KeyError, TypeError):
+      pass
+    if saved is not None:
+      files.write(path, json.dumps({_SCORE: saved}))
+      action = 'restored from the checksums'
+    else:
+      path.parent.rename(path.parent.with_name('damaged_metrics'))
+      action = 'dropped'
+    _logger.error('The score in %s was missing or damaged; %s.', path, action)
 
   def _move_aside(self, damaged: list[int]) -> None:
     """Frees the steps of damaged checkpoints for new ones; deletes nothing."""
@@ -329,6 +349,15 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 def _score(metrics: dict[str, float]) -> float:
   return metrics[_SCORE]
+
+
+def _saved_score(folder: pathlib.Path) -> float | None:
+  """Returns the score in a checkpoint's checksums, or None without one."""
+  try:
+    sums = json.loads((folder / 'checksums' / 'metadata').read_bytes())
+    return None if sums[_SCORE] is None else float(sums[_SCORE])
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
 
 
 def _check_shapes(folder: pathlib.Path, abstract: Any) -> None:

@@ -85,7 +85,7 @@ def resolve(
     accumulate_steps: Steps per update.
 
   Raises:
-    UserError: The run has no step.
+    UserError: The run has no step, or no update.
   """
 
   def steps(epochs: float) -> int:
@@ -97,6 +97,11 @@ def resolve(
       f'total_epochs={total_epochs} trains for no step; set '
       '--config.total_epochs or --config.total_steps above 0'
     )
+  if accumulate_steps > total:
+    raise UserError(
+      f'optimizer.accumulate_steps={accumulate_steps} is more than the '
+      f'{total} steps of the run: the weights would never be updated'
+    )
   validation_steps = {total}
   count = 1
   while (due := steps(count * eval_epochs)) < total:
@@ -104,7 +109,7 @@ def resolve(
     count += 1
   return Durations(
     total_steps=total,
-    total_updates=max(total // accumulate_steps, 1),
+    total_updates=total // accumulate_steps,
     warmup_updates=steps(warmup_epochs) // accumulate_steps,
     freeze_encoder_updates=steps(freeze_encoder_epochs) // accumulate_steps,
     log_steps=log_steps,

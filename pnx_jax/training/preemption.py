@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import signal
+import time
 import types
 from collections.abc import Callable, Iterator
 
@@ -12,25 +13,31 @@ from jax.experimental import multihost_utils
 
 _logger = logging.getLogger(__name__)
 
+REPEAT_SECONDS = 5.0
+
 
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[int], bool]]:
   """Yields `stop_requested(step)`: whether to save and end after this step.
 
   It is first called with the step that training starts from. The first signal
-  only sets a flag, the second one ends the process. With several processes
+  only sets a flag; one that comes `REPEAT_SECONDS` later or more ends the
+  process, an earlier one is the same request: schedulers send pairs. With
+  several processes
   JAX's coordination service makes all stop at the same step; it listens to
   SIGTERM alone, so SIGINT is passed on to it.
   """
   several = jax.process_count() > 1
   signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
-  received: list[int] = []
+  received: list[tuple[int, float]] = []
   logged = started = False
 
   def handler(number: int, _: types.FrameType | None) -> None:
-    received.append(number)
-    for each in signals:
-      signal.signal(each, signal.SIG_DFL)
+    now = time.monotonic()
+    if received and now - received[0][1] >= REPEAT_SECONDS:
+      signal.signal(number, signal.SIG_DFL)
+      signal.raise_signal(number)
+    received.append((number, now))
     if several:
       signal.raise_signal(signal.SIGTERM)
 
@@ -40,8 +47,9 @@ def watch() -> Iterator[Callable[[int], bool]]:
     if received and not logged:
       logged = True
       _logger.warning(
-        '%s: saving (repeat it to end at once).',
-        signal.Signals(received[0]).name,
+        '%s: saving (repeat it after %d s to end at once).',
+        signal.Signals(received[0][0]).name,
+        REPEAT_SECONDS,
       )
     if not several:
       return bool(received)

@@ -45,7 +45,7 @@ def train(
 
   Returns:
     The scores of the last validation, empty where the fold was trained before;
-    None where a signal stopped it.
+    None where a signal asked to stop, in the last validation at the latest.
 
   Raises:
     UserError: Config, data or workdir are wrong; the text says what to do.
@@ -175,7 +175,8 @@ def train(
           return None
 
       events.hyperparameters(flatten(config), scores)
-  return scores
+    # A signal during the last validation keeps the next fold from starting.
+    return None if stop_requested(total_steps + 1) else scores
 
 
 def train_folds(config: Config, workdir: str | os.PathLike[str]) -> None:
