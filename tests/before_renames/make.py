@@ -1,8 +1,8 @@
-r"""Makes the set in tests/old with the code of commit 4713113.
+r"""Makes the set in tests/before_renames with the code of commit 4713113.
 
 git worktree add /tmp/before 4713113 && cd /tmp/before
 python <this file> OUTPUT    # Python 3.12.1, jax 0.12, a CPU
-tar --sort=name --mtime=2026-01-01 --owner=0 --group=0 \\
+tar --sort=name --mtime=2026-01-01 --owner=0 --group=0 \
     -cJf set.tar.xz -C OUTPUT .
 
 It was the last commit before modules, config fields and flags were renamed.
