@@ -139,6 +139,12 @@ FIELDS: dict[str, Field] = {
     'epoch, linear in between. () shows every image once per epoch.',
     _FREE,
   ),
+  'patient_share': Field(
+    1.0,
+    'Share of the training patients whose images are trained on, for learning '
+    'curves; the patients of a smaller share belong to every larger one.',
+    _PROBABILITY,
+  ),
   'compute_dtype': Field(
     'auto',
     "'auto' is bfloat16 on GPU and TPU and float32 on CPU. Parameters, logits "

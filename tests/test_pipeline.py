@@ -43,6 +43,26 @@ def assert_equal(one, other):
     np.testing.assert_array_equal(one[name], other[name])
 
 
+def test_a_share_of_patients_lies_in_every_larger_share(dataset_dir, dataset):
+  def patients(share):
+    part = pipeline.Dataset(
+      dataset_dir, ['fold0', 'fold1'], patient_share=share
+    )
+    for index, record in enumerate(part.records):
+      whole = [each.image_id for each in dataset.records]
+      position = whole.index(record.image_id)
+      np.testing.assert_array_equal(
+        part.image(index, 32), dataset.image(position, 32)
+      )
+    return {record.patient for record in part.records}
+
+  everyone, half, quarter = patients(1.0), patients(0.5), patients(0.25)
+  assert everyone == {record.patient for record in dataset.records}
+  assert quarter < half < everyone
+  assert len(half) == -(-len(everyone) // 2)
+  assert len(quarter) == -(-len(everyone) // 4)
+
+
 def test_records_equal_what_tfds_reads(dataset, dataset_dir):
   builder = tfds.builder_from_directory(dataset_dir)
   expected = {}

@@ -16,6 +16,7 @@ import jax
 from absl import app, flags
 
 from benchmarks.study import films, plan
+from pnx_jax import cli
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.formats import files, schema
 from pnx_jax.input import pipeline
@@ -74,8 +75,7 @@ def score(network: Network, config, mesh: jax.sharding.Mesh) -> films.Films:
 
 
 def main(_) -> None:
-  logging.basicConfig(format='%(asctime)s %(message)s', datefmt='%H:%M:%S')
-  logging.getLogger('pnx_jax').setLevel(logging.INFO)
+  cli.log_to_terminal(level=logging.INFO)
   run = plan.parse(_RUN.value)
   config = plan.config(run, _DATA_DIR.value, output_dir=_OUTPUT_DIR.value)
   workdir = pathlib.Path(_OUTPUT_DIR.value, run.variant.name, f'seed{run.seed}')

@@ -10,6 +10,7 @@ bool[B] and `index` i32[B], the position of the record in the dataset.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -35,6 +36,8 @@ class Dataset:
     data_dir: A folder written by `python -m data_prep.build`.
     splits: Names of splits, such as ('fold0', 'fold2').
     labeled_only: Whether to leave out records without an annotation.
+    patient_share: Share of the patients whose records are kept; the patients
+      of a smaller share belong to every larger one.
 
   Attributes:
     records: The fields of every record, without the images.
@@ -46,6 +49,7 @@ class Dataset:
     splits: Sequence[str],
     *,
     labeled_only: bool = True,
+    patient_share: float = 1.0,
   ):
     self._source = built_dataset.split_source(data_dir, splits)
     self._data_dir = data_dir
@@ -53,10 +57,12 @@ class Dataset:
       dataclasses.replace(tfrecord.parse(example), image=b'', mask=b'')
       for example in self._source
     ]
+    patients = _some({record.patient for record in records}, patient_share)
     self._positions = [
       position
       for position, record in enumerate(records)
-      if record.label != schema.UNLABELED or not labeled_only
+      if record.patient in patients
+      and (record.label != schema.UNLABELED or not labeled_only)
     ]
     self.records: list[schema.Record] = [
       records[position] for position in self._positions
@@ -119,6 +125,12 @@ class Dataset:
     record = self.records[index]
     mask = rle.decode(record.rle, record.height, record.width)
     return letterbox.letterbox(mask, size, pixel_aspect=record.pixel_aspect)
+
+
+def _some(patients: set[int], share: float) -> set[int]:
+  """A random share of the patients, rounded up, the same at every call."""
+  order = np.random.default_rng(0).permutation(sorted(patients))
+  return set(order[: math.ceil(share * len(order))].tolist())
 
 
 def folds(data_dir: str) -> list[str]:

@@ -118,7 +118,9 @@ class Experiment:
     train_splits, held_out_splits = pipeline.split_names(
       config.data_dir, config.fold
     )
-    dataset = pipeline.Dataset(config.data_dir, train_splits)
+    dataset = pipeline.Dataset(
+      config.data_dir, train_splits, patient_share=config.patient_share
+    )
     held_out = pipeline.Dataset(config.data_dir, held_out_splits)
     dataset.check_size(config.image_size)
     schedule = Schedule(
