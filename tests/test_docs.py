@@ -52,6 +52,7 @@ SMALLER = {
   'data_prep.metadata': ('--num_workers=1',),
   'data_prep.view': ('--num_images=2',),
   'pnx_jax.input.preview': ('--config.image_size=32',),
+  'pnx_jax.evaluation.compare': ('--replicates=100', '--pictures=1'),
   'launch.py': tuple(f'--config.{field}' for field in _TRAINING),
   '--mode=eval': tuple(f'--config.{field}' for field in _EVALUATION),
   '--mode=predict': (),
@@ -153,10 +154,9 @@ class Workplace:
     program = words[1] if words[0] == '-m' else words[0]
     mode = next((word for word in words if word.startswith('--mode')), '')
     words += SMALLER.get(mode, SMALLER.get(program, ()))
-    if '--config.pretrained=efficientnet-lite0' in words:
-      words.append('--config.model.depth=5')  # As deep as its weights.
-    elif any(word.startswith('--config.pretrained=') for word in words):
-      words.append('--config.pretrained=')  # Not downloaded.
+    if any(word.startswith('--config.pretrained=') for word in words):
+      # Published weights fit encoders of full depth, which compile slowly.
+      words.append('--config.pretrained=')
     print(json.dumps(words), file=self._server.stdin, flush=True)
     status = self._server.stdout.readline().strip()
     assert status == '0', f'{command}\n{self._output.read_text()}'
