@@ -114,7 +114,7 @@ def test_json_is_read_by_pycocotools(annotations, tmp_path, capsys):
     (['--height=30', '--width=50'], 'image a, at 30 x 50: RLE number'),
     (['--output=boxes.xml'], 'end it in .csv or .json'),
     (['--heigth=30'], "flag 'heigth'. Did you mean: height"),
-    (['boxes.csv'], "'boxes.csv' is no flag"),
+    (['boxes.csv'], "unexpected argument 'boxes.csv'"),
   ],
 )
 def test_mistakes_are_one_line(annotations, tmp_path, arguments, message):

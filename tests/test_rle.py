@@ -133,3 +133,24 @@ def test_real_labels_byte_for_byte(real_data):
     rows = mask.sum(axis=1)
     upper += (rows @ np.arange(1024)) / rows.sum() < 512
   assert upper / len(singles) > 0.8  # a missing transpose gives 0.59
+
+
+@pytest.mark.parametrize(
+  'negative',
+  ['-1', ' -1 ', '', 'nan', 'NaN', '-1.0', '0', '\N{NO-BREAK SPACE}-1'],
+)
+def test_negatives_as_tables_in_circulation_write_them(tmp_path, negative):
+  path = tmp_path / 'a.csv'
+  path.write_text(f'ImageId,EncodedPixels\na,{negative}\nb,0 1\n')
+  assert rle.read_csv(path) == {'a': [], 'b': ['0 1']}
+  assert rle.is_empty(negative)
+
+
+def test_numbers_may_stand_apart_by_any_space():
+  expected = rle.decode('0 1 2 3', 4, 5)
+  for space in ('\N{NO-BREAK SPACE}', '\N{EM SPACE}', '\t', '  '):
+    text = '0 1 2 3'.replace(' ', space)
+    np.testing.assert_array_equal(rle.decode(text, 4, 5), expected)
+  for text in ('0\N{NO-BREAK SPACE}x', '\N{ARABIC-INDIC DIGIT ONE} 1', '0 1.0'):
+    with pytest.raises(ValueError, match='RLE number'):
+      rle.decode(text, 4, 5)

@@ -4,11 +4,17 @@ import cv2
 import numpy as np
 
 
-def boxes(mask):
-  """One row `x, y, width, height, area` (pixels) per region: int32[N, 5].
+def boxes(mask: np.ndarray) -> np.ndarray:
+  """Returns a row `x, y, width, height, area` (pixels) per region: int32[N, 5].
 
   Regions are 8-connected: an annotator's thin crescent that is drawn along a
   diagonal stays one region. Largest area first; ties by place, row by row.
+
+  Args:
+    mask: bool[H, W] or integers of which any but 0 belong to the mask.
+
+  Raises:
+    ValueError: The mask has another number of dimensions.
   """
   mask = np.ascontiguousarray(mask)
   if mask.ndim != 2:

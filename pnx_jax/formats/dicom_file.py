@@ -37,7 +37,8 @@ class DicomFile:
     """
     self._file = file
     self._stream = _Stream(file)
-    self.has_pixels = False
+    self.dataset: FileDataset
+    self.has_pixels: bool = False
     try:
       self.dataset = self._header()
     except EOFError as error:
@@ -95,9 +96,10 @@ class DicomFile:
       is_little_endian=True,
       stop_when=self._stop,
     )
-    _, encoding = dataset.original_character_set, (False, True)
-    made = FileDataset('', dataset, preamble, FileMetaDataset(meta), *encoding)
-    made.set_original_encoding(*encoding, dataset.original_character_set)
+    made = FileDataset(
+      '', dataset, preamble, FileMetaDataset(meta), False, True
+    )
+    made.set_original_encoding(False, True, dataset.original_character_set)
     return made
 
   def _stop(self, tag: int, vr: str | None, length: int) -> bool:

@@ -98,10 +98,12 @@ def _native(
   needed = header.height * header.width * allocated // 8
   if len(data) < needed:
     raise UnusableDicom('truncated', f'{len(data)} of {needed} bytes of pixels')
-  _check_one_frame(dataset, len(data) // needed)
+  # The value of an element has an even number of bytes.
+  padded = needed + needed % 2
+  _check_one_frame(dataset, len(data) // needed if len(data) > padded else 1)
   return _by_pydicom(
     dataset.file_meta.TransferSyntaxUID,
-    data[: needed + needed % 2],
+    data[:padded],
     header,
     allocated,
     # Bytes of 8-bit pixels may be swapped in big-endian words.
