@@ -31,8 +31,9 @@ _MODE = flags.DEFINE_enum(
   'train',
   ['train', 'folds', 'eval', 'predict'],
   'train: trains one fold (--config.fold). folds: trains all, one after '
-  'another. eval: evaluates the run and writes the submission. predict: reads '
-  'new radiographs. With --workdir, eval and predict need no --config.',
+  'another, or in a SLURM job array one per task. eval: evaluates the run and '
+  'writes the submission. predict: reads new radiographs. With --workdir, eval '
+  'and predict need no --config.',
 )
 _INPUT = flags.DEFINE_multi_string(
   'input', [], 'File or folder of radiographs to predict; may be repeated.'
@@ -51,6 +52,12 @@ _ACCEPT_MODALITY = flags.DEFINE_string(
   'CR,DX',
   'Modalities that --mode=predict assesses; empty for all.',
 )
+_SHARD = flags.DEFINE_string(
+  'shard',
+  None,
+  'Predict a part of the films, for example 3/16; all parts share one '
+  '--output_dir. Tasks of SLURM know their part.',
+)
 _COORDINATOR = flags.DEFINE_string(
   'coordinator_address', None, 'host:port of process 0, for several hosts.'
 )
@@ -62,8 +69,9 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 
 
-def main(_: list[str]) -> None:
-  from pnx_jax.training import cluster, compilation
+def main(_: list[str]) -> int:
+  """Runs the chosen mode and returns the exit code."""
+  from pnx_jax.training import cluster, compilation, preemption
 
   with cluster.ending_together(), cli.one_line():
     if _MODE.value != 'predict':
@@ -79,6 +87,7 @@ def main(_: list[str]) -> None:
     )
     compilation.keep_programs()
     {'eval': _evaluate, 'predict': _predict}.get(_MODE.value, _train)()
+  return cli.STOPPED if preemption.stopped() else 0
 
 
 def _train() -> None:
@@ -102,6 +111,7 @@ def _evaluate() -> None:
 
 def _predict() -> None:
   from pnx_jax.inference.predict import predict
+  from pnx_jax.inference.shards import Shard
 
   predict(
     _INPUT.value,
@@ -109,6 +119,7 @@ def _predict() -> None:
     model=_WORKDIR.value or _MODEL.value,
     accept_modality=list(filter(None, _ACCEPT_MODALITY.value.split(','))),
     with_dicom_seg=_DICOM_SEG.value,
+    shard=Shard.parse(_SHARD.value) if _SHARD.value else Shard.from_slurm(),
   )
 
 

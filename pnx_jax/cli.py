@@ -2,10 +2,11 @@
 
 Exit codes of every command:
 
-    0  Done. Also a training that a signal stopped after it saved; the same
-       command resumes it.
+    0  Done.
     1  A bug, with its traceback.
     2  A mistake in the flags, the data or the environment, in one line.
+   75  A signal stopped training or prediction, which has saved; the same
+       command resumes it. Schedulers can start it again.
 
 A signal 5 s or more after the first ends a process at once, with the signal's
 own status.
@@ -28,6 +29,7 @@ from absl import logging as absl_logging
 from pnx_jax.config import Config, check_field_name
 from pnx_jax.errors import UserError, nearest
 
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h
 _USER_ERROR = 2
 
 

@@ -128,10 +128,10 @@ runpy.run_path('launch.py', run_name='__main__')
   ]
 
 
-def printed(processes):
-  """What they print, once both have ended well."""
+def printed(processes, *, status=0):
+  """What they print, once both have ended with that exit code."""
   texts = [process.communicate(timeout=300)[0] for process in processes]
-  assert [process.returncode for process in processes] == [0, 0], texts
+  assert [process.returncode for process in processes] == [status] * 2, texts
   return texts
 
 
@@ -182,7 +182,7 @@ def stopped(processes, number, *, when):
   while processes[1].poll() is None and not when():
     time.sleep(0.05)
   processes[1].send_signal(number)
-  texts = printed(processes)
+  texts = printed(processes, status=75)
   saved = [re.findall(r'Saving step (\d)', text)[-1] for text in texts]
   assert saved[0] == saved[1]
   return int(saved[0]), texts

@@ -60,7 +60,17 @@ SMALLER = {
 # Written by a command.
 STANDALONE = {'model/predict.py': 'pnx_jax/export/standalone.py'}
 # Commands of others, which are not run: the network or a cluster is missing.
-FOREIGN = ('pip', 'hf', 'tensorboard', 'srun', 'gcloud', 'python3', '.', 'cd')
+FOREIGN = (
+  'pip',
+  'hf',
+  'tensorboard',
+  'srun',
+  'sbatch',
+  'gcloud',
+  'python3',
+  '.',
+  'cd',
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -242,7 +242,7 @@ def test_ctrl_c_in_the_terminal(run_with_findings, phantom_films, tmp_path):
     time.sleep(0.01)
   os.killpg(process.pid, signal.SIGINT)
   output, errors = process.communicate(timeout=60)
-  assert process.returncode == 0, errors
+  assert process.returncode == 75, errors
   assert 'Traceback' not in errors
   assert 'research use only' in output
   assert 'are left: run the same command to resume' in output

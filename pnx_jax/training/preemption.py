@@ -12,8 +12,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 _logger = logging.getLogger(__name__)
-
 REPEAT_SECONDS = 5.0
+_stopped = False
+
+
+def stopped() -> bool:
+  """Whether work in this process ended early because of a signal."""
+  return _stopped
 
 
 @contextlib.contextmanager
@@ -41,6 +46,11 @@ def watch() -> Iterator[Callable[[int], bool]]:
     if several:
       signal.raise_signal(signal.SIGTERM)
 
+  def noted(stopping: bool) -> bool:
+    global _stopped
+    _stopped |= stopping
+    return stopping
+
   def stop_requested(step: int) -> bool:
     nonlocal logged, started
     # Logged here: a handler may interrupt another log line.
@@ -52,14 +62,14 @@ def watch() -> Iterator[Callable[[int], bool]]:
         REPEAT_SECONDS,
       )
     if not several:
-      return bool(received)
+      return noted(bool(received))
     stopping = _all_stop(step)
     if not started:
       started = True
       # A process that comes here later than another may know of a signal that
       # the other one does not know of yet.
       stopping = multihost_utils.process_allgather(np.array(stopping)).any()
-    return bool(stopping)
+    return noted(bool(stopping))
 
   before = {each: signal.signal(each, handler) for each in signals}
   try:

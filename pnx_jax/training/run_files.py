@@ -100,7 +100,9 @@ def write(workdir: Path, config: Config, image_ids: Sequence[str]) -> None:
     return
   path = _config_path(workdir)
   if not path.exists() or flatten(load(workdir)) != flatten(config):
-    files.write(path, config.to_json_best_effort(indent=2) + '\n')
+    # Several folds may start at once.
+    with files.atomic(path, contended=True) as file:
+      file.write((config.to_json_best_effort(indent=2) + '\n').encode())
   if trained_on(workdir, config.fold) != set(image_ids):
     files.write(
       _trained_on_path(workdir, config.fold),

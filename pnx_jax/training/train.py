@@ -182,6 +182,8 @@ def train(
 def train_folds(config: Config, workdir: str | os.PathLike[str]) -> None:
   """Trains every fold, one after another, until a signal stops one.
 
+  A task of a SLURM job array trains one fold, that of its number.
+
   Args:
     config: As in `train`; its fold has no effect.
     workdir: As in `train`.
@@ -190,7 +192,9 @@ def train_folds(config: Config, workdir: str | os.PathLike[str]) -> None:
     UserError: As in `train`.
     FloatingPointError: As in `train`.
   """
-  for fold in range(len(pipeline.folds(config.data_dir))):
+  folds = range(len(pipeline.folds(config.data_dir)))
+  task = os.environ.get('SLURM_ARRAY_TASK_ID')
+  for fold in folds if task is None else [int(task)]:
     config.fold = fold
     if train(config, workdir) is None:
       return
