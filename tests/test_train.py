@@ -18,6 +18,7 @@ from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
 from pnx_jax.training import (
   experiment,
+  fold_lock,
   preemption,
   run_files,
   sharding,
@@ -146,6 +147,16 @@ def test_a_signal_during_the_last_validation_keeps_other_folds_from_starting(
   config = small_run.config(dataset_dir, total_steps=1)
   training.train_folds(config, tmp_path)
   assert run_files.trained_folds(tmp_path) == [0]
+
+
+def test_a_fold_that_another_training_holds_is_refused(dataset_dir, tmp_path):
+  config = small_run.config(dataset_dir)
+  with (
+    fold_lock.held(run_files.fold_dir(tmp_path, config.fold)),
+    pytest.raises(UserError, match='is being trained by process'),
+  ):
+    training.train(config, tmp_path)
+  assert not (tmp_path / 'config.json').exists()
 
 
 def test_more_accumulated_steps_than_steps_are_refused(dataset_dir, tmp_path):

@@ -15,6 +15,7 @@ from pnx_jax.models import pretrained
 from pnx_jax.models.cpu import compiled
 from pnx_jax.training import (
   experiment,
+  fold_lock,
   overview,
   preemption,
   profiling,
@@ -89,6 +90,7 @@ def train(
   run_files.check_same_images(workdir, config.fold, trained_on)
   fold_dir = run_files.fold_dir(workdir, config.fold)
   with (
+    fold_lock.held(fold_dir),
     Checkpoints(
       run_files.checkpoint_dir(workdir, config.fold),
       keep_best=config.average_checkpoints,
