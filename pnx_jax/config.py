@@ -423,6 +423,13 @@ FIELDS: dict[str, Field] = {
     _AT_LEAST_0,
     changes='evaluating',
   ),
+  'eval.groups': Field(
+    '',
+    'A csv with the column image_id and any others, such as drain or scanner, '
+    "by which images are grouped in the report; '' = none.",
+    _FREE,
+    changes='evaluating',
+  ),
   'eval.bootstrap': Field(
     1000,
     'Bootstrap samples of patients for the 95 % confidence intervals.',

@@ -28,7 +28,13 @@ from pnx_jax.evaluation import (
   rule_search,
 )
 from pnx_jax.evaluation.cross_validation import HeldOut
-from pnx_jax.formats import built_dataset, evaluation_files, letterbox, rle
+from pnx_jax.formats import (
+  built_dataset,
+  evaluation_files,
+  files,
+  letterbox,
+  rle,
+)
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.metrics.rules import Rule
@@ -58,11 +64,24 @@ def workdir(trained_run, tmp_path_factory):
   return path
 
 
+def _groups(path, dataset_dir):
+  """A table of which every second film has a drain."""
+  records = pipeline.Dataset(dataset_dir, ['fold0', 'fold1']).records
+  rows = [(r.image_id, ('yes', 'no')[i % 2]) for i, r in enumerate(records)]
+  files.write_csv(path, ('image_id', 'drain'), rows)
+  return path
+
+
 @pytest.fixture(scope='module')
 def evaluated(workdir, dataset_dir):
   """The eval folder and what `evaluate` returned."""
   config = small_run.config(
-    dataset_dir, **{'eval.bootstrap': 50, 'eval.num_overlays': 2}
+    dataset_dir,
+    **{
+      'eval.bootstrap': 50,
+      'eval.num_overlays': 2,
+      'eval.groups': str(_groups(workdir.parent / 'groups.csv', dataset_dir)),
+    },
   )
   return workdir / 'eval', evaluation.evaluate(config, workdir)
 
@@ -102,6 +121,12 @@ def test_metrics_follow_from_the_table_of_images(evaluated, dataset_dir):
   assert low < metrics['dice'] < high
   assert metrics['intervals']['size_quartile=1/auc'] is None
   assert metrics['size_quartile=1/auc'] is None
+  assert metrics['drain=yes/num_images'] == (len(rows) + 1) // 2
+  differences = _rows(folder / 'subgroups.csv')
+  assert {'drain', 'view', 'sex', 'age'} == {
+    row['table'] for row in differences
+  }
+  assert 'drain yes' in (folder / 'report.html').read_text()
   by_sex = [metrics[f'sex={sex}/num_images'] for sex in 'FM']
   assert sum(by_sex) == len(rows)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pnx_jax.config import check_config
 from pnx_jax.evaluation import (
+  attributes,
   outlines,
   protocol,
   provenance,
@@ -75,6 +76,10 @@ def evaluate(
     plan = protocol.make(config, workdir)
     reader = NetworkReader(workdir, plan.deployment, sharding.mesh())
     everyone, held_out = _predictors(config, workdir, plan, reader)
+  attribute_tables = None
+  if options.groups:  # Read before the pass, which takes long.
+    ids = [record.image_id for record in held_out.records]
+    attribute_tables = attributes.read(options.groups, ids)
   statistics = held_out.statistics()
 
   # What is chosen by some images is scored on others.
@@ -88,6 +93,7 @@ def evaluate(
     groups,
     replicates=options.bootstrap,
     saved=plan.saved_rules,
+    attributes=attribute_tables,
   )
 
   # Some images once more, and the test images by all networks together.
@@ -243,6 +249,7 @@ def _write(
   result_files.write_per_image(
     folder / 'per_image.csv', held_out.records, held_out.fold, found.images
   )
+  result_files.write_subgroups(folder / 'subgroups.csv', found.differences)
   files.write_csv(folder / 'boxes.csv', evaluation_files.BOXES, second.boxes)
   masks = (
     (record.image_id, second.masks.get(index, rle.EMPTY))

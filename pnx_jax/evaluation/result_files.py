@@ -10,6 +10,7 @@ import numpy as np
 from pnx_jax.formats import evaluation_files, files
 from pnx_jax.formats.schema import Record
 from pnx_jax.metrics.averages import quartiles
+from pnx_jax.metrics.subgroups import SubgroupDifference
 from pnx_jax.metrics.summary import Images
 
 _OURS = (
@@ -23,6 +24,7 @@ _OURS = (
   'per_image.csv',
   'postprocess.json',
   'report.html',
+  'subgroups.csv',
   'submission.csv',
   '.*.partial',
 )
@@ -99,6 +101,29 @@ def write_outlines(
     for index in np.flatnonzero(images.label)
   )
   files.write_csv(path, ('image_id', *columns), rows)
+
+
+def write_subgroups(
+  path: str | os.PathLike[str], differences: Sequence[SubgroupDifference]
+) -> None:
+  """Writes the differences of subgroups; undefined cells are empty.
+
+  Raises:
+    UserError: The file cannot be written.
+  """
+  header = (
+    *('table', 'row', 'metric', 'inside', 'outside', 'difference'),
+    *('low', 'high'),
+  )
+  rows = []
+  for each in differences:
+    numbers = (
+      *(each.inside, each.outside, each.difference),
+      *(each.interval or (np.nan, np.nan)),
+    )
+    cells = ('' if np.isnan(x) else repr(float(x)) for x in numbers)
+    rows.append((each.table, each.row, each.metric, *cells))
+  files.write_csv(path, header, rows)
 
 
 def summary(metrics: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from pnx_jax.evaluation import rule_search, tables
 from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.rule_search import Search
 from pnx_jax.evaluation.tables import Calibration, Metrics
-from pnx_jax.metrics import rules
+from pnx_jax.metrics import rules, subgroups
+from pnx_jax.metrics.subgroups import SubgroupDifference
 from pnx_jax.metrics.summary import Images
 from pnx_jax.prediction.postprocess import Postprocess
 
@@ -26,6 +27,8 @@ class Results:
     calibration: Of the image probabilities, fitted or saved.
     overall: Metrics of all images.
     tables: Metrics of subgroups, by table and row.
+    differences: Of subgroups from the rest; those of mask size are left out,
+      as only positive images have one.
   """
 
   images: Images
@@ -34,6 +37,7 @@ class Results:
   calibration: Calibration
   overall: Metrics
   tables: dict[str, dict[str, Metrics]]
+  differences: list[SubgroupDifference]
 
   def postprocess(
     self,
@@ -73,6 +77,7 @@ def compute(
   *,
   replicates: int,
   saved: Postprocess | None = None,
+  attributes: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> Results:
   """Chooses rule and calibration by cross-fitting and computes all metrics.
 
@@ -82,6 +87,7 @@ def compute(
     groups: int[N], for cross-fitting, counted from 0.
     replicates: Of the bootstrap.
     saved: Post-processing to apply unchanged; nothing is chosen then.
+    attributes: Further subgroups bool[N], by table and row.
   """
   grid = (saved.rule,) if saved else rule_search.GRID
   search = rule_search.cross_fit(statistics, groups, grid=grid)
@@ -114,7 +120,8 @@ def compute(
     num_folds=len(np.unique(held_out.fold)),
   )
   by_subgroup: dict[str, dict[str, Metrics]] = {}
-  for table, rows in tables.strata(held_out.records, images).items():
+  strata = tables.strata(held_out.records, images) | (attributes or {})
+  for table, rows in strata.items():
     by_subgroup[table] = {}
     for row, chosen in rows.items():
       part = tables.with_intervals(
@@ -122,4 +129,11 @@ def compute(
       )
       part.values['num_images'] = int(chosen.sum())
       by_subgroup[table][row] = part
-  return Results(images, groups, search, calibration, overall, by_subgroup)
+  differences = subgroups.differences(
+    images,
+    {table: strata[table] for table in strata if table != 'size_quartile'},
+    replicates=replicates,
+  )
+  return Results(
+    images, groups, search, calibration, overall, by_subgroup, differences
+  )

@@ -14,7 +14,7 @@ from pnx_jax.evaluation.report.gallery import Example, SecondPass
 from pnx_jax.evaluation.results import Results
 from pnx_jax.evaluation.tables import Metrics
 from pnx_jax.formats.schema import Record
-from pnx_jax.metrics import calibration, rules, summary
+from pnx_jax.metrics import calibration, rules, subgroups, summary
 from pnx_jax.metrics.curves import curve
 from pnx_jax.metrics.summary import Images
 from pnx_jax.training import run_files
@@ -27,6 +27,8 @@ IMAGE_LEVEL = {
     'intervals that treat images as independent.'
   ),
 }
+
+_TITLES = summary.SHORT_TITLES | {'dice_positive': 'Dice on positives'}
 
 
 def render(
@@ -62,12 +64,18 @@ def render(
     headline=summary.TITLES.items(),
     image_level=IMAGE_LEVEL.items(),
     table_columns=summary.SHORT_TITLES.items(),
+    table_titles=_TITLES,
     tables={
       table: {row: part.flat() for row, part in rows.items()}
       for table, rows in results.tables.items()
     },
     outlines=outline_metrics.flat(),
     outline_titles=outlines.TITLES.items(),
+    differences=results.differences,
+    worst={
+      metric: subgroups.worst(results.differences, metric)
+      for metric in subgroups.METRICS
+    },
     rule=str(results.search.rule),
     num_rules=len(rule_search.GRID),
     num_groups=len(results.search.group_rules),

@@ -1,0 +1,156 @@
+"""Differences between a subgroup of images and all others.
+
+Many subgroups are looked at together, so their intervals are simultaneous: with
+95 % confidence all of them hold at once. They come from the largest studentized
+deviation over subgroups in a bootstrap over patients (max-t; Westfall and
+Young, Resampling-Based Multiple Testing, 1993).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from pnx_jax.metrics import averages, bootstrap
+from pnx_jax.metrics.averages import weighted_mean
+from pnx_jax.metrics.bootstrap import Interval
+from pnx_jax.metrics.curves import curve
+from pnx_jax.metrics.summary import Images, rates
+
+METRICS = ('dice_positive', 'sensitivity', 'specificity', 'auc')
+
+
+@dataclasses.dataclass(frozen=True)
+class SubgroupDifference:
+  """How a subgroup differs from all other images in a metric.
+
+  Attributes:
+    table: The attribute, such as `view`.
+    row: The subgroup's value of it, such as `AP`.
+    metric: One of METRICS.
+    inside: The metric of the subgroup; NaN if undefined.
+    outside: The metric of all other images; NaN if undefined.
+    interval: Simultaneous 95 % interval of inside minus outside; None if fewer
+      than 5 patients carry the metric on either side.
+  """
+
+  table: str
+  row: str
+  metric: str
+  inside: float
+  outside: float
+  interval: Interval
+
+  @property
+  def difference(self) -> float:
+    """Inside minus outside."""
+    return self.inside - self.outside
+
+
+def differences(
+  images: Images,
+  tables: Mapping[str, Mapping[str, np.ndarray]],
+  *,
+  replicates: int = bootstrap.REPLICATES,
+  seed: int = 0,
+) -> list[SubgroupDifference]:
+  """Compares every subgroup with the rest, in all METRICS.
+
+  Intervals are simultaneous over the subgroups of all tables, for each metric.
+
+  Args:
+    images: N images.
+    tables: Subgroups bool[N], by table and row.
+    replicates: Of the bootstrap.
+    seed: Seed of the bootstrap.
+  """
+  groups = {
+    (table, row): chosen
+    for table, rows in tables.items()
+    for row, chosen in rows.items()
+  }
+  enough = len(np.unique(images.patient)) >= bootstrap.MIN_CLUSTERS
+  weights = bootstrap.cluster_weights(
+    images.patient, replicates=replicates, seed=seed
+  )
+  # The first row draws every patient once.
+  weights = np.concatenate([np.ones((1, len(images))), weights])
+  sides = {
+    group: [
+      _metrics(images[side], weights[:, side]) for side in (chosen, ~chosen)
+    ]
+    for group, chosen in groups.items()
+  }
+  found = []
+  for metric in METRICS:
+    values = {
+      group: (inside[metric], outside[metric])
+      for group, (inside, outside) in sides.items()
+    }
+    intervals = _simultaneous(
+      {group: inside - outside for group, (inside, outside) in values.items()}
+    )
+    for (table, row), (inside, outside) in values.items():
+      found.append(
+        SubgroupDifference(
+          table,
+          row,
+          metric,
+          float(inside[0]),
+          float(outside[0]),
+          intervals[table, row] if enough else None,
+        )
+      )
+  return found
+
+
+def worst(
+  found: list[SubgroupDifference], metric: str
+) -> SubgroupDifference | None:
+  """The subgroup that is worst in a metric; None if that is not resolved.
+
+  It is resolved only if the subgroup's own interval excludes 0.
+  """
+  resolved = [
+    each
+    for each in found
+    if each.metric == metric and each.interval and each.interval[1] < 0
+  ]
+  return min(resolved, key=lambda each: each.difference, default=None)
+
+
+def _metrics(images: Images, weights: np.ndarray) -> dict[str, np.ndarray]:
+  label = images.label
+  auc = np.full(len(weights), np.nan)
+  if label.any() and not label.all():
+    auc = curve(images.probability, label, weights).auc
+  return {
+    'dice_positive': weighted_mean(images.dice, weights, label),
+    **rates(images.predicted, label, weights),
+    'auc': auc,
+  }
+
+
+def _simultaneous(
+  values: Mapping[tuple[str, str], np.ndarray],
+) -> dict[tuple[str, str], Interval]:
+  """Intervals around the first of f64[1 + R], which hold at once."""
+  intervals: dict[tuple[str, str], Interval] = dict.fromkeys(values)
+  errors = {
+    group: np.nanstd(drawn[1:], ddof=1)
+    for group, drawn in values.items()
+    if np.isfinite(drawn[0]) and bootstrap.interval(drawn[1:])
+  }
+  deviations = [
+    np.abs(values[group][1:] - values[group][0]) / error
+    for group, error in errors.items()
+    if error > 0
+  ]
+  if not deviations:
+    return intervals
+  largest = np.nanmax(np.stack(deviations), axis=0)
+  factor = np.nanquantile(largest, averages.CONFIDENCE)
+  for group, error in errors.items():
+    center, half = float(values[group][0]), float(factor * error)
+    intervals[group] = center - half, center + half
+  return intervals
