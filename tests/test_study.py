@@ -207,6 +207,13 @@ def test_progress_names_the_next_run_and_the_time_left():
   )
 
 
+def test_runs_whose_table_is_there_are_not_trained_again(tmp_path):
+  runs = plan.runs()[:3]
+  assert plan.waiting(runs, tmp_path) == runs
+  films.write(tmp_path / f'{runs[1]}.csv', made_up(count=20))
+  assert plan.waiting(runs, tmp_path) == [runs[0], runs[2]]
+
+
 def test_report_has_a_row_for_every_recipe(tmp_path, monkeypatch):
   monkeypatch.setattr(comparison, 'REPLICATES', 20)
   for name, seeds in {'default': 2, 'short': 1, 'torch': 1}.items():
@@ -215,10 +222,13 @@ def test_report_has_a_row_for_every_recipe(tmp_path, monkeypatch):
       for fold in range(3):
         path = tmp_path / name / f'seed{seed}_fold{fold}.csv'
         films.write(path, table[table.fold == fold])
+  best = tmp_path / 'short' / 'seed0_fold1_best.csv'
+  films.write(best, films.read(tmp_path / 'default' / 'seed0_fold1.csv'))
   text = report.text(tmp_path)
   assert text.count('| default |') >= 2
   assert '| short |' in text
   assert 'Differences from torch' in text
+  assert 'validation prefers adds to short' in text
   assert 'Best of 2 recipes' in text
 
 

@@ -34,19 +34,18 @@ COMMITTED = pathlib.Path(__file__).parent / 'results'
 
 
 def main(_) -> None:
-  results = pathlib.Path(_OUTPUT_DIR.value, 'results')
-  results = results if _FRESH.value else COMMITTED
+  output = pathlib.Path(_OUTPUT_DIR.value)
+  results = COMMITTED
+  if _FRESH.value:
+    output = output / 'fresh'
+    results = output / 'results'
   if not _REPORT.value:
     _build()
     runs = [plan.parse(text) for text in _ONLY.value] or plan.runs()
-    while waiting := [each for each in runs if not _done(results, each)]:
+    while waiting := plan.waiting(runs, results):
       print(plan.progress(len(runs), waiting, _minutes(results)), flush=True)
-      _train(waiting[0], results)
+      _train(waiting[0], output, results)
   print(report.text(results, real_data=_REAL_DATA.value))
-
-
-def _done(results: pathlib.Path, run: plan.Run) -> bool:
-  return (results / f'{run}.csv').exists()
 
 
 def _minutes(results: pathlib.Path) -> float:
@@ -75,22 +74,21 @@ def _build() -> None:
   )
 
 
-def _train(run: plan.Run, results: pathlib.Path) -> None:
+def _train(run: plan.Run, output: pathlib.Path, results: pathlib.Path) -> None:
   """In a process of its own, which leaves no memory behind."""
   if plan.fields(run.variant)['pretrained'] == plan.FINDINGS:
-    _pretrain()
+    _pretrain(plan.findings_path(output))
   _run(
     'benchmarks.study.fold',
     f'--run={run}',
     f'--data_dir={_DATA_DIR.value}',
-    f'--output_dir={_OUTPUT_DIR.value}',
+    f'--output_dir={output}',
     f'--results_dir={results}',
   )
 
 
-def _pretrain() -> None:
+def _pretrain(path: pathlib.Path) -> None:
   """The encoder that `findings` starts from."""
-  path = plan.findings_path(_OUTPUT_DIR.value)
   if path.exists():
     return
   if not _REAL_DATA.value:

@@ -7,7 +7,9 @@ a study which ends early ends with its most useful results.
 
 import dataclasses
 import datetime
+import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -205,7 +207,7 @@ def fields(chosen: Variant) -> dict[str, Any]:
   return {**inherited, **chosen.changes}
 
 
-def findings_path(output_dir: str) -> pathlib.Path:
+def findings_path(output_dir: str | os.PathLike) -> pathlib.Path:
   """Where the encoder lies that learned NIH's findings."""
   return pathlib.Path(output_dir, 'findings.safetensors')
 
@@ -244,12 +246,23 @@ def runs() -> list[Run]:
   ]
 
 
-def progress(total: int, waiting: list[Run], minutes: float) -> str:
-  """The line before each run."""
-  left = datetime.timedelta(minutes=round(minutes * len(waiting)))
+def waiting(runs: Sequence[Run], results: pathlib.Path) -> list[Run]:
+  """Returns the runs whose table is not there yet, in order."""
+  return [run for run in runs if not (results / f'{run}.csv').exists()]
+
+
+def progress(total: int, left: Sequence[Run], minutes: float) -> str:
+  """Returns the line before a run.
+
+  Args:
+    total: of the runs asked for.
+    left: those that are not done, the next one first.
+    minutes: that a run takes.
+  """
+  time = datetime.timedelta(minutes=round(minutes * len(left)))
   return (
-    f'study: {total - len(waiting)} of {total} runs done; next {waiting[0]}; '
-    f'about {left} left'
+    f'study: {total - len(left)} of {total} runs done; next {left[0]}; '
+    f'about {time} left'
   )
 
 

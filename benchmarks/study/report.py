@@ -53,6 +53,25 @@ def load(results: pathlib.Path) -> dict[str, list[Films]]:
   return recipes
 
 
+def chosen_checkpoints(
+  results: pathlib.Path,
+) -> dict[str, tuple[Films, Films]]:
+  """By recipe, films under the checkpoint that validation prefers and the last.
+
+  Of the folds of the first seed that have both.
+  """
+  found = {}
+  for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+    paths = sorted(folder.glob('seed0_fold?_best.csv'))
+    if paths:
+      last = (path.with_name(path.name.replace('_best', '')) for path in paths)
+      found[folder.name] = (
+        films.joined([films.read(path) for path in paths]),
+        films.joined([films.read(path) for path in last]),
+      )
+  return found
+
+
 def complete(seeds: Sequence[Films]) -> list[Films]:
   """The seeds that have predicted the most films: those can be averaged."""
   most = max(len(each) for each in seeds)
@@ -84,6 +103,14 @@ def text(results: pathlib.Path, *, real_data: str | None = None) -> str:
     for name in ('default', 'torch')
     if name in recipes and (table := _paired(recipes, name))
   ]
+  for name, (best, last) in chosen_checkpoints(results).items():
+    found = comparison.differences([best], [last])
+    cells = [_cell(*found[metric], sign='+') for metric in _COLUMNS]
+    parts.append(
+      f'What the checkpoint that validation prefers adds to {name}, scored on '
+      'the films that it was chosen on:\n\n'
+      + _table([*_COLUMNS.values()], [cells])
+    )
   if len(recipes) > 2 and (corrected := _corrected(recipes)):
     parts.append(corrected)
   return '\n\n'.join(parts)
