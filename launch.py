@@ -13,7 +13,7 @@ import pathlib
 from absl import app, flags
 from ml_collections import config_flags
 
-from pnx_jax import cli
+from pnx_jax import cli, film_flags
 from pnx_jax.config import DEFAULT_RECIPE
 from pnx_jax.errors import UserError
 
@@ -58,6 +58,16 @@ _SHARD = flags.DEFINE_string(
   'Predict a part of the films, for example 3/16; all parts share one '
   '--output_dir. Tasks of SLURM know their part.',
 )
+_VERIFY = flags.DEFINE_bool(
+  'verify', False, 'Read known films of --mode=predict again, changed or not.'
+)
+_ACCEPT_EDITED = flags.DEFINE_bool(
+  'accept_edited',
+  False,
+  'Use saved rules although files were edited after the evaluation sealed '
+  'them; every output names the files. For eval and predict.',
+)
+film_flags.define_limits()
 _COORDINATOR = flags.DEFINE_string(
   'coordinator_address', None, 'host:port of process 0, for several hosts.'
 )
@@ -106,7 +116,7 @@ def _evaluate() -> None:
   if not config.eval.predictions:  # Those have no run with a config.
     overrides = config_flags.get_override_values(flags.FLAGS['config'])
     config = load_with_overrides(workdir, overrides)
-  evaluate(config, workdir)
+  evaluate(config, workdir, accept_edited=_ACCEPT_EDITED.value)
 
 
 def _predict() -> None:
@@ -120,6 +130,9 @@ def _predict() -> None:
     accept_modality=list(filter(None, _ACCEPT_MODALITY.value.split(','))),
     with_dicom_seg=_DICOM_SEG.value,
     shard=Shard.parse(_SHARD.value) if _SHARD.value else Shard.from_slurm(),
+    limits=film_flags.limits(),
+    verify=_VERIFY.value,
+    accept_edited=_ACCEPT_EDITED.value,
   )
 
 

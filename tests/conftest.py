@@ -135,7 +135,7 @@ def run_with_findings(
     Postprocess.load(saved),
     rule=Rule(top=bottom, area=0, bottom=bottom, gate=gate),
   )
-  post.save(saved)
+  deployment.Deployment.load(path).save(path, saved.parent, post)
   rle.write_csv(
     path / 'eval' / 'submission.csv',
     evaluate.submission_rows(dataset_dir, predictor, post),
@@ -170,8 +170,10 @@ def predict(run_with_findings, predictor_with_findings, tmp_path, monkeypatch):
   monkeypatch.setattr(
     predictor,
     'load',
-    lambda path: (
-      predictor_with_findings if path == run_with_findings else load(path)
+    lambda path, **options: (
+      predictor_with_findings
+      if path == run_with_findings
+      else load(path, **options)
     ),
   )
 

@@ -38,6 +38,7 @@ from pnx_jax.formats import (
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.metrics.rules import Rule
+from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.network import SIZE
 from pnx_jax.prediction.postprocess import Postprocess
 
@@ -233,7 +234,8 @@ def stranger(evaluated, workdir, tmp_path):
     min_component=50,
     fill_holes=True,
   )
-  post.save(path / 'eval' / 'postprocess.json')
+  deployment = Deployment.load(path, accept_edited=True)
+  deployment.save(path, path / 'eval', post)
   return path
 
 
@@ -325,7 +327,9 @@ def test_external_validation_changes_nothing_else(
 ):
   def refused(**changes):
     with pytest.raises(UserError) as caught:
-      evaluation.evaluate(small_run.config(dataset_dir, **changes), stranger)
+      evaluation.evaluate(
+        small_run.config(dataset_dir, **changes), stranger, accept_edited=True
+      )
     return str(caught.value)
 
   assert 'eval.scales cannot be changed' in refused(**{'eval.scales': '1,2'})
@@ -370,22 +374,13 @@ def test_no_run_no_fold_and_another_network_are_one_line(
 def test_networks_are_not_scored_on_images_they_have_seen(
   workdir, dataset_dir, tmp_path
 ):
-  """The same records under other fold names: what was held out was seen."""
-  swapped = tmp_path / 'swapped'
-  shutil.copytree(dataset_dir, swapped)
-  one, other = (
-    swapped / f'siim-fold{i}.tfrecord-00000-of-00001' for i in (0, 2)
-  )
-  contents = one.read_bytes(), other.read_bytes()
-  one.write_bytes(contents[1])
-  other.write_bytes(contents[0])
-  info = json.loads((swapped / 'dataset_info.json').read_text())
-  sizes = {split['name']: split for split in info['splits']}
-  lengths = [sizes[name]['shardLengths'] for name in ('fold0', 'fold2')]
-  sizes['fold0']['shardLengths'], sizes['fold2']['shardLengths'] = lengths[::-1]
-  (swapped / 'dataset_info.json').write_text(json.dumps(info))
+  """As if the run had been trained on a build with other folds."""
+  run = shutil.copytree(workdir, tmp_path / 'run')
+  (seen,) = pipeline.Dataset(dataset_dir, ['fold0']).records[:1]
+  path = run / 'fold0' / 'trained_on.json'
+  path.write_text(json.dumps([*json.loads(path.read_text()), seen.image_id]))
   with pytest.raises(UserError, match='images that it has seen'):
-    evaluation.evaluate(small_run.config(str(swapped)), workdir)
+    evaluation.evaluate(small_run.config(dataset_dir), run)
 
 
 def _results(num_images, positives, **statistics):

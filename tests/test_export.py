@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 
 import cv2
@@ -66,7 +67,7 @@ def folder(evaluated_run, tmp_path_factory):
   # The rule of six steps of training leaves no mask.
   run = path.parent.with_name('run')
   shutil.copytree(evaluated_run, run)
-  _post(run).save(run / 'eval' / 'postprocess.json')
+  Deployment.load(run).save(run, run / 'eval', _post(run))
   command.main([f'--workdir={run}', f'--output={path}'])
   return path
 
@@ -197,7 +198,7 @@ def test_an_exported_ensemble_is_the_mean_of_its_networks(
   path = other / 'eval' / 'deployment.json'
   changes = {'flip': False, 'scales': [1.0], 'steps': [[1]] * 3}
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-  export.export(other, tmp_path / 'model')
+  export.export(other, tmp_path / 'model', accept_edited=True)
   found = pnx_jax.load(tmp_path / 'model').ensemble(images)
   alone = [network(images) for network in networks]
   assert all(each['probs'].std() > 0.005 for each in alone)
@@ -353,6 +354,33 @@ def test_other_formats_and_unknown_programs_are_told(folder, tmp_path):
     exported.load(copy)
 
 
+@pytest.mark.parametrize('where', ['reading', 'calling'])
+def test_another_jax_is_one_line_with_its_version(
+  folder, images, tmp_path, monkeypatch, where
+):
+  """Older ones fail at reading the program or when it is first called."""
+  copy = _sealed(folder, tmp_path / 'model', jax='99.1')
+
+  def refused(content):
+    if where == 'reading':
+      raise ValueError('calling convention version 12 is not\nsupported')
+
+    def call(*_):
+      raise RuntimeError('StableHLO v9.9\nis too new')
+
+    return types.SimpleNamespace(call=call)
+
+  monkeypatch.setattr(jax.export, 'deserialize', refused)
+  told = rf'was written by jax 99\.1, and jax {re.escape(jax.__version__)} '
+  with pytest.raises(UserError, match=told) as caught:
+    pnx_jax.load(copy).ensemble(images)
+  assert '\n' not in str(caught.value)
+  assert "pip install 'jax>=99.1'" in str(caught.value)
+  with pytest.raises(ValueError, match=told) as caught:
+    standalone.Model(copy).probabilities(images)
+  assert '\n' not in str(caught.value)
+
+
 def test_nothing_in_a_folder_is_run(folder, original, tmp_path):
   copy = shutil.copytree(folder, tmp_path / 'model')
   (copy / 'predict.py').write_text('raise SystemExit')
@@ -381,7 +409,7 @@ def test_what_exists_is_not_overwritten(folder, run, tmp_path, capsys):
   with pytest.raises(UserError, match='is not an evaluated run'):
     export.export(tmp_path, tmp_path / 'model')
   (tmp_path / 'file').touch()
-  with pytest.raises(UserError, match='Not a directory'):
+  with pytest.raises(UserError, match='cannot write'):
     export.export(run, tmp_path / 'file' / 'model')
 
 

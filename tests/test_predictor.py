@@ -1,6 +1,7 @@
 """The library against what the evaluation of the same run wrote."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -215,10 +216,11 @@ def test_many_films_are_predicted_in_order(
 
 
 def _copy(run, path, **changes):
-  """The run with another deployment.json."""
+  """The run as if it had been evaluated with another deployment."""
   shutil.copytree(run, path)
-  file = path / 'eval' / 'deployment.json'
-  file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+  deployment = dataclasses.replace(Deployment.load(path), **changes)
+  rules = Postprocess.load(path / 'eval' / 'postprocess.json')
+  deployment.save(path, path / 'eval', rules)
   return path
 
 
@@ -254,7 +256,7 @@ def test_the_version_tells_networks_apart(predictor, evaluated_run, tmp_path):
   rules = same / 'eval' / 'postprocess.json'
   text = rules.read_text()
   rules.write_text(text.replace('"area": ', '"area": 1'))
-  changed = pnx_jax.load(same).ensemble
+  changed = pnx_jax.load(same, accept_edited=True).ensemble
   assert changed.rules_version != ensemble.rules_version
 
 
@@ -274,14 +276,17 @@ def deployment():
 
 def test_a_deployment_is_read_as_it_was_written(deployment, tmp_path):
   run = tmp_path / 'run'
-  (run / 'eval').mkdir(parents=True)
-  deployment.save(run / 'eval')
-  assert Deployment.load(run) == deployment
   for name in ('run', 'other'):
     run_files.write(tmp_path / name, default.get_config(), ['image'])
     for fold in (0, 2):
       checkpoints = tmp_path / name / f'fold{fold}' / 'checkpoints'
       (checkpoints / '1').mkdir(parents=True)
+  deployment.save(run, run / 'eval', Postprocess())
+  loaded = Deployment.load(run)
+  assert loaded.state == 'sealed'
+  names = [field.name for field in dataclasses.fields(Deployment)]
+  for name in names[:-2]:
+    assert getattr(loaded, name) == getattr(deployment, name)
   assert deployment.members(run) == [
     Member(str(tmp_path / name), fold)
     for name in ('run', 'other')
@@ -304,12 +309,14 @@ def test_a_deployment_is_read_as_it_was_written(deployment, tmp_path):
 def test_a_damaged_deployment_is_one_line(
   deployment, tmp_path, change, message
 ):
-  (tmp_path / 'eval').mkdir()
-  deployment.save(tmp_path / 'eval')
-  path = tmp_path / 'eval' / 'deployment.json'
+  for name in ('run', 'other'):
+    run_files.write(tmp_path / name, default.get_config(), ['image'])
+  run = tmp_path / 'run'
+  deployment.save(run, run / 'eval', Postprocess())
+  path = run / 'eval' / 'deployment.json'
   path.write_text(change(path.read_text()))
   with pytest.raises(UserError, match=message) as caught:
-    Deployment.load(tmp_path)
+    Deployment.load(run)
   assert '\n' not in str(caught.value)
 
 
@@ -324,8 +331,10 @@ def test_damaged_rules_are_one_line(tmp_path):
     Postprocess.load(path)
   Postprocess().save(path)
   path.write_text(path.read_text().replace('"rule"', '"role"'))
-  with pytest.raises(UserError, match='is damaged'):
+  with pytest.raises(UserError, match='was changed after it was written'):
     Postprocess.load(path)
+  with pytest.raises(UserError, match='is damaged'):
+    Postprocess.load(path, accept_edited=True)
 
 
 def test_importing_the_package_loads_nothing_else():

@@ -36,13 +36,17 @@ from pnx_jax.formats import (
 )
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import bootstrap
+from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import NetworkReader
 from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.training import experiment, sharding
 
 
 def evaluate(
-  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike[str],
+  *,
+  accept_edited: bool = False,
 ) -> dict[str, Any]:
   """Scores a run and writes `<workdir>/eval/`.
 
@@ -58,6 +62,8 @@ def evaluate(
   Args:
     config: of the run; `eval` and `data_dir` may have changed since training.
     workdir: holds `fold<i>/checkpoints`.
+    accept_edited: apply saved rules even where files were edited after the
+      evaluation that sealed them; the results name these files.
 
   Returns:
     The content of metrics.json.
@@ -73,7 +79,7 @@ def evaluate(
     everyone = StoredPredictions(options.predictions)
     held_out = HeldOut(config.data_dir, dict.fromkeys(plan.folds, everyone))
   else:
-    plan = protocol.make(config, workdir)
+    plan = protocol.make(config, workdir, accept_edited=accept_edited)
     reader = NetworkReader(workdir, plan.deployment, sharding.mesh())
     everyone, held_out = _predictors(config, workdir, plan, reader)
   attribute_tables = None
@@ -111,6 +117,8 @@ def evaluate(
   )
   origin = built_dataset.origin(config.data_dir)
   metrics = {'patient_safe': origin.patient_safe, **found.flat()}
+  if plan.seal != evaluation_seal.SEALED:
+    metrics = {'seal': plan.seal, **metrics}
   if any(cleaning.values()):
     cleaned = {'dice_cleaned': second.cleaned_dice}
     metrics['dice_cleaned'] = float(second.cleaned_dice.mean())
@@ -131,7 +139,8 @@ def evaluate(
   if jax.process_index() == 0:
     with folders.replaced(plan.folder, ours=result_files.is_ours) as folder:
       _write(folder, held_out, found, second, metrics)
-      post.save(folder / 'postprocess.json')
+      if not reader or plan.saved_rules:
+        post.save(folder / 'postprocess.json')
       if reader and plan.saved_rules is None:
         deployment = plan.deployment
         members = deployment.members(workdir)
@@ -145,11 +154,13 @@ def evaluate(
             folds=deployment.folds,
             metrics=metrics,
           ),
-        ).save(folder)
+        ).save(workdir, folder, post)
       if predictions is not None:
         rle.write_csv(folder / 'submission.csv', predictions)
       html = page.render(
-        title=plan.title,
+        title=plan.title
+        if plan.seal == evaluation_seal.SEALED
+        else f'{plan.title} ({plan.seal})',
         config=config.to_json_best_effort(indent=2),
         records=held_out.records,
         statistics=statistics,

@@ -15,6 +15,7 @@ import ml_collections
 from pnx_jax.errors import UserError
 from pnx_jax.formats import built_dataset, evaluation_files
 from pnx_jax.input import pipeline
+from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.training import run_files
@@ -35,6 +36,8 @@ class Protocol:
     folds: of the dataset, all of which are scored.
     folder: for the results.
     title: of the report.
+    seal: whether the saved rules are as they were written, see
+      `evaluation_seal`.
   """
 
   deployment: Deployment | None
@@ -42,12 +45,21 @@ class Protocol:
   folds: tuple[int, ...]
   folder: pathlib.Path
   title: str
+  seal: str = evaluation_seal.SEALED
 
 
 def make(
-  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike[str],
+  *,
+  accept_edited: bool = False,
 ) -> Protocol:
   """The protocol for `config.data_dir`.
+
+  Args:
+    config: see `evaluate.evaluate`, like the arguments below.
+    workdir: see `evaluate.evaluate`.
+    accept_edited: see `evaluate.evaluate`.
 
   Raises:
     UserError: there are no networks, they cannot be ensembled, or the dataset
@@ -71,8 +83,10 @@ def make(
       folder=folder,
       title=title,
     )
-  deployment = Deployment.load(workdir)
-  saved_rules = Postprocess.load(folder / 'postprocess.json')
+  deployment = Deployment.load(workdir, accept_edited=accept_edited)
+  saved_rules = Postprocess.load(
+    folder / 'postprocess.json', accept_edited=accept_edited
+  )
   _check_unseen(config.data_dir, workdir, folds, fold_of)
   _check_unchanged(config, workdir, configured, deployment, saved_rules)
   if configured.window != deployment.window:
@@ -96,6 +110,7 @@ def make(
     folds=tuple(range(len(pipeline.folds(config.data_dir)))),
     folder=folder,
     title=f'{title} on {name}',
+    seal=deployment.state,
   )
 
 

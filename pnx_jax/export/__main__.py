@@ -24,9 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     default=COMPUTE_DTYPES[0],
     help='bfloat16 is faster on GPU and TPU, slower on CPU',
   )
+  parser.add_argument(
+    '--accept_edited',
+    action='store_true',
+    help='export a run that was edited after its evaluation; the card says so',
+  )
   flags = parser.parse_args(arguments)
   with one_line():
-    export(flags.workdir, flags.output, compute_dtype=flags.compute_dtype)
+    export(
+      flags.workdir,
+      flags.output,
+      compute_dtype=flags.compute_dtype,
+      accept_edited=flags.accept_edited,
+    )
   for path in sorted(pathlib.Path(flags.output).iterdir()):
     print(f'{path.stat().st_size / 1e6:10.3f} MB  {path}')
 

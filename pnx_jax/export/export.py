@@ -34,6 +34,7 @@ def export(
   output: str | os.PathLike[str],
   *,
   compute_dtype: str = COMPUTE_DTYPES[0],
+  accept_edited: bool = False,
 ) -> None:
   """Writes the folder `output`, which appears when it is complete.
 
@@ -41,24 +42,31 @@ def export(
     run: workdir of an evaluated run.
     output: a new or empty folder.
     compute_dtype: what the networks compute in, on every platform.
+    accept_edited: export a run whose files were edited after its evaluation
+      sealed them; settings and model card name them.
 
   Raises:
-    UserError: the run was not evaluated, or the folder cannot be written.
+    UserError: the run was not evaluated or was edited, or the folder cannot be
+      written.
   """
   output = pathlib.Path(output).absolute()
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise UserError(f'{output} exists and is not empty; choose another')
-  content = files(run, compute_dtype=compute_dtype)
+  content = files(run, compute_dtype=compute_dtype, accept_edited=accept_edited)
   with folders.appearing(output) as folder:
     for name, data in content.items():
       (folder / name).write_bytes(data)
 
 
 def files(
-  run: str | os.PathLike[str], *, compute_dtype: str = COMPUTE_DTYPES[0]
+  run: str | os.PathLike[str],
+  *,
+  compute_dtype: str = COMPUTE_DTYPES[0],
+  accept_edited: bool = False,
 ) -> dict[str, bytes]:
   """The content of an export by file name; see `export`."""
-  deployed, ensemble = Deployment.load(run), deployment.load(run)
+  deployed = Deployment.load(run, accept_edited=accept_edited)
+  ensemble = deployment.load(run, accept_edited=accept_edited)
   content, members, known = {}, [], {}
   for number, network in enumerate(ensemble.networks):
     # Folds and checkpoints of one run share a program.
@@ -79,6 +87,7 @@ def files(
     'version': ensemble.version,
     'rules_version': ensemble.rules_version,
     'data': ensemble.data,
+    'seal': ensemble.seal,
     'image_size': ensemble.image_size,
     'window': ensemble.window,
     'rules': dataclasses.asdict(ensemble.postprocess),

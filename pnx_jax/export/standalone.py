@@ -37,7 +37,7 @@ class Model:
     self.settings: dict[str, Any] = json.loads(
       (folder / 'model.json').read_text()
     )
-    checksum = self.settings.pop('checksum')
+    checksum = self.settings.pop('checksum', '')
     text = json.dumps(self.settings, sort_keys=True)
     check(folder / 'model.json', text.encode(), checksum)
     for name, checksum in self.settings['files'].items():
@@ -47,12 +47,39 @@ class Model:
     for member in self.settings['members']:
       name = member['program']
       if name not in programs:
-        program = jax.export.deserialize(
-          bytearray((folder / name).read_bytes())
-        )
-        programs[name] = jax.jit(program.call)
+        programs[name] = self._program(folder / name)
       with np.load(folder / member['weights'], allow_pickle=False) as weights:
         self.networks.append((programs[name], jax.device_put(dict(weights))))
+
+  def _program(self, path: pathlib.Path) -> Any:
+    """A compiled program; what another jax cannot run is one sentence."""
+    here, there = jax.__version__, self.settings['jax']
+
+    def explained(error: Exception) -> ValueError:
+      if here == there:
+        return ValueError(f'{path} is damaged: {error}')
+      told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+      return ValueError(
+        f'{path} was written by jax {there}, and jax {here} cannot run it: '
+        f"{told[:200]}; run `pip install 'jax>={there}'`"
+      )
+
+    try:
+      program = jax.jit(
+        jax.export.deserialize(bytearray(path.read_bytes())).call
+      )
+    except Exception as error:
+      raise explained(error) from error
+
+    def call(weights: Any, images: Any) -> Any:
+      try:
+        return program(weights, images)
+      except Exception as error:
+        if here == there:
+          raise
+        raise explained(error) from error
+
+    return call
 
   def probabilities(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """The mean over all networks for uint8[B, S, S, 1], bright where dense.
@@ -76,7 +103,8 @@ class Model:
 
     Returns:
       `probability`, calibrated; `operating_point`, the strictest one reached,
-      or ''; `mask` bool[1024, 1024].
+      or ''; `mask` bool[1024, 1024]; `seal`, whether the model's files are as
+      its evaluation wrote them.
     """
     found = self.probabilities(image[None, ..., None])
     post = self.settings['rules']
@@ -101,13 +129,15 @@ class Model:
       'probability': float(calibrated),
       'operating_point': strictest['name'],
       'mask': mask,
+      'seal': self.settings.get('seal', 'not sealed'),
     }
 
 
 def check(path: pathlib.Path, content: bytes, checksum: str) -> None:
   """Raises ValueError where a SHA-256 does not begin with `checksum`."""
-  if not hashlib.sha256(content).hexdigest().startswith(checksum):
-    raise ValueError(f'{path} is damaged: its checksum differs')
+  digest = hashlib.sha256(content).hexdigest()
+  if len(checksum) < 12 or not digest.startswith(checksum):
+    raise ValueError(f'{path} is damaged: its checksum is missing or differs')
 
 
 def read(path: str) -> np.ndarray:

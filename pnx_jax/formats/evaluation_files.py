@@ -175,7 +175,7 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
   return metrics
 
 
-_Value = int | float | bool | None | dict[str, tuple[float, float] | None]
+_Value = int | float | bool | str | None | dict[str, tuple[float, float] | None]
 
 
 def _column(

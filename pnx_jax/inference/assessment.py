@@ -21,7 +21,7 @@ class Assessment:
   Attributes:
     sources: of the films, by `DecodedFilm.number`.
     outputs: where the files go.
-    versions: of `model` and `rules`.
+    versions: of `model` and `rules`, and their `seal`.
     earlier: by name, the readings of films that may be unchanged.
   """
 

@@ -10,6 +10,7 @@ from pnx_jax import draw
 from pnx_jax.case import Case, overlay
 from pnx_jax.formats import dicom_seg, files
 from pnx_jax.inference.readings import Reading
+from pnx_jax.prediction import evaluation_seal
 
 # Longer side of the pictures.
 PICTURE_SIZE = 640
@@ -50,7 +51,7 @@ class Outputs:
     Args:
       name: of the files, see `discovery.Source`.
       case: what the picture shows.
-      versions: of `model` and `rules`.
+      versions: of `model` and `rules`, and their `seal`.
       reference: for the DICOM SEG, or why there can be none.
 
     Returns:
@@ -60,7 +61,12 @@ class Outputs:
       UserError: a file cannot be written.
     """
     self.remove(name)
-    picture = draw.caption(overlay(case, PICTURE_SIZE), [RESEARCH_ONLY])
+    caption, rules = [RESEARCH_ONLY], versions['rules']
+    if versions['seal'] != evaluation_seal.SEALED:
+      caption.append(f'model: {versions["seal"]}')
+      kind, _, _ = versions['seal'].partition(':')
+      rules += f', {kind}'
+    picture = draw.caption(overlay(case, PICTURE_SIZE), caption)
     files.write(self._picture(name), draw.encoded(picture, '.jpg'))
     if not case.mask.any():
       return ''
@@ -72,7 +78,9 @@ class Outputs:
     with files.explained(path):
       path.parent.mkdir(exist_ok=True)
     try:
-      dicom_seg.write(reference, case.mask, path, **versions)
+      dicom_seg.write(
+        reference, case.mask, path, model=versions['model'], rules=rules
+      )
     except dicom_seg.Unsuitable as error:
       return str(error)
     return ''

@@ -18,7 +18,7 @@ from pnx_jax.inference.journal import Journal
 from pnx_jax.inference.outputs import PICTURE_SIZE, RESEARCH_ONLY, Outputs
 from pnx_jax.inference.readings import Reading
 from pnx_jax.inference.shards import Shard
-from pnx_jax.prediction import decoding, predictor
+from pnx_jax.prediction import decoding, evaluation_seal, predictor
 from pnx_jax.training import preemption, run_files
 from pnx_jax.training.progress import Progress
 
@@ -36,6 +36,7 @@ def predict(
   with_dicom_seg: bool = False,
   limits: pool.Limits = pool.Limits(),  # noqa: B008 (frozen)
   verify: bool = False,
+  accept_edited: bool = False,
   shard: Shard | None = None,
 ) -> list[Reading]:
   """Predicts all films among `inputs` that `output_dir` does not hold yet.
@@ -53,6 +54,8 @@ def predict(
     limits: of time and memory for reading one film.
     verify: read known films again even where they seem unchanged; those with
       other bytes are predicted again.
+    accept_edited: use a model whose files were edited after they were sealed;
+      every output names them.
     shard: predict its films only. Several shards may run at once; each one
       that ends writes page and tables of all films that are done by then.
 
@@ -67,7 +70,7 @@ def predict(
   if with_dicom_seg:
     dicom_seg.check_installed()
   sources = discovery.find(inputs, leave_out=output_dir)
-  options = predictor.read_options(model)._replace(
+  options = predictor.read_options(model, accept_edited=accept_edited)._replace(
     accept_modality=tuple(name.upper() for name in accept_modality),
     picture_size=PICTURE_SIZE,
     dicom_seg=with_dicom_seg,
@@ -97,10 +100,14 @@ def predict(
         limits=limits,
         digests=digests,
       ) as films:
-        loaded = predictor.load(model)
+        loaded = predictor.load(model, accept_edited=accept_edited)
         ensemble = loaded.ensemble
-        versions = {'model': ensemble.version, 'rules': ensemble.rules_version}
-        journal.check_model(**versions)
+        versions = {
+          'model': ensemble.version,
+          'rules': ensemble.rules_version,
+          'seal': ensemble.seal,
+        }
+        journal.check_model(versions['model'], versions['rules'])
         assess = Assessment(
           sources=left,
           outputs=outputs,
@@ -120,7 +127,7 @@ def predict(
           if stop(done):
             break
     with Journal(output_dir, wait=True) as journal:
-      journal.check_model(**versions)
+      journal.check_model(versions['model'], versions['rules'])
       readings = worklist.in_order(journal.readings())
       missing = sum(source.name not in journal.known for source in sources)
       worklist.write(outputs.folder, readings)
@@ -133,6 +140,8 @@ def predict(
         data=ensemble.data,
       )
   _summarize(outputs.folder, readings)
+  if ensemble.seal != evaluation_seal.SEALED:
+    print(f'The model: {ensemble.seal}.')
   if shard and missing:
     print(f'{missing} films have no prediction yet.')
   if done < len(left):

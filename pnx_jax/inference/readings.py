@@ -31,6 +31,8 @@ class Reading:
     age: see `view`.
     model: version of the networks.
     rules: version of the rules and thresholds.
+    seal: whether the model was as it was written, see `evaluation_seal`;
+      empty in old journals.
   """
 
   name: str
@@ -55,6 +57,7 @@ class Reading:
   age: int = -1
   model: str = ''
   rules: str = ''
+  seal: str = ''
 
   @property
   def assessed(self) -> bool:

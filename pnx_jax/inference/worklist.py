@@ -23,6 +23,7 @@ COLUMNS = (
   'age',
   'model',
   'rules',
+  'seal',
 )
 NOT_ASSESSED = ('path', 'image_id', 'reason', 'detail')
 
@@ -76,4 +77,5 @@ def _row(rank: int, reading: Reading) -> tuple:
     reading.age if reading.age >= 0 else '',
     reading.model,
     reading.rules,
+    reading.seal,
   )

@@ -6,22 +6,26 @@ New films are predicted by the same networks in the same way.
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, folders, grayscale
-from pnx_jax.prediction import ensemble, network
+from pnx_jax.formats import files, folders, grayscale, seal
+from pnx_jax.prediction import ensemble, evaluation_seal, network
 from pnx_jax.prediction.ensemble import Ensemble
 from pnx_jax.prediction.network import Network
 from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.training import run_files, sharding
 
 _NAME = 'deployment.json'
+_RULES_NAME = 'postprocess.json'
+
+_logger = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
@@ -55,6 +59,10 @@ class Deployment:
       before the evaluation.
     data: what the networks were trained and scored on, in words; empty in old
       files.
+    sealed: what the evaluation sealed, see `evaluation_seal.record`; empty in
+      old files.
+    state: whether the evaluation is as it was written, see
+      `evaluation_seal.state`; not stored.
   """
 
   runs: tuple[str, ...]
@@ -65,6 +73,8 @@ class Deployment:
   window: str
   steps: tuple[tuple[int, ...], ...] = ()
   data: str = ''
+  sealed: dict[str, Any] = dataclasses.field(default_factory=dict)
+  state: str = evaluation_seal.NOT_SEALED
 
   def members(
     self, workdir: str | os.PathLike[str], folds: Iterable[int] = ()
@@ -101,21 +111,51 @@ class Deployment:
     runs = {member.workdir for member in self.members(workdir)}
     return max(run_files.load(run).image_size for run in runs)
 
-  def save(self, folder: str | os.PathLike[str]) -> None:
-    """Writes deployment.json into the folder of an evaluation."""
-    files.write_json(pathlib.Path(folder, _NAME), dataclasses.asdict(self))
+  def save(
+    self,
+    workdir: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    postprocess: Postprocess,
+  ) -> None:
+    """Writes and seals deployment.json and postprocess.json.
+
+    Args:
+      workdir: the evaluated run.
+      folder: of the evaluation.
+      postprocess: what it chose.
+    """
+    postprocess.save(pathlib.Path(folder, _RULES_NAME))
+    fields = dataclasses.asdict(self)
+    del fields['state']
+    fields['sealed'] = evaluation_seal.record(
+      workdir,
+      dataclasses.asdict(postprocess),
+      runs=self.runs,
+      folds=self.folds,
+    )
+    # As JSON gives it back: tuples are lists there.
+    fields = json.loads(json.dumps(fields))
+    files.write_json(pathlib.Path(folder, _NAME), seal.sealed(fields))
 
   @classmethod
-  def load(cls, workdir: str | os.PathLike[str]) -> 'Deployment':
+  def load(
+    cls, workdir: str | os.PathLike[str], *, accept_edited: bool = False
+  ) -> 'Deployment':
     """Reads the file of an evaluated run.
 
+    Args:
+      workdir: the run.
+      accept_edited: go on where it, or what it seals, was edited; `state`
+        names the files then.
+
     Raises:
-      UserError: the run was not evaluated, or the file is damaged.
+      UserError: the run was not evaluated, or a file is damaged or edited.
     """
     path = _path(workdir)
     folders.recover(path.parent)
     try:
-      fields = json.loads(path.read_text())
+      content = json.loads(path.read_text())
+      fields = {name: content[name] for name in content if name != seal.FIELD}
       lists = {
         name: tuple(fields[name]) for name in ('runs', 'folds', 'scales')
       }
@@ -132,7 +172,10 @@ class Deployment:
       raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error
     if loaded.window not in grayscale.WINDOWS:
       raise UserError(f'{path} names an unknown window: {loaded.window!r}')
-    return loaded
+    state = evaluation_seal.state(workdir, content, accept_edited=accept_edited)
+    if state != evaluation_seal.SEALED:
+      _logger.warning('%s: %s.', workdir, state)
+    return dataclasses.replace(loaded, state=state)
 
 
 class NetworkReader:
@@ -178,6 +221,8 @@ class NetworkReader:
       networks=_Networks(self, self._deployment.members(self._workdir, folds)),
       window=self._deployment.window,
       mesh=self._mesh,
+      data=self._deployment.data,
+      seal=self._deployment.state,
     )
 
   def network(self, member: Member) -> Network:
@@ -217,14 +262,22 @@ class _Networks(Sequence[Network]):
     return self._reader.network(self._members[index])
 
 
-def load(workdir: str | os.PathLike[str]) -> Ensemble:
+def load(
+  workdir: str | os.PathLike[str], *, accept_edited: bool = False
+) -> Ensemble:
   """Reads the ensemble of an evaluated run, as it was evaluated.
+
+  Args:
+    workdir: the run.
+    accept_edited: see `Deployment.load`.
 
   Raises:
     UserError: there is no run, or it was not evaluated as it is now.
   """
-  deployed = Deployment.load(workdir)
-  postprocess = Postprocess.load(_path(workdir).with_name('postprocess.json'))
+  deployed = Deployment.load(workdir, accept_edited=accept_edited)
+  postprocess = Postprocess.load(
+    _path(workdir).with_name(_RULES_NAME), accept_edited=accept_edited
+  )
   lazy = NetworkReader(workdir, deployed, sharding.mesh()).ensemble()
   networks = list(lazy.networks)
   return dataclasses.replace(
@@ -232,7 +285,6 @@ def load(workdir: str | os.PathLike[str]) -> Ensemble:
     networks=networks,
     postprocess=postprocess,
     version=ensemble.version(networks),
-    data=deployed.data,
   )
 
 

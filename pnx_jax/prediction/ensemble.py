@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.network import Network, Probabilities
 from pnx_jax.prediction.postprocess import Postprocess
 
@@ -48,6 +49,7 @@ class Ensemble:
     postprocess: from the mean to a mask and a calibrated probability.
     version: tells networks apart: a digest of weights and augmentation.
     data: what the networks were trained and scored on, in words.
+    seal: whether all this is as it was written, see `evaluation_seal`.
   """
 
   networks: Sequence[TrainedNetwork]
@@ -56,6 +58,7 @@ class Ensemble:
   postprocess: Postprocess = dataclasses.field(default_factory=Postprocess)
   version: str = ''
   data: str = ''
+  seal: str = evaluation_seal.NOT_SEALED
 
   def __call__(self, images: Any) -> Probabilities:
     """The mean over all networks for uint8[B, S, S, 1]."""

@@ -6,6 +6,7 @@ Nothing in the folder is ever run but the StableHLO programs.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 
 from pnx_jax.errors import UserError
 from pnx_jax.models.cpu import compiled
+from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.ensemble import Ensemble, digest
 from pnx_jax.prediction.network import Probabilities
 from pnx_jax.prediction.postprocess import Postprocess
@@ -24,6 +26,8 @@ from pnx_jax.prediction.postprocess import Postprocess
 # Of the folder's layout; others are refused.
 FORMAT = 2
 SETTINGS = 'model.json'
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,21 +54,36 @@ def is_export(folder: str | os.PathLike[str]) -> bool:
   return pathlib.Path(folder, SETTINGS).exists()
 
 
-def load(folder: str | os.PathLike[str]) -> Ensemble:
+def load(
+  folder: str | os.PathLike[str], *, accept_edited: bool = False
+) -> Ensemble:
   """Reads the ensemble that `python -m pnx_jax.export` wrote, on one device.
 
+  Args:
+    folder: of the export.
+    accept_edited: go on with files whose checksum differs; `Ensemble.seal`
+      names them.
+
   Raises:
-    UserError: there is none, or one of its files is damaged.
+    UserError: there is none, one of its files is damaged, or this jax cannot
+      run it.
   """
   folder = pathlib.Path(folder)
-  settings = read_settings(folder)
+  settings, edited = _settings(folder, accept_edited=accept_edited)
   for name, checksum in settings['files'].items():
     if sha256(_read(folder / name)) != checksum:
-      raise UserError(_damaged(folder / name, 'its checksum differs'))
+      if not accept_edited:
+        raise UserError(_damaged(folder / name, 'its checksum differs'))
+      edited.append(name)
   programs = {
-    name: compiled.jit(_program(folder / name).call)
+    name: _program(folder / name, settings['jax'])
     for name in {member['program'] for member in settings['members']}
   }
+  state = settings.get('seal', evaluation_seal.NOT_SEALED)
+  if edited:
+    state = evaluation_seal.EDITED + ', '.join(edited)
+  if state != evaluation_seal.SEALED:
+    _logger.warning('%s: %s.', folder, state)
   image_size = settings['image_size']
   return Ensemble(
     networks=[
@@ -79,6 +98,7 @@ def load(folder: str | os.PathLike[str]) -> Ensemble:
     postprocess=Postprocess.parse(settings['rules']),
     version=settings['version'],
     data=settings['data'],
+    seal=state,
   )
 
 
@@ -93,12 +113,19 @@ def sha256(content: bytes) -> str:
   return hashlib.sha256(content).hexdigest()
 
 
-def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def read_settings(
+  folder: str | os.PathLike[str], *, accept_edited: bool = False
+) -> dict[str, Any]:
   """Reads and checks model.json.
 
   Raises:
-    UserError: it is missing, damaged, or of another format.
+    UserError: it is missing, damaged, edited, or of another format.
   """
+  return _settings(folder, accept_edited=accept_edited)[0]
+
+
+def _settings(folder, *, accept_edited) -> tuple[dict[str, Any], list[str]]:
+  """The settings, and model.json where it was edited."""
   path = pathlib.Path(folder, SETTINGS)
   if not path.exists():
     raise UserError(
@@ -107,29 +134,50 @@ def read_settings(folder: str | os.PathLike[str]) -> dict[str, Any]:
     )
   try:
     settings = json.loads(_read(path))
-    checksum = settings.pop('checksum')
+    checksum = settings.pop('checksum', None)
   except (ValueError, AttributeError, KeyError, TypeError) as error:
     raise UserError(
       _damaged(path, f'{type(error).__name__}: {error}')
     ) from None
-  if seal(settings)['checksum'] != checksum:
-    raise UserError(_damaged(path, 'its checksum differs'))
+  intact = seal(settings)['checksum'] == checksum
+  if not intact and not accept_edited:
+    raise UserError(_damaged(path, 'its checksum is missing or differs'))
   if settings['format'] != FORMAT:
     raise UserError(
       f'{path} has format {settings["format"]}, this pnx_jax reads {FORMAT}; '
       'export the run again'
     )
-  return settings
+  return settings, [] if intact else [SETTINGS]
 
 
-def _program(path):
+def _program(path, written_by: str) -> Callable[[Any, Any], Probabilities]:
+  """A compiled program; what another jax cannot run is one sentence."""
+  content = bytearray(_read(path))
   try:
-    return jax.export.deserialize(bytearray(_read(path)))
-  except Exception as error:  # Of a jax that is too old, say.
-    raise UserError(
-      f'{path}: jax {jax.__version__} cannot read this program: {error}; '
-      'install a newer jax, or export the run again'
-    ) from error
+    compiled_program = compiled.jit(jax.export.deserialize(content).call)
+  except Exception as error:
+    raise _other_jax(path, written_by, error) from error
+
+  def call(weights: Any, images: Any) -> Probabilities:
+    try:
+      return compiled_program(weights, images)
+    except Exception as error:
+      if written_by == jax.__version__:
+        raise
+      raise _other_jax(path, written_by, error) from error
+
+  return call
+
+
+def _other_jax(path, written_by, error) -> UserError:
+  if written_by == jax.__version__:
+    return UserError(_damaged(path, f'jax cannot read this program: {error}'))
+  told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+  return UserError(
+    f'{path} was written by jax {written_by}, and jax {jax.__version__} cannot '
+    f"run it: {told}; run `pip install 'jax>={written_by}'`, or export the run "
+    'again'
+  )
 
 
 def _weights(path):

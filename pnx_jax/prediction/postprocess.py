@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, letterbox
+from pnx_jax.formats import files, letterbox, seal
 from pnx_jax.metrics import calibration, rules
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.rules import Rule
@@ -127,24 +127,32 @@ class Postprocess:
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes a JSON file that `load` reads."""
-    files.write_json(path, dataclasses.asdict(self))
+    files.write_json(path, seal.sealed(dataclasses.asdict(self)))
 
   @classmethod
   def parse(cls, fields: dict[str, Any]) -> 'Postprocess':
-    """From the fields that `dataclasses.asdict` gave."""
+    """From the fields that `dataclasses.asdict` gave, and a seal."""
+    fields = {name: fields[name] for name in fields if name != seal.FIELD}
     rule = Rule(**fields['rule'])
     points = (OperatingPoint(**point) for point in fields['operating_points'])
     return cls(**fields | {'rule': rule, 'operating_points': tuple(points)})
 
   @classmethod
-  def load(cls, path: str | os.PathLike[str]) -> 'Postprocess':
+  def load(
+    cls, path: str | os.PathLike[str], *, accept_edited: bool = False
+  ) -> 'Postprocess':
     """Reads the file.
 
     Raises:
-      UserError: it is missing, or not what `save` wrote.
+      UserError: it is missing, was edited, or is not what `save` wrote.
     """
     try:
-      return cls.parse(json.loads(pathlib.Path(path).read_text()))
+      fields = json.loads(pathlib.Path(path).read_text())
+      if not accept_edited:
+        seal.is_sealed(fields, os.fspath(path), remedy='run --mode=eval')
+      return cls.parse(fields)
+    except UserError:
+      raise
     except FileNotFoundError:
       raise UserError(
         f'no {path}; `python launch.py --mode=eval --workdir=...` writes it'

@@ -116,7 +116,7 @@ class Predictor:
       f'<Predictor {ensemble.version}, rules {ensemble.rules_version}: '
       f'{ensemble.image_size} x {ensemble.image_size}, '
       f'mask where {ensemble.postprocess.rule}; '
-      f'{points or "no operating points"}>'
+      f'{points or "no operating points"}; {ensemble.seal}>'
     )
 
   def predict(
@@ -284,26 +284,39 @@ class Predictor:
     return ReadOptions(self.ensemble.image_size, self.ensemble.window)
 
 
-def load(path: str | os.PathLike[str]) -> Predictor:
+def load(
+  path: str | os.PathLike[str], *, accept_edited: bool = False
+) -> Predictor:
   """Loads the predictor of an evaluated run or of an export.
 
+  Args:
+    path: the folder.
+    accept_edited: go on where files were edited after they were sealed;
+      `Ensemble.seal` names them.
+
   Raises:
-    UserError: the folder holds neither, or a damaged one.
+    UserError: the folder holds neither, or a damaged or edited one.
   """
-  is_export = exported.is_export(path)
-  return Predictor(exported.load(path) if is_export else deployment.load(path))
+  read = exported.load if exported.is_export(path) else deployment.load
+  return Predictor(read(path, accept_edited=accept_edited))
 
 
-def read_options(path: str | os.PathLike[str]) -> ReadOptions:
+def read_options(
+  path: str | os.PathLike[str], *, accept_edited: bool = False
+) -> ReadOptions:
   """How films are read for a run or an export, known before it is loaded.
+
+  Args:
+    path: see `load`.
+    accept_edited: see `load`.
 
   Raises:
     UserError: see `load`.
   """
   if exported.is_export(path):
-    settings = exported.read_settings(path)
+    settings = exported.read_settings(path, accept_edited=accept_edited)
     return ReadOptions(settings['image_size'], settings['window'])
-  deployed = Deployment.load(path)
+  deployed = Deployment.load(path, accept_edited=accept_edited)
   return ReadOptions(deployed.image_size(path), deployed.window)
 
 

@@ -1,0 +1,126 @@
+"""Whether an evaluation is as it was written, and the runs as it found them.
+
+An evaluation seals the fixed fields of the configs, the training images, the
+checkpoints' steps, the rules and the operating points together. That notices
+accidents and edits by hand, not forgery.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pnx_jax import config
+from pnx_jax.errors import UserError
+from pnx_jax.formats import files, seal
+from pnx_jax.training import run_files
+
+SEALED = 'sealed'
+NOT_SEALED = 'not sealed'
+EDITED = 'edited: '
+# In deployment.json, what was sealed with it.
+FIELD = 'sealed'
+
+_Path = str | os.PathLike[str]
+
+
+def record(
+  workdir: _Path,
+  postprocess: Mapping[str, Any],
+  *,
+  runs: Iterable[str],
+  folds: Iterable[int],
+) -> dict[str, Any]:
+  """What an evaluation seals besides its own deployment.json.
+
+  Args:
+    workdir: the evaluated run.
+    postprocess: the content of postprocess.json.
+    runs: of the ensemble, relative to `workdir`.
+    folds: of each run.
+  """
+  return {
+    'postprocess.json': seal.digest(postprocess),
+    'runs': {
+      run: {
+        'config': config.fixed_fields(run_files.load(_run(workdir, run))),
+        'trained_on': {
+          str(fold): _trained_on(_run(workdir, run), fold) for fold in folds
+        },
+      }
+      for run in runs
+    },
+  }
+
+
+def state(
+  workdir: _Path, deployment: Mapping[str, Any], *, accept_edited: bool
+) -> str:
+  """Says whether an evaluation is sealed and unchanged.
+
+  Args:
+    workdir: the evaluated run.
+    deployment: what its eval/deployment.json holds.
+    accept_edited: go on with an edited one.
+
+  Returns:
+    `SEALED`; `NOT_SEALED` where it never was; or `EDITED` with the files.
+
+  Raises:
+    UserError: a file was edited or lost its seal.
+  """
+  edited = list(dict.fromkeys(_edited(workdir, deployment)))
+  if not edited:
+    return SEALED if seal.FIELD in deployment else NOT_SEALED
+  told = ', '.join(edited)
+  if not accept_edited:
+    raise UserError(
+      f'{told} in {workdir} changed after the evaluation that sealed it: '
+      'restore it, evaluate again with `python launch.py --mode=eval '
+      f'--workdir={workdir}`, or give --accept_edited, which every output will '
+      'state'
+    )
+  return EDITED + told
+
+
+def _edited(workdir, deployment) -> Iterator[str]:
+  folder = pathlib.Path(workdir, 'eval')
+  post = _json(folder / 'postprocess.json')
+  if seal.FIELD not in deployment:
+    if FIELD in deployment or seal.FIELD in post:
+      yield 'eval/deployment.json (without its seal)'
+    return
+  if deployment[seal.FIELD] != seal.digest(deployment):
+    yield 'eval/deployment.json'
+    return
+  sealed = deployment[FIELD]
+  if seal.FIELD not in post:
+    yield 'eval/postprocess.json (without its seal)'
+  elif {seal.digest(post), post[seal.FIELD]} != {sealed['postprocess.json']}:
+    yield 'eval/postprocess.json'
+  for run, expected in sealed['runs'].items():
+    path = _run(workdir, run)
+    here = config.fixed_fields(run_files.load(path))
+    for old_name, value in expected['config'].items():
+      name = config.RENAMED.get(old_name, old_name)
+      if name in here and here[name] != value:
+        yield os.path.normpath(f'{run}/config.json') + f' ({name})'
+    for fold, digest in expected['trained_on'].items():
+      if _trained_on(path, int(fold)) != digest:
+        yield os.path.normpath(f'{run}/fold{fold}/trained_on.json')
+
+
+def _trained_on(run, fold) -> str:
+  """A digest of the ids, the empty one where they are not noted."""
+  return seal.digest({'ids': sorted(run_files.trained_on(run, fold))})
+
+
+def _run(workdir, run) -> str:
+  return os.path.normpath(os.path.join(workdir, run))
+
+
+def _json(path) -> dict[str, Any]:
+  content = files.read_json(path, remedy='run --mode=eval')
+  if not isinstance(content, dict):
+    raise UserError(f'{path} is damaged: not an object; run --mode=eval')
+  return content
