@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import augment_reference
 import cv2
 import jax
 import jax.numpy as jnp
@@ -38,17 +39,62 @@ def film(batch=4, side=32):
 def test_bilinear_equals_opencv():
   random = np.random.default_rng(0)
   image = random.random((9, 12, 1)).astype(np.float32)
+  label = random.random((9, 12, 1)) < 0.5
   points = random.uniform(-2, 13, (7, 5, 2)).astype(np.float32)
-  expected = cv2.remap(
-    image,
-    points[..., 1],
-    points[..., 0],
-    cv2.INTER_LINEAR,
-    borderMode=cv2.BORDER_CONSTANT,
+
+  def remapped(values):
+    return cv2.remap(
+      values.astype(np.float32),
+      points[..., 1],
+      points[..., 0],
+      cv2.INTER_LINEAR,
+      borderMode=cv2.BORDER_CONSTANT,
+    )
+
+  found, found_label = bilinear(
+    jnp.asarray(image), jnp.asarray(label), points[..., 0], points[..., 1]
   )
   # OpenCV rounds positions to 1/32 of a pixel.
-  ours = bilinear(jnp.asarray(image), jnp.asarray(points))[..., 0]
-  np.testing.assert_allclose(ours, expected, atol=0.04)
+  np.testing.assert_allclose(found[..., 0], remapped(image), atol=0.04)
+  share = remapped(label)
+  sure = np.abs(share - 0.5) > 0.04
+  np.testing.assert_array_equal(found_label[..., 0][sure], share[sure] > 0.5)
+  assert sure.mean() > 0.8
+
+
+def test_images_of_256_levels_are_read_exactly():
+  image = jnp.arange(256, dtype=jnp.float32).reshape(16, 16, 1) / 255
+  label = image > 0.5
+  rows, columns = np.mgrid[:16, :16].astype(np.float32)
+  found, found_label = bilinear(image, label, rows, columns)
+  np.testing.assert_allclose(found, image, rtol=1e-6)
+  np.testing.assert_array_equal(found_label, label)
+
+
+@pytest.mark.parametrize('crop_size', [0, 24])
+def test_equals_the_reference_for_every_key(crop_size):
+  augment = dataclasses.replace(FULL, crop_size=crop_size)
+  reference = augment_reference.Augmentation(**dataclasses.asdict(augment))
+  image, label = film(batch=32, side=40)
+  (found, found_label), (expected, expected_label) = (
+    jax.jit(form)(jax.random.key(5), image, label)
+    for form in (augment, reference)
+  )
+  np.testing.assert_allclose(found, expected, atol=1e-3)
+  assert np.mean(found_label != expected_label) < 1e-3
+
+
+def test_displacements_have_the_moments_of_the_references():
+  """With other keys than the reference's: the same distribution."""
+  augment = dataclasses.replace(FULL, affine_probability=0.5)
+  reference = augment_reference.Augmentation(**dataclasses.asdict(augment))
+  ours, theirs = (jax.random.split(jax.random.key(i), 2000) for i in (0, 1))
+  found = jax.vmap(lambda key: jnp.stack(augment.grid(key, 8), -1))(ours)
+  expected = jax.vmap(lambda key: reference.grid(key, 8))(theirs)
+  for moment in (np.mean, np.std):
+    np.testing.assert_allclose(
+      moment(found, axis=0), moment(expected, axis=0), atol=0.02
+    )
 
 
 def test_nothing_asked_is_nothing_done():
@@ -76,7 +122,7 @@ def test_rotation_equals_opencv():
   turned, _ = jax.jit(augment)(key, image, label)
   # The angle follows from where the picture's right end has gone.
   grid = augment.grid(jax.random.split(jax.random.split(key, 1)[0])[0], 64)
-  dy, dx = np.asarray(grid[32, 63] - grid[32, 0])
+  dy, dx = (float(axis[32, 63] - axis[32, 0]) for axis in grid)
   angle = np.degrees(np.arctan2(dy, dx))
   assert 1 < abs(angle) <= 25
   matrix = cv2.getRotationMatrix2D((31.5, 31.5), float(angle), 1.0)
@@ -100,9 +146,11 @@ def test_distortion_stays_within_its_displacement():
   augment = Augmentation(distortion_probability=1.0, displacement=0.05)
   straight = Augmentation()
   keys = jax.random.split(jax.random.key(0), 64)
-  moved = jax.vmap(lambda key: augment.grid(key, 32))(keys)
-  still = straight.grid(keys[0], 32)
-  inner = np.abs(np.asarray(moved - still[None]))[:, 8:24, 8:24]
+  moved, still = (
+    jax.vmap(lambda key, form=form: jnp.stack(form.grid(key, 32), -1))(keys)
+    for form in (augment, straight)
+  )
+  inner = np.abs(np.asarray(moved - still))[:, 8:24, 8:24]
   assert 0.02 < inner.max() <= 0.065
 
 
@@ -129,7 +177,8 @@ def test_crop_is_a_window_of_the_input():
   out, out_label = jax.jit(augment)(jax.random.key(5), image, label)
   assert out.shape == out_label.shape == (8, crop, crop, 1)
   steps = np.diff(np.asarray(out) * ramp.size, axis=2)
-  np.testing.assert_allclose(steps, 1, atol=1e-2)
+  # 1024 levels are rounded to 15 bits.
+  np.testing.assert_allclose(steps, 1, atol=0.04)
   assert len(np.unique(np.asarray(out)[:, 0, 0])) > 4
 
 

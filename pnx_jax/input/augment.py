@@ -3,16 +3,25 @@
 Crop, distortion, affine transform and mirroring are composed into one sampling
 grid, so that image and label are interpolated once, at the same points.
 `python -m pnx_jax.input.preview` draws what it does to some radiographs.
+
+Written for accelerators: rows and columns of the grid are arrays of their own
+(a last axis of 2 would be padded to a TPU's 128 lanes), displacements come from
+coarse grids by matrix products and arithmetic instead of searches, and there is
+one gather, of words that hold two neighboring pixels of image and label.
 """
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 _ELASTIC_CELLS = 6
 _GRID_CELLS = 5
+# White in 15 bits, a multiple of 255.
+_LEVELS = 255 * 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +78,14 @@ class Augmentation:
     self, key: jax.Array, image: jax.Array, label: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     grid_key, tone_key = jax.random.split(key)
-    stacked = jnp.concatenate([image, label.astype(image.dtype)], axis=-1)
     side = image.shape[0]
-    grid = self.grid(grid_key, side)
-    warped = bilinear(stacked, (grid + 0.5) * side - 0.5)
-    image, label = warped[..., :1], warped[..., 1:] > 0.5
+    rows, columns = (
+      (axis + 0.5) * side - 0.5 for axis in self.grid(grid_key, side)
+    )
+    image, label = bilinear(image, label, rows, columns)
     return self._tone(tone_key, image), label
 
-  def grid(self, key: jax.Array, side: int) -> jax.Array:
+  def grid(self, key: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:
     """Draws the sampling grid of one image.
 
     Args:
@@ -84,48 +93,69 @@ class Augmentation:
       side: H of the input.
 
     Returns:
-      f32[C, C, 2]: for each output pixel the point (y, x) of the input that it
+      Rows and columns f32[C, C]: the point of the input that each output pixel
       takes its value from; -0.5 is one edge of the input and 0.5 the other.
     """
     crop, distort, affine, mirror = jax.random.split(key, 4)
     out = self.crop_size or side
-    axis = (jnp.arange(out) + 0.5) / out - 0.5
-    grid = jnp.stack(jnp.meshgrid(axis, axis, indexing='ij'), axis=-1)
-    room = 1 - out / side
+    axis = ((jnp.arange(out) + 0.5) / out - 0.5) * (out / side)
     offset = jax.random.uniform(crop, (1, 1, 2), minval=-0.5, maxval=0.5)
-    grid = grid * (out / side) + offset * room
-    grid = grid + self._distortion(distort, grid)
-    grid = self._affine(affine, grid)
+    row, column = (axis + offset[0, 0, i] * (1 - out / side) for i in (0, 1))
+    rows, columns = self._distorted(distort, row, column)
+    rows, columns = self._transformed(affine, rows, columns)
     flipped = jax.random.bernoulli(mirror, self.flip_probability)
-    return grid * jnp.where(flipped, jnp.array([1.0, -1.0]), 1.0)[None, None]
+    return rows, columns * jnp.where(flipped, -1.0, 1.0)
 
-  def _affine(self, key: jax.Array, grid: jax.Array) -> jax.Array:
+  def _transformed(
+    self, key: jax.Array, rows: jax.Array, columns: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """The grid after rotation, scaling and shift."""
     use, shift, scale, rotate = jax.random.split(key, 4)
     drawn = jax.random.bernoulli(use, self.affine_probability)
     angle = jnp.deg2rad(_symmetric(rotate, (), self.rotate) * drawn)
     zoom = 1 + _symmetric(scale, (), self.scale) * drawn
     offset = _symmetric(shift, (1, 1, 2), self.shift) * drawn
-    cosine, sine = jnp.cos(angle), jnp.sin(angle)
-    matrix = jnp.array([[cosine, -sine], [sine, cosine]]) * zoom
-    return grid @ matrix + offset
-
-  def _distortion(self, key: jax.Array, grid: jax.Array) -> jax.Array:
-    """Elastic, grid or optical displacement of every point f32[C, C, 2]."""
-    use, which, elastic, cells, optical = jax.random.split(key, 5)
-    coarse = _symmetric(elastic, (_ELASTIC_CELLS, _ELASTIC_CELLS, 2), 1.0)
-    smooth = jax.image.resize(coarse, grid.shape, 'cubic')
-    knots = jnp.linspace(-0.5, 0.5, _GRID_CELLS + 1)
-    steps = _symmetric(cells, (2, _GRID_CELLS + 1), 1.0)
-    lines = jnp.stack(
-      [jnp.interp(grid[..., i], knots, steps[i]) for i in range(2)], axis=-1
+    cosine, sine = jnp.cos(angle) * zoom, jnp.sin(angle) * zoom
+    # No matrix product: a TPU would round the points to bfloat16 for it.
+    return (
+      rows * cosine + columns * sine + offset[0, 0, 0],
+      columns * cosine - rows * sine + offset[0, 0, 1],
     )
+
+  def _distorted(
+    self, key: jax.Array, row: jax.Array, column: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """The grid of rows and columns f32[C], distorted: twice f32[C, C].
+
+    Elastic: random displacements on a coarse grid, cubic in between. Grid:
+    displacements of rows and of columns, linear in between. Optical: radial.
+    """
+    use, which, elastic, cells, optical = jax.random.split(key, 5)
+    shape = (len(row), len(column))
+    coarse = _symmetric(elastic, (_ELASTIC_CELLS, _ELASTIC_CELLS, 2), 1.0)
+    steps = _symmetric(cells, (2, _GRID_CELLS + 1), 1.0)
     # A point on the middle of an edge (radius 0.5) moves by at most 1.
     bend = _symmetric(optical, (), 1.0)
-    lens = grid * (bend * 8 * jnp.sum(grid**2, axis=-1, keepdims=True))
     chosen = jax.nn.one_hot(jax.random.randint(which, (), 0, 3), 3)
     drawn = jax.random.bernoulli(use, self.distortion_probability)
-    moved = jnp.stack([smooth, lines, lens], axis=-1) @ chosen
-    return moved * self.displacement * drawn
+    chosen = chosen * self.displacement * drawn
+    places = (
+      jnp.broadcast_to(row[:, None], shape),
+      jnp.broadcast_to(column[None], shape),
+    )
+    lens = bend * 8 * (places[0] ** 2 + places[1] ** 2)
+    lines = (
+      _between_knots(row, steps[0])[:, None],
+      _between_knots(column, steps[1])[None],
+    )
+    rows, columns = (
+      place
+      + chosen[0] * jax.image.resize(coarse[..., i], shape, 'cubic')
+      + chosen[1] * line
+      + chosen[2] * lens * place
+      for i, (place, line) in enumerate(zip(places, lines, strict=True))
+    )
+    return rows, columns
 
   def _tone(self, key: jax.Array, image: jax.Array) -> jax.Array:
     """Brightness, contrast, gamma and noise, each with its probability."""
@@ -150,33 +180,59 @@ def _symmetric(
   return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 
 
-def bilinear(image: jax.Array, points: jax.Array) -> jax.Array:
-  """Interpolates an image at points; outside it, the image is 0 (black).
+def _between_knots(places: jax.Array, values: jax.Array) -> jax.Array:
+  """Linear interpolation at f32[C] in -0.5..0.5 of values on equal knots.
+
+  `jnp.interp` would search the knots for every place, on a TPU in a loop.
+  """
+  position = (places + 0.5) * (len(values) - 1)
+  hats = [
+    jax.nn.relu(1 - jnp.abs(position - knot)) * values[knot]
+    for knot in range(len(values))
+  ]
+  return functools.reduce(jnp.add, hats)
+
+
+def bilinear(
+  image: jax.Array, label: jax.Array, rows: jax.Array, columns: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Interpolates image and label at points; outside, both are 0.
+
+  A point reads two words, each with two pixels of a row: 15 bits of the image
+  and 1 of the label. Images of 256 levels are read exactly, others to 3e-5.
 
   Args:
-    image: f32[H, W, C].
-    points: f32[..., 2], (y, x) in pixels.
+    image: f32[H, W, 1] in 0..1.
+    label: bool[H, W, 1].
+    rows: f32[...], in pixels.
+    columns: f32[...], in pixels.
 
   Returns:
-    f32[..., C].
+    Image f32[..., 1], and label bool[..., 1] where more than half is label.
   """
-  height, width, channels = image.shape
-  flat = image.reshape(height * width, channels)
-  corner = jnp.floor(points)
-  fraction = points - corner
-  corner = corner.astype(jnp.int32)
-  total = 0.0
-  for down in (0, 1):
-    for right in (0, 1):
-      y, x = corner[..., 0] + down, corner[..., 1] + right
-      weight = jnp.abs(1 - down - fraction[..., 0]) * jnp.abs(
-        1 - right - fraction[..., 1]
-      )
-      inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-      index = jnp.where(inside, y * width + x, 0)
-      value = jnp.take(flat, index, axis=0, mode='clip')
-      total += value * (weight * inside)[..., None]
-  return total
+  height, width = image.shape[:2]
+  pixels = jnp.round(image[..., 0] * _LEVELS).astype(jnp.uint32)
+  pixels = jnp.pad(pixels | label[..., 0].astype(jnp.uint32) << 15, 1)
+  words = pixels[:, :-1] | pixels[:, 1:] << 16
+  row, column = jnp.floor(rows), jnp.floor(columns)
+  down, right = rows - row, columns - column
+  row, column = row.astype(jnp.int32), column.astype(jnp.int32)
+  inside = (row >= -1) & (row < height) & (column >= -1) & (column < width)
+  index = jnp.where(inside, (row + 1) * (width + 1) + column + 1, 0)
+  index = jnp.stack([index, index + width + 1])
+  upper, lower = jnp.take(words.reshape(-1), index, mode='clip')
+
+  def mean(value: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """The mean of a value of the four pixels, by their distances."""
+    above, below = (
+      value(word) * (1 - right) + value(word >> 16) * right
+      for word in (upper, lower)
+    )
+    return (above * (1 - down) + below * down) * inside
+
+  image = mean(lambda word: (word & 0x7FFF).astype(jnp.float32)) / _LEVELS
+  label = mean(lambda word: (word >> 15 & 1).astype(jnp.float32)) > 0.5
+  return image[..., None], label[..., None]
 
 
 if __name__ == '__main__':
