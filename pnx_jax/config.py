@@ -430,6 +430,13 @@ FIELDS: dict[str, Field] = {
     _FREE,
     changes='evaluating',
   ),
+  'eval.prevalences': Field(
+    '0.01,0.05,0.2',
+    'Shares of radiographs with a pneumothorax for which the report gives '
+    'predictive values and decision curves.',
+    _FREE,
+    changes='evaluating',
+  ),
   'eval.bootstrap': Field(
     1000,
     'Bootstrap samples of patients for the 95 % confidence intervals.',

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pnx_jax import draw
-from pnx_jax.evaluation import outlines, rule_search
+from pnx_jax.evaluation import bedside, outlines, rule_search
 from pnx_jax.evaluation import results as results_lib
 from pnx_jax.evaluation.report import charts, gallery, page
 from pnx_jax.metrics import calibration
@@ -61,6 +61,7 @@ def _page(num_images=60, positives=20):
     statistics=statistics,
     results=results,
     second=gallery.SecondPass(pictures, {}, {}, [], results.images.dice),
+    at_bedside=bedside.summarize(results, (0.05, 0.2)),
     outline_metrics=outlines.summarize(
       outlines.columns({}, records, results.images),
       results.images,
@@ -105,7 +106,7 @@ def test_pictures_are_described_and_names_escaped(report):
     (drawn if 'svg+xml' in image['src'] else examples).append(image)
   assert len(examples) == 4
   assert all(image['alt'].startswith('<img') for image in examples)
-  assert len(drawn) == 5
+  assert len(drawn) == 7
   for image in drawn:
     _, data = image['src'].split('base64,')
     ET.fromstring(base64.b64decode(data))

@@ -13,6 +13,7 @@ import numpy as np
 from pnx_jax.config import check_config
 from pnx_jax.evaluation import (
   attributes,
+  bedside,
   outlines,
   protocol,
   provenance,
@@ -82,6 +83,7 @@ def evaluate(
     plan = protocol.make(config, workdir, accept_edited=accept_edited)
     reader = NetworkReader(workdir, plan.deployment, sharding.mesh())
     everyone, held_out = _predictors(config, workdir, plan, reader)
+  prevalences = bedside.parse_prevalences(options.prevalences)
   attribute_tables = None
   if options.groups:  # Read before the pass, which takes long.
     ids = [record.image_id for record in held_out.records]
@@ -169,6 +171,7 @@ def evaluate(
         outline_metrics=outlines.summarize(
           measured, found.images, replicates=options.bootstrap
         ),
+        at_bedside=bedside.summarize(found, prevalences),
         metrics=metrics,
       )
       files.write(folder / 'report.html', html)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pnx_jax.evaluation.bedside import DecisionCurve
 from pnx_jax.metrics.curves import Curve
 
 if TYPE_CHECKING:  # Importing matplotlib takes half a second.
@@ -208,6 +209,36 @@ def dice_by_area(area: np.ndarray, dice: np.ndarray) -> Chart:
     if not small.all():
       text += f', {np.median(dice[~small]):.3f} in the larger half'
   return chart(text, draw, x='mask area, px at 1024 x 1024', y='Dice')
+
+
+def decision_curve(found: DecisionCurve) -> Chart:
+  """Net benefit against the threshold probability at one prevalence."""
+
+  def draw(axes: 'Axes') -> None:
+    _reference(axes, [0, found.thresholds[-1]], [0, 0], 'act on none')
+    axes.plot(
+      found.thresholds,
+      found.everyone,
+      '--',
+      color=_COLORS[1],
+      label='act on all',
+    )
+    axes.plot(
+      found.thresholds, found.network, color=_COLORS[0], label='network'
+    )
+    axes.set_xlim(0, found.thresholds[-1])
+    axes.set_ylim(-0.25 * found.prevalence, 1.1 * found.prevalence)
+    axes.legend(loc='upper right')
+
+  better = found.network > np.maximum(found.everyone, 0) + 1e-12
+  share = f'{better.mean():.0%} of thresholds up to {found.thresholds[-1]:.2g}'
+  return chart(
+    f'Net benefit at a prevalence of {found.prevalence:.3g}: the network is '
+    f'better than acting on all or on none at {share}',
+    draw,
+    x='probability from which on one acts',
+    y='net benefit',
+  )
 
 
 def paired_dice(

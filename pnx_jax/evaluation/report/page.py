@@ -8,6 +8,7 @@ import numpy as np
 
 from pnx_jax import draw, pages
 from pnx_jax.evaluation import outlines, rule_search
+from pnx_jax.evaluation.bedside import Bedside
 from pnx_jax.evaluation.report import charts
 from pnx_jax.evaluation.report.charts import Chart
 from pnx_jax.evaluation.report.gallery import Example, SecondPass
@@ -40,6 +41,7 @@ def render(
   results: Results,
   second: SecondPass,
   outline_metrics: Metrics,
+  at_bedside: Bedside,
   metrics: Mapping[str, Any],
 ) -> str:
   """Renders the page as HTML.
@@ -52,6 +54,7 @@ def render(
     results: On them.
     second: Pictures of some of them.
     outline_metrics: Of `outlines.summarize`.
+    at_bedside: Of `bedside.summarize`.
     metrics: The content of metrics.json.
   """
   diagrams = _reliability(results)
@@ -71,6 +74,8 @@ def render(
     },
     outlines=outline_metrics.flat(),
     outline_titles=outlines.TITLES.items(),
+    bedside=at_bedside,
+    decision_curves=[charts.decision_curve(x) for x in at_bedside.curves],
     differences=results.differences,
     worst={
       metric: subgroups.worst(results.differences, metric)
