@@ -64,8 +64,8 @@ _VERIFY = flags.DEFINE_bool(
 _ACCEPT_EDITED = flags.DEFINE_bool(
   'accept_edited',
   False,
-  'Use saved rules although files were edited after the evaluation sealed '
-  'them; every output names the files. For eval and predict.',
+  'Continue although files of the run or of its evaluation were edited after '
+  'they were sealed; every output names the files.',
 )
 film_flags.define_limits()
 _COORDINATOR = flags.DEFINE_string(
@@ -104,7 +104,11 @@ def _train() -> None:
   from pnx_jax.training.train import train, train_folds
 
   function = train_folds if _MODE.value == 'folds' else train
-  function(_CONFIG.value, _WORKDIR.value or _default_workdir())
+  function(
+    _CONFIG.value,
+    _WORKDIR.value or _default_workdir(),
+    accept_edited=_ACCEPT_EDITED.value,
+  )
 
 
 def _evaluate() -> None:

@@ -26,7 +26,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files
+from pnx_jax.formats import files, seal
 from pnx_jax.training.train_state import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -106,7 +106,12 @@ class Checkpoints:
     self._manager.close()
 
   def save(
-    self, step: int, state: TrainState, *, score: float | None = None
+    self,
+    step: int,
+    state: TrainState,
+    *,
+    score: float | None = None,
+    record: dict[str, Any] | None = None,
   ) -> None:
     """Saves in the background.
 
@@ -115,6 +120,7 @@ class Checkpoints:
         again with one.
       state: What to save.
       score: The best checkpoints are those with the highest score.
+      record: What is recorded of the run's files; see `run_seal`.
     """
     if step in self._manager.all_steps():
       if score is None or step in self.scored_steps():
@@ -122,8 +128,12 @@ class Checkpoints:
       # Killed here, the run resumes from the one before and saves this again.
       self._manager.delete(step)
     items = _items(state)
-    sums = {name: checksums(item) for name, item in items.items()}
+    sums: dict[str, Any] = {
+      name: checksums(item) for name, item in items.items()
+    }
     sums[_SCORE] = score
+    if record is not None:
+      sums[seal.FIELD] = record
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -298,6 +308,7 @@ class Checkpoints:
     kept = self._manager.metrics(step) or {_SCORE: None}
     if kept[_SCORE] not in (sums.pop(_SCORE), None):
       raise ValueError('its score is not the one it was saved with')
+    sums.pop(seal.FIELD, None)
     items = choose(sums)
     restored = self._manager.restore(
       step,

@@ -20,6 +20,7 @@ from pnx_jax.training import (
   preemption,
   profiling,
   run_files,
+  run_seal,
   sharding,
   train_state,
 )
@@ -36,13 +37,18 @@ _logger = logging.getLogger(__name__)
 
 
 def train(
-  config: Config, workdir: str | os.PathLike[str]
+  config: Config,
+  workdir: str | os.PathLike[str],
+  *,
+  accept_edited: bool = False,
 ) -> dict[str, float] | None:
   """Trains `config.fold`, from its newest checkpoint where there is one.
 
   Args:
     config: As in configs/default.py.
     workdir: `config.json` and `fold<i>/{checkpoints,events}` are written here.
+    accept_edited: Resume although config.json or trained_on.json changed after
+      the last checkpoint.
 
   Returns:
     The scores of the last validation, empty where the fold was trained before;
@@ -53,6 +59,7 @@ def train(
     FloatingPointError: The loss is not finite; its batch is saved.
   """
   check_config(config)
+  edited = run_seal.check(workdir, config.fold, accept_edited=accept_edited)
   mesh = sharding.mesh()
   replicated = sharding.replicated(mesh)
   sharding.check_batch_size(config.batch_size, 'batch_size')
@@ -105,6 +112,7 @@ def train(
         config, create_state(key), abstract_state.variables
       )
     run_files.write(workdir, config, trained_on)
+    record = run_seal.record(config, trained_on)
     first_step = int(state.step)
     if stop_requested(first_step):
       _logger.info(
@@ -138,11 +146,11 @@ def train(
     )
     scores = {}
     with Events(fold_dir / 'events', first_step=first_step + 1) as events:
-      events.text(first_step, 'config', _as_markdown(config))
+      events.text(first_step, 'config', _as_markdown(config, edited))
       if validation_missing:
         scores = validation.run(state, first_step, events)
         events.flush()
-        checkpoints.save(first_step, state, score=scores['dice'])
+        checkpoints.save(first_step, state, score=scores['dice'], record=record)
 
       for step in range(first_step + 1, total_steps + 1):
         profiler.before(step)
@@ -167,7 +175,7 @@ def train(
           if due.checkpoint:
             events.flush()
             score = scores['dice'] if due.validation else None
-            checkpoints.save(step, state, score=score)
+            checkpoints.save(step, state, score=score, record=record)
         if stopping:
           checkpoints.wait()
           _logger.info(
@@ -181,7 +189,12 @@ def train(
     return None if stop_requested(total_steps + 1) else scores
 
 
-def train_folds(config: Config, workdir: str | os.PathLike[str]) -> None:
+def train_folds(
+  config: Config,
+  workdir: str | os.PathLike[str],
+  *,
+  accept_edited: bool = False,
+) -> None:
   """Trains every fold, one after another, until a signal stops one.
 
   A task of a SLURM job array trains one fold, that of its number.
@@ -189,6 +202,7 @@ def train_folds(config: Config, workdir: str | os.PathLike[str]) -> None:
   Args:
     config: As in `train`; its fold has no effect.
     workdir: As in `train`.
+    accept_edited: As in `train`.
 
   Raises:
     UserError: As in `train`.
@@ -198,7 +212,7 @@ def train_folds(config: Config, workdir: str | os.PathLike[str]) -> None:
   task = os.environ.get('SLURM_ARRAY_TASK_ID')
   for fold in folds if task is None else [int(task)]:
     config.fold = fold
-    if train(config, workdir) is None:
+    if train(config, workdir, accept_edited=accept_edited) is None:
       return
 
 
@@ -305,7 +319,8 @@ def _log_metrics(
   )
 
 
-def _as_markdown(config: Config) -> str:
-  """The config, and the commit of the code, for TensorBoard's text page."""
+def _as_markdown(config: Config, edited: list[str]) -> str:
+  """The config, the commit of the code and the files that were edited."""
   rows = [f'    {name} = {value}' for name, value in flatten(config).items()]
-  return '\n'.join([f'commit {run_files.commit()}', '', *rows])
+  accepted = [f'edited, accepted: {file}' for file in edited]
+  return '\n'.join([f'commit {run_files.commit()}', *accepted, '', *rows])
