@@ -18,6 +18,7 @@ import importlib.util
 import inspect
 import logging
 import pathlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -94,6 +95,7 @@ def parse_flags(argv: Sequence[str], *, recipe: str | None = None) -> list[str]:
     The name of the program.
   """
   with one_line():
+    _refuse_buckets(argv)
     try:
       words = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
       if recipe is not None:
@@ -104,6 +106,20 @@ def parse_flags(argv: Sequence[str], *, recipe: str | None = None) -> list[str]:
     if len(words) > 1:
       raise UserError(f'unexpected argument {words[1]!r}; flags begin with --')
   return words
+
+
+def _refuse_buckets(argv: Sequence[str]) -> None:
+  """Raises UserError where a flag is an address such as gs://bucket/folder.
+
+  As a path it would be a local folder named 'gs:'.
+  """
+  for word in argv:
+    found = re.match(r'(?:--?[\w.]+=)?([A-Za-z][\w+.-]*://.*)', word)
+    if found:
+      raise UserError(
+        f'{found[1]}: only files on a local or mounted disk are read and '
+        'written; copy them here, or mount the bucket as a folder'
+      )
 
 
 def _with_recipe(argv: list[str], recipe: str) -> list[str]:

@@ -56,6 +56,14 @@ def assert_one_line(result, words):
   [
     (['--config=configs/resnet.py'], ["'configs/resnet.py'", 'resunet.py']),
     (['--config=configs/resunet.py:b4'], ["'b4'"]),
+    (
+      ['--config=configs/demo.py', '--workdir=gs://bucket/run'],
+      ['gs://bucket/run', 'mount the bucket'],
+    ),
+    (
+      ['--config=configs/demo.py', '--config.data_dir', 's3://bucket/data'],
+      ['s3://bucket/data', 'mount the bucket'],
+    ),
     (['--config=configs/demo.py:foo'], ['demo.py has no variants', "':foo'"]),
     (
       ['--config=configs/unet.py', '--config.model.normalisation=group'],

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,10 +19,12 @@ from pnx_jax.input import pipeline
 from pnx_jax.models.cpu import compiled
 from pnx_jax.training import experiment, run_files, sharding, train_state
 from pnx_jax.training.checkpoint import Checkpoints
+from pnx_jax.training.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
 # float32 sums in another order; what a step and what six steps may differ by.
 STEP_TOLERANCE, RUN_TOLERANCE = 1e-5, 2e-3
+SIXTEEN_DEVICES = '--xla_force_host_platform_device_count=16'
 
 
 def mesh_of(number):
@@ -143,14 +146,70 @@ def by_two(dataset_dir, tmp_path_factory):
   return path
 
 
-def test_two_processes_train_like_one(by_two, trained_run):
-  found, expected = small_run.events(by_two), small_run.events(trained_run)
+def assert_same_course(run, other):
+  found, expected = small_run.events(run), small_run.events(other)
   assert found.keys() == expected.keys()
   for name in ('train/loss', 'train/dice', 'validation/loss'):
     steps_found, values = zip(*found[name], strict=True)
     steps_expected, values_expected = zip(*expected[name], strict=True)
     assert steps_found == steps_expected
     np.testing.assert_allclose(values, values_expected, rtol=RUN_TOLERANCE)
+
+
+def test_two_processes_train_like_one(by_two, trained_run):
+  assert_same_course(by_two, trained_run)
+
+
+LONGER = {'total_steps': 8}
+
+
+def resumed(run, dataset_dir, path, *, devices, **changes):
+  """A copy of a run, trained further by this process on some devices."""
+  shutil.copytree(run, path)
+  mesh = mesh_of(devices)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, 'mesh', lambda: mesh)
+    train(small_run.config(dataset_dir, **LONGER, **changes), path)
+  return path
+
+
+@pytest.fixture(scope='module')
+def resumed_on_eight(trained_run, dataset_dir, tmp_path_factory):
+  path = tmp_path_factory.mktemp('resumed') / 'on_eight'
+  return resumed(trained_run, dataset_dir, path, devices=8)
+
+
+def test_a_run_on_eight_devices_resumes_on_four(
+  trained_run, resumed_on_eight, dataset_dir, tmp_path
+):
+  four = resumed(trained_run, dataset_dir, tmp_path / 'four', devices=4)
+  assert_same_course(four, resumed_on_eight)
+
+
+def test_a_run_by_two_processes_resumes_with_one(
+  by_two, resumed_on_eight, dataset_dir, tmp_path
+):
+  one = resumed(by_two, dataset_dir, tmp_path / 'one', devices=8)
+  assert_same_course(one, resumed_on_eight)
+
+
+@pytest.mark.slow
+def test_a_run_on_eight_devices_resumes_on_sixteen(dataset_dir, tmp_path):
+  batches = {'batch_size': 16, 'eval.batch_size': 16}
+  run, sixteen = tmp_path / 'run', tmp_path / 'sixteen'
+  train(small_run.config(dataset_dir, **batches), run)
+  eight = resumed(run, dataset_dir, tmp_path / 'eight', devices=8, **batches)
+  shutil.copytree(run, sixteen)
+  subprocess.run(
+    [
+      *(sys.executable, 'launch.py', f'--workdir={sixteen}'),
+      *small_run.flags(dataset_dir, **batches, **LONGER),
+    ],
+    cwd=ROOT,
+    env={**os.environ, 'XLA_FLAGS': SIXTEEN_DEVICES},
+    check=True,
+  )
+  assert_same_course(sixteen, eight)
 
 
 # JAX looks once a second whether a signal has come.

@@ -65,7 +65,7 @@ class Jobs:
     paths = sorted(self.folder.glob(f'slurm-{number}.out'))
     return ''.join(path.read_text() for path in paths)
 
-  def finish(self, number, seconds=240):
+  def finish(self, number, seconds=600):
     try:
       return self.cluster.wait(number, seconds=seconds)
     except Exception:
@@ -136,7 +136,7 @@ def test_two_tasks_that_are_stopped_end_bit_for_bit_like_undisturbed_ones(
 ):
   """Stopped by the end of their time, or by hand."""
   whole, run = tmp_path / 'whole', tmp_path / 'run'
-  changes = {**NO_SAVES, 'total_steps': 60}
+  changes = {**NO_SAVES, 'total_steps': 20}
   jobs.finish(jobs.submit(*train_flags(dataset_dir, whole, **changes)))
   assert 'Stopped' not in jobs.output()
   job = interrupted(
@@ -186,7 +186,7 @@ def test_folds_as_a_job_array(jobs, trained_run, dataset_dir, tmp_path):
     '--mode=folds',
     options=['--array=0-2', '--ntasks-per-node=1'],
   )
-  jobs.finish(number, seconds=400)
+  jobs.finish(number)
   assert sorted(path.name for path in run.glob('fold*')) == [
     'fold0',
     'fold1',
