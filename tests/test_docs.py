@@ -6,6 +6,7 @@ README run first and leave the dataset and the run that the other pages use.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -253,6 +254,17 @@ def check_flags(command):
       assert defined, f'{file.name} has no flag --{flag}: {command}'
 
 
+@functools.cache
+def our_flags():
+  """The names of all flags that a command of ours defines."""
+  sources = [ROOT / 'launch.py']
+  for room in ('data_prep', 'pnx_jax', 'benchmarks'):
+    sources += (ROOT / room).rglob('*.py')
+  text = ''.join(path.read_text(encoding='utf-8') for path in sources)
+  defined = r"""(?:DEFINE_\w+|add_argument)\(\s*f?['"](?:--)?(\w+)['"]"""
+  return set(re.findall(defined, text))
+
+
 def assert_field(name):
   config = default.get_config()
   for part in name.split('.'):
@@ -273,6 +285,8 @@ def test_inline_code_names_what_exists(page):
     code = ' '.join(code.split())
     if code.startswith('--config.'):
       assert_field(re.match(r'--config\.([\w.]+)', code)[1])
+    elif flag := re.match(r'--(\w+)(?![\w-])', code):
+      assert flag[1] in our_flags(), code
     elif code.startswith('python '):
       check_flags(code.removeprefix('python '))
     elif re.fullmatch(
