@@ -224,6 +224,11 @@ FIELDS: dict[str, Field] = {
     'Share of images with pneumothorax: the first output of the presence head.',
     _PREVALENCE,
   ),
+  'model.presence_from_mask': Field(
+    False,
+    'The presence head begins as the largest mask logit alone; what the '
+    'deepest features add is learned.',
+  ),
   # A loss with weight 0 is not computed.
   'losses.bce': Field(
     3.0, 'Weight of the cross-entropy of the mask.', _AT_LEAST_0

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from pnx_jax.errors import UserError
 from pnx_jax.models import segmenter
@@ -178,6 +179,25 @@ def test_starts_at_the_prevalences(output_stride):
     jax.nn.sigmoid(params['mask']['bias']), 0.003, rtol=1e-5
   )
   assert jax.nn.sigmoid(params['presence']['bias']) == pytest.approx(0.3)
+
+
+def test_presence_can_start_as_the_largest_mask_logit():
+  model = segmenter.create_model(
+    encoder='unet',
+    width=4,
+    depth=2,
+    pixel_prevalence=0.1,
+    image_prevalence=0.3,
+    presence_from_mask=True,
+  )
+  outputs, _ = jax.jit(
+    lambda key: model.init_with_output(key, IMAGE, train=False),
+    compiler_options=QUICK,
+  )(jax.random.key(0))
+  largest = outputs['mask_logits'].max(axis=(1, 2, 3))
+  # Where no pixel stands out, an image has the prevalence of images.
+  wanted = largest - scipy.special.logit(0.1) + scipy.special.logit(0.3)
+  np.testing.assert_allclose(outputs['presence_logit'], wanted, rtol=1e-4)
 
 
 def test_recomputed_activations_change_nothing():

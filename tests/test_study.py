@@ -189,7 +189,7 @@ def test_doubtful_negatives_are_left_empty_less_often():
 
 def test_every_variant_makes_a_config_that_can_train():
   names = [variant.name for variant in plan.VARIANTS]
-  assert len(set(names)) == len(names) <= 15
+  assert len(set(names)) == len(names)
   for place, variant in enumerate(plan.VARIANTS):
     assert variant.parent in ('', *names[:place])
     run = plan.Run(variant, 0, 1)

@@ -100,6 +100,15 @@ VARIANTS = (
     changes={'optimizer.learning_rate': 1e-3},
   ),
   Variant(
+    name='presence_from_mask',
+    why=(
+      "The head's AUC is below that of the largest pixel, which is one of its "
+      '641 inputs: it should begin as that one.'
+    ),
+    parent='mild',
+    changes={'model.presence_from_mask': True},
+  ),
+  Variant(
     name='findings',
     why=(
       'An encoder that has learned 13 findings on NIH films of other patients '

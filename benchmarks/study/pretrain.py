@@ -54,6 +54,16 @@ _LOG_STEPS = 50
 _HELD_OUT = 10  # Every tenth patient shows whether anything was learned.
 _SAFETENSORS_TYPE = 'F32'
 
+_AUGMENTATION = Augmentation(
+  flip_probability=0.5,
+  affine_probability=0.5,
+  shift=0.1,
+  scale=0.15,
+  rotate=15.0,
+  intensity_probability=0.3,
+  intensity_strength=0.2,
+)
+
 _logger = logging.getLogger(__name__)
 
 
@@ -159,20 +169,11 @@ def train(
   schedule = optax.warmup_cosine_decay_schedule(0.0, _RATE, steps // 20, steps)
   optimizer = optax.adamw(schedule, weight_decay=1e-4)
   state = optimizer.init(variables['params'])
-  augmentation = Augmentation(
-    flip=0.5,
-    affine=0.5,
-    shift=0.1,
-    scale=0.15,
-    rotate=15.0,
-    intensity=0.3,
-    strength=0.2,
-  )
 
   @jax.jit
   def update(variables, state, key, image, label):
     image = image[..., None].astype(jnp.float32) / 255
-    image, _ = augmentation(key, image, jnp.zeros(image.shape, bool))
+    image, _ = _AUGMENTATION(key, image, jnp.zeros(image.shape, bool))
 
     def loss(params):
       logits, changed = model.apply(

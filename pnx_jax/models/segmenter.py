@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -47,6 +47,8 @@ class Segmenter(nn.Module):
     deep_supervision: Whether coarser strides have mask heads, too.
     pixel_prevalence: Share of pneumothorax pixels before training.
     image_prevalence: Share of images with a pneumothorax before training.
+    presence_from_mask: Whether the presence head begins as the largest mask
+      logit.
     output_stride: Stride of the last decoded features. At each of their
       places the mask head predicts a square of `output_stride` pixels a side.
     pretrained: Where `init` takes the encoder's weights from: a file or one of
@@ -62,6 +64,7 @@ class Segmenter(nn.Module):
   deep_supervision: bool
   pixel_prevalence: float
   image_prevalence: float
+  presence_from_mask: bool = False
   output_stride: int = 1
   pretrained: str = ''
   encoder_name: str = ''
@@ -133,7 +136,9 @@ class Segmenter(nn.Module):
       ],
       axis=-1,
     )
-    head = nn.Dense(1, bias_init=_bias(self.image_prevalence), name='presence')
+    kernel = {'kernel_init': _last_alone} if self.presence_from_mask else {}
+    bias = _bias(self.image_prevalence)
+    head = nn.Dense(1, bias_init=bias, **kernel, name='presence')
     return head(evidence)[:, 0]
 
   @nn.nowrap
@@ -176,6 +181,7 @@ def create_model(
   output_stride: int = 1,
   pixel_prevalence: float = 0.003,
   image_prevalence: float = 0.22,
+  presence_from_mask: bool = False,
   pretrained: str = '',
   dtype: jax.typing.DTypeLike = 'float32',
   platform: str | None = None,
@@ -209,6 +215,8 @@ def create_model(
       at this stride.
     pixel_prevalence: Initial probability of the mask heads.
     image_prevalence: Initial probability of the presence head.
+    presence_from_mask: Whether the presence head begins as the largest mask
+      logit alone, and what the deepest features add is learned.
     pretrained: A `.pth` or `.safetensors` file of PyTorch's weights, or a name
       in `pretrained.PACKAGES`; `model.init` puts them into the encoder. ''
       draws all weights.
@@ -260,6 +268,7 @@ def create_model(
     deep_supervision=deep_supervision,
     pixel_prevalence=pixel_prevalence,
     image_prevalence=image_prevalence,
+    presence_from_mask=presence_from_mask,
     output_stride=output_stride,
     pretrained=pretrained,
     encoder_name=encoder,
@@ -357,6 +366,14 @@ def _same_for_all(initializer: Callable[..., jax.Array]) -> Any:
     return jnp.repeat(kernel, shape[-1], axis=-1)
 
   return initialize
+
+
+def _last_alone(
+  key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
+) -> jax.Array:
+  """An initializer of weights that take the last input as it is."""
+  del key
+  return jnp.zeros(shape, dtype).at[-1].set(1)
 
 
 def _bias(probability: float) -> Any:
