@@ -6,11 +6,24 @@ import jax
 import numpy as np
 import pytest
 import sklearn.metrics
+import small_run
 
-from benchmarks.study import comparison, films, plan, pretrain, report
+from benchmarks.study import (
+  comparison,
+  films,
+  fold,
+  plan,
+  pretrain,
+  report,
+)
 from pnx_jax.config import check_config
+from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
+from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.models import pretrained, segmenter
+from pnx_jax.prediction.ensemble import Ensemble
+from pnx_jax.prediction.network import Network
+from pnx_jax.training import sharding
 
 KEY = jax.random.key(0)
 
@@ -207,6 +220,24 @@ def test_progress_names_the_next_run_and_the_time_left():
   )
 
 
+def test_the_last_weights_of_a_fold_are_scored(trained_run, dataset_dir):
+  config = small_run.config(dataset_dir)
+  mesh = sharding.mesh()
+  found = fold.score(fold.last_network(config, trained_run, mesh), config, mesh)
+  dataset = pipeline.Dataset(dataset_dir, ['fold0'])
+  assert found.image_id.tolist() == [each.image_id for each in dataset.records]
+  assert found.label.tolist() == (dataset.labels == 1).tolist()
+  # Validated once, at its end: the best weights are the last.
+  wanted = DatasetPredictor(
+    Ensemble(networks=[Network.load(trained_run, 0, mesh=mesh)], mesh=mesh),
+    pipeline.Loader(batch_size=8),
+  ).statistics(dataset)
+  np.testing.assert_allclose(
+    found.probability, wanted['probability'], rtol=1e-4
+  )
+  np.testing.assert_array_equal(found.truth_area, wanted['truth_area'])
+
+
 def test_runs_whose_table_is_there_are_not_trained_again(tmp_path):
   runs = plan.runs()[:3]
   assert plan.waiting(runs, tmp_path) == runs
@@ -219,9 +250,9 @@ def test_report_has_a_row_for_every_recipe(tmp_path, monkeypatch):
   for name, seeds in {'default': 2, 'short': 1, 'torch': 1}.items():
     for seed in range(seeds):
       table = made_up(seed=seed, quality=1.0 + len(name) / 10)
-      for fold in range(3):
-        path = tmp_path / name / f'seed{seed}_fold{fold}.csv'
-        films.write(path, table[table.fold == fold])
+      for number in range(3):
+        path = tmp_path / name / f'seed{seed}_fold{number}.csv'
+        films.write(path, table[table.fold == number])
   best = tmp_path / 'short' / 'seed0_fold1_best.csv'
   films.write(best, films.read(tmp_path / 'default' / 'seed0_fold1.csv'))
   text = report.text(tmp_path)

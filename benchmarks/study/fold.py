@@ -26,15 +26,6 @@ from pnx_jax.training import experiment, run_files, sharding, train_state
 from pnx_jax.training.checkpoint import Checkpoints
 from pnx_jax.training.train import train
 
-_RUN = flags.DEFINE_string('run', None, 'For example default/seed0_fold0.')
-_DATA_DIR = flags.DEFINE_string('data_dir', 'data/study', 'The records.')
-_OUTPUT_DIR = flags.DEFINE_string(
-  'output_dir', 'runs/study', 'For checkpoints and pretrained encoders.'
-)
-_RESULTS_DIR = flags.DEFINE_string(
-  'results_dir', 'benchmarks/study/results', 'For the table of films.'
-)
-
 
 def last_network(
   config, workdir: pathlib.Path, mesh: jax.sharding.Mesh
@@ -76,9 +67,10 @@ def score(network: Network, config, mesh: jax.sharding.Mesh) -> films.Films:
 
 def main(_) -> None:
   cli.log_to_terminal(level=logging.INFO)
-  run = plan.parse(_RUN.value)
-  config = plan.config(run, _DATA_DIR.value, output_dir=_OUTPUT_DIR.value)
-  workdir = pathlib.Path(_OUTPUT_DIR.value, run.variant.name, f'seed{run.seed}')
+  values = flags.FLAGS
+  run = plan.parse(values.run)
+  config = plan.config(run, values.data_dir, output_dir=values.output_dir)
+  workdir = pathlib.Path(values.output_dir, run.variant.name, f'seed{run.seed}')
   start = time.monotonic()
   resumed = run.fold in run_files.trained_folds(workdir)
   if train(config, workdir) is None:
@@ -86,7 +78,7 @@ def main(_) -> None:
   minutes = (time.monotonic() - start) / 60
   mesh = sharding.mesh()
   found = score(last_network(config, workdir, mesh), config, mesh)
-  results = pathlib.Path(_RESULTS_DIR.value)
+  results = pathlib.Path(values.results_dir)
   if run.variant.score_best:
     best = Network.load(workdir, run.fold, mesh=mesh)
     films.write(results / f'{run}_best.csv', score(best, config, mesh))
@@ -107,5 +99,13 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
+  flags.DEFINE_string('run', None, 'For example default/seed0_fold0.')
+  flags.DEFINE_string('data_dir', 'data/study', 'The records.')
+  flags.DEFINE_string(
+    'output_dir', 'runs/study', 'For checkpoints and pretrained encoders.'
+  )
+  flags.DEFINE_string(
+    'results_dir', 'benchmarks/study/results', 'For the table of films.'
+  )
   flags.mark_flag_as_required('run')
   app.run(main)
