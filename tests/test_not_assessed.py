@@ -6,9 +6,11 @@ import pathlib
 import dicom_files
 import numpy as np
 import pydicom
+import pytest
 from output_files import csv_rows
 
 from pnx_jax import pool
+from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, letterbox
 from pnx_jax.inference import discovery
 from pnx_jax.prediction import decoding
@@ -140,3 +142,20 @@ def test_what_is_no_file_or_hangs_is_refused_and_the_others_are_read(
       film.square[..., 0], letterbox.letterbox(pixels, 32)
     )
     assert film.header.patient_id == ''
+
+
+def test_a_defect_of_this_program_refuses_films_until_it_is_common(
+  phantom_films,
+):
+  paths = sorted(phantom_films.rglob('*.dcm'))[:24]
+  # Drawing such a picture raises a TypeError in the worker.
+  options = decoding.ReadOptions(32, 'auto', picture_size='640')
+  refused = []
+  with (
+    decoding.read(paths, options, num_workers=1) as films,
+    pytest.raises(
+      UserError, match=r'20 films met TypeError in .*defect of pnx'
+    ),
+  ):
+    refused.extend(films)
+  assert len(refused) <= 19

@@ -106,7 +106,8 @@ def read(
   """Yields the films in the order in which they are done.
 
   The workers start at once and read no more ahead than keeps them busy. A
-  film that ends its worker or takes more than `limits` is refused.
+  film that ends its worker or takes more than `limits` is refused. When many
+  meet the same defect of this program, the iterator raises UserError.
 
   Args:
     paths: of the files.
@@ -129,11 +130,16 @@ def read(
   with futures.ThreadPoolExecutor(1) as thread:
     ahead = thread.submit(next, batches, None)
 
+    defects = refusals.Defects()
+
     def films() -> Iterator[Film]:
       nonlocal ahead
       while (done := ahead.result()) is not None:
         ahead = thread.submit(next, batches, None)
-        yield from done
+        for film in done:
+          if isinstance(film, RefusedFilm):
+            defects.check(refusals.Refusal(film.reason, film.detail))
+          yield film
 
     try:
       yield films()
