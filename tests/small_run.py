@@ -1,9 +1,11 @@
 """A run small enough for tests: 6 steps of a U-Net of width 4."""
 
+import json
+
 from tensorboard.backend.event_processing import event_accumulator
 
 from configs import default
-from pnx_jax.training import run_files
+from pnx_jax.training import run_files, run_seal
 
 FIELDS = {
   'image_size': 32,
@@ -31,6 +33,23 @@ def flags(data_dir, **changes):
     '--config=configs/unet.py',
     *(f'--config.{name}={value}' for name, value in fields.items()),
   ]
+
+
+def seal(workdir):
+  """Makes the checkpoints record the run's files as they are now.
+
+  A fold without a list of its images is one of an old run: it has no record.
+  """
+  config = run_files.load(workdir)
+  for fold in run_files.trained_folds(workdir):
+    images = run_files.trained_on(workdir, fold)
+    folder = run_files.checkpoint_dir(workdir, fold)
+    for path in folder.glob('*/checksums/metadata'):
+      sums = json.loads(path.read_text())
+      sums.pop('seal', None)
+      if images:
+        sums['seal'] = run_seal.record(config, images)
+      path.write_text(json.dumps(sums))
 
 
 def events(path, fold=0):

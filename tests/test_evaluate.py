@@ -56,6 +56,7 @@ def workdir(trained_run, tmp_path_factory):
   shutil.copytree(
     path / 'fold0' / 'checkpoints', path / 'fold1' / 'checkpoints'
   )
+  small_run.seal(path)
   # Of an earlier evaluation, whose pictures go, and of the user, which stay.
   stale = path / 'eval' / 'overlays' / 'worst' / '07_stale.png'
   stale.parent.mkdir(parents=True)
@@ -221,6 +222,7 @@ def stranger(evaluated, workdir, tmp_path):
   deployed |= {'folds': [0], 'steps': deployed['steps'][:1]}
   file.write_text(json.dumps(deployed))
   (path / 'fold0' / 'trained_on.json').write_text('["elsewhere"]')
+  small_run.seal(path)
   (path / 'eval' / evaluation_files.CHECKSUMS).unlink()
   table = path / 'eval' / 'per_image.csv'
   table.write_text(table.read_text().replace('\n', '\nelsewhere-')[:-10])
@@ -299,6 +301,7 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
     seen = ['elsewhere', *(key for key, of in fold_of.items() if of != fold)]
     file = path / f'fold{fold}' / 'trained_on.json'
     file.write_text(json.dumps(seen))
+  small_run.seal(path)
   made = protocol.make(small_run.config(dataset_dir), path)
   assert made.saved_rules is None and made.folder == path / 'eval'
   twice = small_run.config(dataset_dir, **{'eval.ensemble': f'{path}/,{path}'})
@@ -367,6 +370,7 @@ def test_no_run_no_fold_and_another_network_are_one_line(
   written = json.loads((single / 'config.json').read_text())
   written['model']['width'] = 8
   (single / 'config.json').write_text(json.dumps(written))
+  small_run.seal(single)
   with pytest.raises(UserError, match=r'another network .* is \(4,\) there'):
     evaluation.evaluate(config, single)
 
@@ -379,6 +383,7 @@ def test_networks_are_not_scored_on_images_they_have_seen(
   (seen,) = pipeline.Dataset(dataset_dir, ['fold0']).records[:1]
   path = run / 'fold0' / 'trained_on.json'
   path.write_text(json.dumps([*json.loads(path.read_text()), seen.image_id]))
+  small_run.seal(run)
   with pytest.raises(UserError, match='images that it has seen'):
     evaluation.evaluate(small_run.config(dataset_dir), run)
 

@@ -7,6 +7,7 @@ import pytest
 import small_run
 
 from pnx_jax.errors import UserError
+from pnx_jax.evaluation.evaluate import evaluate
 from pnx_jax.training import run_files, run_seal
 from pnx_jax.training.train import train
 
@@ -65,3 +66,14 @@ def test_a_run_that_was_never_sealed_passes_and_says_so(run, caplog):
   with caplog.at_level('INFO', logger='pnx_jax'):
     assert run_seal.check(run, 0) == []
   assert 'fold0 is not sealed' in caplog.text
+
+
+def test_an_evaluation_refuses_an_edited_run_or_states_it(run, dataset_dir):
+  edit(run / 'config.json', lambda fields: fields['losses'].update(bce=2.0))
+  config = small_run.config(
+    dataset_dir, **{'eval.bootstrap': 20, 'eval.num_overlays': 0}
+  )
+  with pytest.raises(UserError, match=r'losses\.bce is 2\.0, was 3\.0'):
+    evaluate(config, run)
+  metrics = evaluate(config, run, accept_edited=True)
+  assert 'losses.bce is 2.0, was 3.0' in metrics['seal']

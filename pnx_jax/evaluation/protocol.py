@@ -18,7 +18,7 @@ from pnx_jax.input import pipeline
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.postprocess import Postprocess
-from pnx_jax.training import run_files
+from pnx_jax.training import run_files, run_seal
 
 _logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def make(
   folder = pathlib.Path(workdir, 'eval')
   title = folder.parent.name
   configured = _configured(config, workdir, folds)
+  sealed = _sealed(configured, workdir, accept_edited=accept_edited)
   fold_of = built_dataset.folds_of(config.data_dir)
   if _is_own(workdir, folds, fold_of):
     return Protocol(
@@ -82,6 +83,7 @@ def make(
       folds=folds,
       folder=folder,
       title=title,
+      seal=sealed,
     )
   deployment = Deployment.load(workdir, accept_edited=accept_edited)
   saved_rules = Postprocess.load(
@@ -163,6 +165,30 @@ def _is_own(workdir, folds, fold_of) -> bool:
     {image_id for image_id, other in fold_of.items() if other != fold} <= ids
     for fold, ids in seen.items()
   ) and not fold_of.keys().isdisjoint(set().union(*seen.values()))
+
+
+def _sealed(
+  deployment: Deployment,
+  workdir: str | os.PathLike[str],
+  *,
+  accept_edited: bool,
+) -> str:
+  """Returns whether the runs are as their checkpoints record them.
+
+  Raises:
+    UserError: A file was edited or lost, and that is not accepted.
+  """
+  folds = {(run.workdir, run.fold) for run in deployment.members(workdir)}
+  edited = {
+    file
+    for run, fold in sorted(folds)
+    for file in run_seal.check(run, fold, accept_edited=accept_edited)
+  }
+  if edited:
+    return evaluation_seal.EDITED + ', '.join(sorted(edited))
+  if all(run_seal.is_sealed(run, fold) for run, fold in folds):
+    return evaluation_seal.SEALED
+  return evaluation_seal.NOT_SEALED
 
 
 def _check_unseen(data_dir, workdir, folds, fold_of) -> None:

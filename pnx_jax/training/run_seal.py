@@ -45,17 +45,12 @@ def check(
   Raises:
     UserError: There are such files, and `accept_edited` is false.
   """
-  directory = run_files.checkpoint_dir(workdir, fold)
-  steps = sorted(
-    (path for path in directory.glob('[0-9]*') if path.name.isdecimal()),
-    key=lambda path: -int(path.name),
-  )
-  recorded = next(filter(None, map(_recorded, steps)), None)
+  recorded = _newest_record(workdir, fold)
   if recorded is None:
-    if steps:
+    if fold in run_files.trained_folds(workdir):
       _logger.info(
         '%s is not sealed: its checkpoints record neither config nor images.',
-        directory.parent,
+        run_files.fold_dir(workdir, fold),
       )
     return []
   edited = list(_edited(workdir, fold, recorded))
@@ -67,6 +62,22 @@ def check(
   for file in edited:
     _logger.warning('%s changed after the last checkpoint; accepted.', file)
   return edited
+
+
+def is_sealed(workdir: str | os.PathLike[str], fold: int) -> bool:
+  """Whether a fold's checkpoints record its config and training images."""
+  return _newest_record(workdir, fold) is not None
+
+
+def _newest_record(
+  workdir: str | os.PathLike[str], fold: int
+) -> dict[str, Any] | None:
+  directory = run_files.checkpoint_dir(workdir, fold)
+  steps = sorted(
+    (path for path in directory.glob('[0-9]*') if path.name.isdecimal()),
+    key=lambda path: -int(path.name),
+  )
+  return next(filter(None, map(_recorded, steps)), None)
 
 
 def _edited(
