@@ -143,9 +143,13 @@ def _left_over(
 
 
 def _identity(entry: Entry) -> tuple[int, ...]:
-  """Returns what changes whenever the content of an entry's file does."""
-  try:
-    status = os.stat(entry.path)
-  except OSError:  # Reading it will tell.
-    return ()
-  return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+  """Returns what changes whenever the content of an entry's files does."""
+  found: list[int] = []
+  for path in (entry.path, *entry.masks):
+    try:
+      status = os.stat(path)
+    except OSError:  # Reading it will tell.
+      continue
+    found += [status.st_size, status.st_mtime_ns]
+    found += [status.st_ctime_ns, status.st_ino]
+  return tuple(found)

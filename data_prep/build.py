@@ -39,8 +39,11 @@ def main(argv: Sequence[str]) -> None:
 def _define_flags() -> None:
   flags.DEFINE_string('dicom_dir', None, 'Radiographs, in folders or flat.')
   flags.DEFINE_string('rle_csv', None, 'Their masks: ImageId,EncodedPixels.')
+  flags.DEFINE_string(
+    'manifest', None, 'Instead of these: a csv of films; see docs/data.md.'
+  )
   flags.DEFINE_string('output_dir', None, 'The dataset to make.')
-  flags.DEFINE_string('test_dicom_dir', None, 'unlabeled radiographs.')
+  flags.DEFINE_string('test_dicom_dir', None, 'Unlabeled radiographs.')
   flags.DEFINE_string(
     'patient_map', None, 'Image id and true patient, e.g. nih_id.csv.'
   )
@@ -74,7 +77,7 @@ def _define_flags() -> None:
   flags.DEFINE_string(
     'beam_options', '', 'Options of the Beam pipeline: name=value,...'
   )
-  flags.mark_flags_as_required(['dicom_dir', 'rle_csv', 'output_dir'])
+  flags.mark_flag_as_required('output_dir')
 
 
 if __name__ == '__main__':

@@ -7,13 +7,14 @@ import io
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from data_prep import (
   batches,
   entries,
   folds,
   grouping,
+  manifest_reader,
   near_duplicates,
   prepare,
   report,
@@ -38,15 +39,9 @@ def build(request: Request) -> report.Report:
     staging.check_output(
       request.output_dir, request.inputs, overwrite=request.overwrite
     )
-    annotations = rle.read_csv(request.rle_csv)
-    patient_map = (
-      folds.read_patient_map(request.patient_map)
-      if request.patient_map
-      else None
-    )
+    found, patient_map, annotated = _entries(request)
   except (OSError, ValueError) as error:
     raise UserError(error) from error
-  found = _find(request, annotations, patient_map)
   films, duplicates = entries.without_duplicates(found)
   batches.stop_at_bad_film(request, duplicates)
   try:
@@ -59,7 +54,7 @@ def build(request: Request) -> report.Report:
       summary = report.summarize(
         found=found,
         outcomes=outcomes,
-        annotations=annotations,
+        annotated=annotated,
         patients=patients,
         splits=splits,
         alike=alike,
@@ -75,6 +70,31 @@ def build(request: Request) -> report.Report:
       raise UserError(f'{error}; run the same command to resume') from error
     raise UserError(error) from error
   return summary
+
+
+def _entries(
+  request: Request,
+) -> tuple[list[Entry], Mapping[str, str] | None, Collection[str]]:
+  """Returns the films to read, their patients, and the ids of a csv of masks.
+
+  Raises:
+    UserError: The flags do not belong together, or a table is malformed.
+  """
+  patient_map = (
+    folds.read_patient_map(request.patient_map) if request.patient_map else None
+  )
+  if request.manifest:
+    if request.dicom_dir or request.rle_csv or request.test_dicom_dir:
+      raise UserError(
+        '--manifest names the films: leave out --dicom_dir, --rle_csv and '
+        '--test_dicom_dir'
+      )
+    found = manifest_reader.read(request.manifest)
+    return found, patient_map or manifest_reader.patients(found), ()
+  if not request.dicom_dir or not request.rle_csv:
+    raise UserError('give --dicom_dir and --rle_csv, or --manifest')
+  annotations = rle.read_csv(request.rle_csv)
+  return _find(request, annotations, patient_map), patient_map, annotations
 
 
 def _find(
@@ -93,7 +113,7 @@ def _find(
     if not films:
       raise UserError(f'no DICOM file in {folder}')
     if part == entries.TRAIN:
-      entries.check_named(films, annotations, request.rle_csv)
+      entries.check_named(films, annotations, request.rle_csv or '')
       if request.patient_map and patient_map:
         entries.check_named(films, patient_map, request.patient_map)
     found += films
@@ -111,7 +131,11 @@ def _split(
     for outcome in outcomes
     if isinstance(outcome, prepare.Prepared) and outcome.is_written
   ]
-  train = [image for image in images if image.part == entries.TRAIN]
+  train = [
+    image
+    for image in images
+    if image.part == entries.TRAIN and image.truth != schema.NONE
+  ]
   if not train:
     raise UserError(_why_nothing(request, outcomes))
   patients = grouping.patients(images, patient_map)
@@ -119,19 +143,45 @@ def _split(
     {image.image_id: bytes.fromhex(image.fingerprint) for image in images}
   )
   groups = grouping.merged(patients.number, alike)
-  fold = folds.assign(
-    [folds.Image(i.image_id, groups[i.image_id], i.area) for i in train],
+  fold = _given_folds(train) or folds.assign(
+    [
+      folds.Image(i.image_id, groups[i.image_id], i.area, (i.source, i.truth))
+      for i in train
+    ],
     request.num_folds,
     seed=request.seed,
   )
-  splits: Splits = {schema.fold_split(k): [] for k in range(request.num_folds)}
+  number = max(request.num_folds, *(1 + k for k in fold.values()))
+  splits: Splits = {schema.fold_split(k): [] for k in range(number)}
   for image in train:
     splits[schema.fold_split(fold[image.image_id])].append(image)
-  if len(images) > len(train):
-    splits[schema.TEST_SPLIT] = [
-      image for image in images if image.part == entries.TEST
-    ]
+  test = [image for image in images if image.part == entries.TEST]
+  unlabeled = [
+    image
+    for image in images
+    if image.part == entries.TRAIN and image.truth == schema.NONE
+  ]
+  if test:
+    splits[schema.TEST_SPLIT] = test
+  if unlabeled:
+    splits[schema.UNLABELED_SPLIT] = unlabeled
   return splits, patients, alike
+
+
+def _given_folds(train: Sequence[prepare.Prepared]) -> dict[str, int]:
+  """Returns the folds that a manifest assigns, empty if it assigns none.
+
+  Raises:
+    UserError: It assigns folds to some films only.
+  """
+  given = {i.image_id: i.fold for i in train if i.fold is not None}
+  if given and len(given) < len(train):
+    other = next(i.image_id for i in train if i.fold is None)
+    raise UserError(
+      f'the manifest gives {len(given)} of {len(train)} films a fold, and '
+      f'{other} none: give all of them one, or none'
+    )
+  return given
 
 
 def _why_nothing(request: Request, outcomes: Sequence[prepare.Outcome]) -> str:
@@ -148,10 +198,11 @@ def _why_nothing(request: Request, outcomes: Sequence[prepare.Outcome]) -> str:
   counts = collections.Counter(o.reason for o in rejected)
   [(reason, count)] = counts.most_common(1)
   first = next(o for o in rejected if o.reason == reason)
+  where = request.manifest or request.dicom_dir
   return (
-    f'{len(rejected)} of {len(outcomes)} files in {request.dicom_dir} were '
+    f'{len(rejected)} of {len(outcomes)} files in {where} were '
     f'rejected, {count} as {reason}, for example {first.path}: {first.detail}; '
-    f'see that {request.rle_csv} is their "ImageId,EncodedPixels"'
+    f'see that {request.manifest or request.rle_csv} is about these films'
   )
 
 

@@ -15,18 +15,46 @@ TRAIN, TEST = 'train', 'test'
 class Entry:
   """A film's file and what the annotations say of it.
 
+  What is empty or None is not known, or is what the file says.
+
   Attributes:
     path: The file.
-    image_id: Stem of its name.
+    image_id: Stem of its name, or what the manifest calls it.
     part: `train` or `test`.
-    rles: One string per annotation, none for a negative, None where the image
-      is not labeled.
+    rles: One string per annotation, none for a negative, None where no mask
+      is known.
+    label: 1 or 0, where it is noted apart from the annotations.
+    masks: Files of masks; their pixels belong to `rles`.
+    polygons: Rings of x and y, of each annotation; belong to `rles`.
+    boxes: x, y, width and height of each box.
+    annotation_size: Columns and rows in which annotations are measured.
+    patient: Tells patients apart.
+    source: Which of several datasets the film comes from.
+    fold: The fold that it must be in.
+    view: Such as `PA`.
+    sex: `F`, `M` or `O`.
+    age: Years, -1 if unknown.
+    pixel_spacing: Millimeters between rows and between columns.
+    window: Stored values that are black and white.
   """
 
   path: str
   image_id: str
   part: str
   rles: tuple[str, ...] | None = None
+  label: int | None = None
+  masks: tuple[str, ...] = ()
+  polygons: tuple[tuple[tuple[float, ...], ...], ...] = ()
+  boxes: tuple[tuple[int, int, int, int], ...] = ()
+  annotation_size: tuple[int, int] | None = None
+  patient: str = ''
+  source: str = ''
+  fold: int | None = None
+  view: str = ''
+  sex: str = ''
+  age: int = -1
+  pixel_spacing: tuple[float, float] | None = None
+  window: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -27,11 +27,19 @@ _MASK = re.compile(r'encodedpixels|-1|\d+(\s+\d+)+', re.IGNORECASE)
 
 
 class Image(NamedTuple):
-  """What the folds are balanced by: `area` is 0 without a pneumothorax."""
+  """What the folds are balanced by.
+
+  Attributes:
+    image_id: Its id.
+    group: Images of one group share a fold.
+    area: Share of the film that the mask covers, 0 without a pneumothorax.
+    kind: Images of each kind are balanced for themselves.
+  """
 
   image_id: str
   group: Hashable
   area: float
+  kind: tuple[str, ...] = ()
 
 
 def assign(
@@ -51,22 +59,27 @@ def assign(
       f'{num_folds} folds need as many patients, there are {len(groups)}: '
       'lower --num_folds'
     )
-  strata = _strata(np.array([image.area for image in images]))
+  strata = _strata(
+    np.array([image.area for image in images]), [image.kind for image in images]
+  )
+  positive = np.array([image.area > 0 for image in images], float)
   members = sorted(
     groups.values(),
     key=lambda group: (
-      -strata[group, 1:].sum(),
+      -positive[group].sum(),
       -len(group),
       _shuffled(seed, images[group[0]].image_id),
     ),
   )
-  # Columns: the strata (negative, quartiles of area), positives, all.
-  targets = _totals(strata) / num_folds
+  # Columns: the strata (of each kind negative, quartiles of area), positives,
+  # all.
+  columns = np.column_stack([strata, positive, np.ones(len(images))])
+  targets = columns.sum(axis=0) / num_folds
   weights = 1 / np.maximum(targets, 1)
   folds = np.zeros((num_folds, targets.size))
   result = {}
   for group in members:
-    counts = _totals(strata[group])
+    counts = columns[group].sum(axis=0)
     # The growth of the weighted squared distance from the target.
     cost = (counts * (2 * (folds - targets) + counts)) @ weights
     fold = int(np.argmin(cost))
@@ -118,14 +131,14 @@ def read_folds(path: str | os.PathLike[str]) -> dict[str, int]:
   return folds
 
 
-def _strata(area: np.ndarray) -> np.ndarray:
-  """Returns one-hot rows: negative, then the quartiles of positive area."""
-  return np.eye(1 + NUM_QUARTILES)[quartiles(area, area > 0)]
-
-
-def _totals(strata: np.ndarray) -> np.ndarray:
-  counts = strata.sum(axis=0)
-  return np.array([*counts, counts[1:].sum(), counts.sum()])
+def _strata(area: np.ndarray, kinds: Sequence[tuple[str, ...]]) -> np.ndarray:
+  """Returns one-hot rows: of each kind negative, quartiles of positive area."""
+  known = sorted(set(kinds))
+  kind = np.array([known.index(each) for each in kinds])
+  level = quartiles(area, area > 0)
+  return np.eye(len(known) * (1 + NUM_QUARTILES))[
+    kind * (1 + NUM_QUARTILES) + level
+  ]
 
 
 def _shuffled(seed: int, image_id: str) -> bytes:

@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep import near_duplicates
+from data_prep import near_duplicates, truth
 from data_prep.entries import TEST, Entry, Rejection, reject
 from pnx_jax import pool
 from pnx_jax.errors import UserError
@@ -31,6 +31,7 @@ from pnx_jax.formats import (
   dicom_header,
   files,
   letterbox,
+  picture,
   refusals,
   rle,
   schema,
@@ -52,10 +53,6 @@ _MASK_PNG = (
 )
 
 
-class UnusableAnnotation(refusals.UnusableFilm):
-  """Annotations that are not masks of their film."""
-
-
 @dataclasses.dataclass(frozen=True)
 class RecordOptions:
   """What decides the content of the records; see the flags of the build."""
@@ -64,6 +61,7 @@ class RecordOptions:
   window: str
   accept_modality: tuple[str, ...]
   accept_body_part: tuple[str, ...]
+  with_unlabeled: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,6 +79,9 @@ class Prepared:
     patient: Keyed digest of the PatientID, empty without one.
     fingerprint: See `near_duplicates.fingerprint`; in hexadecimal digits.
     synthetic: The header says that the film shows no patient.
+    truth: As in the record.
+    source: As in the record.
+    fold: The fold that the film must be in.
     records: The file that holds the record, relative to the working folder.
     offset: Where the record starts in it, -1 where none was written.
   """
@@ -95,6 +96,9 @@ class Prepared:
   patient: str
   fingerprint: str
   synthetic: bool
+  truth: str = schema.MASK
+  source: str = ''
+  fold: int | None = None
   records: str = ''
   offset: int = -1
 
@@ -132,7 +136,8 @@ def run_batch(
         outcomes.append(reject(entry, *found))
         continue
       record, prepared = found
-      if record.label != schema.UNLABELED or entry.part == TEST:
+      wanted = entry.part == TEST or options.with_unlabeled
+      if wanted or record.truth != schema.NONE:
         offset = tfrecord.write(out, tfrecord.serialize(record))
         prepared = dataclasses.replace(prepared, records=name, offset=offset)
       outcomes.append(prepared)
@@ -206,16 +211,10 @@ def _prepare(
   entry: Entry, *, options: RecordOptions, salt: bytes
 ) -> tuple[schema.Record, Prepared]:
   """Returns a film's record, whose patient is not known yet."""
-  film = dicom.read(
-    entry.path,
-    window=options.window,
-    accept_modality=options.accept_modality,
-    accept_body_part=options.accept_body_part,
-  )
-  header = dicom_header.shortened(film.header)
-  masks = masks_of(entry, header.height, header.width)
+  pixels, header = _read(entry, options)
+  known = truth.of(entry, header.height, header.width)
   mask = np.zeros((header.height, header.width), bool)
-  for one in masks:
+  for one in known.masks:
     mask |= one
   covered = np.count_nonzero(mask)
   square = functools.partial(
@@ -223,14 +222,14 @@ def _prepare(
     size=options.image_size,
     pixel_aspect=header.pixel_aspect,
   )
-  image = square(film.pixels)
+  image = square(pixels)
   record = schema.Record(
     image=_png(image, _FILM_PNG),
     mask=_png(square(mask).view(np.uint8) * 255, _MASK_PNG),
     rle=rle.encode(mask),
     image_id=entry.image_id,
     patient=schema.UNKNOWN,
-    label=schema.UNLABELED if entry.rles is None else int(covered > 0),
+    label=known.label,
     height=header.height,
     width=header.width,
     pixel_aspect=header.pixel_aspect,
@@ -240,9 +239,11 @@ def _prepare(
     pixel_spacing=header.pixel_spacing,
     spacing_plane=header.spacing_plane,
     mirrored=int(header.mirrored),
-    num_annotations=len(masks),
-    agreement=_agreement(masks),
-    boxes=boxes.boxes(mask),
+    num_annotations=len(known.masks),
+    agreement=_agreement(known.masks),
+    boxes=known.boxes if len(known.boxes) else boxes.boxes(mask),
+    truth=known.kind,
+    source=entry.source,
   )
   prepared = Prepared(
     path=entry.path,
@@ -255,22 +256,39 @@ def _prepare(
     patient=_digest(header.patient_id, salt),
     fingerprint=near_duplicates.fingerprint(image).hex(),
     synthetic=header.synthetic,
+    truth=known.kind,
+    source=entry.source,
+    fold=entry.fold,
   )
   return record, prepared
 
 
-def masks_of(entry: Entry, height: int, width: int) -> list[np.ndarray]:
-  """Returns an entry's annotations, bool[H, W] each.
-
-  Raises:
-    UnusableAnnotation: One of them is not a mask of a film of this size.
-  """
-  try:
-    return [rle.decode(text, height, width) for text in entry.rles or ()]
-  except rle.PastTheEnd as error:
-    raise UnusableAnnotation('rle_past_end', str(error)) from error
-  except ValueError as error:
-    raise UnusableAnnotation('malformed_rle', str(error)) from error
+def _read(
+  entry: Entry, options: RecordOptions
+) -> tuple[np.ndarray, dicom_header.Header]:
+  """Returns the pixels of a film, and its header with what the entry adds."""
+  if picture.is_picture(entry.path):
+    pixels = picture.read(entry.path, window=entry.window or options.window)
+    header = dicom_header.unknown(*pixels.shape)
+  else:
+    film = dicom.read(
+      entry.path,
+      window=options.window,
+      accept_modality=options.accept_modality,
+      accept_body_part=options.accept_body_part,
+    )
+    pixels, header = film.pixels, dicom_header.shortened(film.header)
+  changes: dict[str, Any] = {}
+  for name in ('view', 'sex'):
+    if getattr(entry, name):
+      changes[name] = getattr(entry, name)
+  if entry.age >= 0:
+    changes['age'] = entry.age
+  if entry.pixel_spacing:
+    changes['pixel_spacing'] = entry.pixel_spacing
+    changes['spacing_plane'] = 'patient'
+    changes['pixel_aspect'] = dicom_header.aspect(entry.pixel_spacing)
+  return pixels, dicom_header.shortened(dataclasses.replace(header, **changes))
 
 
 def _agreement(masks: Sequence[np.ndarray]) -> float:

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from data_prep import grouping, prepare
@@ -25,7 +25,7 @@ def summarize(
   *,
   found: Sequence[Entry],
   outcomes: Sequence[prepare.Outcome],
-  annotations: Mapping[str, Sequence[str]],
+  annotated: Collection[str],
   patients: grouping.Patients,
   splits: Mapping[str, Sequence[prepare.Prepared]],
   alike: Sequence[Sequence[str]],
@@ -42,8 +42,8 @@ def summarize(
   prepared = [o for o in outcomes if isinstance(o, prepare.Prepared)]
   rejected = [o for o in outcomes if isinstance(o, Rejection)]
   train = [o for o in prepared if o.part == TRAIN]
-  labeled = [o for o in train if o.label != schema.UNLABELED]
-  unlabeled = [o for o in train if o.label == schema.UNLABELED]
+  labeled = [o for o in train if o.truth != schema.NONE]
+  unlabeled = [o for o in train if o.truth == schema.NONE]
   given_up = sorted(
     o.image_id for o in rejected if o.reason in refusals.MAY_PASS
   )
@@ -64,7 +64,7 @@ def summarize(
     'rejected_by_reason': dict(
       sorted(collections.Counter(o.reason for o in rejected).items())
     ),
-    'annotations_without_image': len(annotations.keys() - ids),
+    'annotations_without_image': len(set(annotated) - ids),
     'patients': len({patients.number[o.image_id] for o in labeled}),
     'patients_from': patients.source,
     'patient_safe': patients.safe,
@@ -76,6 +76,12 @@ def summarize(
       }
       for name, images in splits.items()
     },
+    'truth': dict(
+      sorted(collections.Counter(o.truth for o in labeled).items())
+    ),
+    'sources': dict(
+      sorted(collections.Counter(o.source for o in labeled).items())
+    ),
     'near_duplicates': [list(group) for group in alike],
     'lowest_agreement': _lowest_agreement(labeled),
     'unlabeled_images': sorted(o.image_id for o in unlabeled),
@@ -112,7 +118,7 @@ def write(
     sorted(
       (image.image_id, name.removeprefix('fold'))
       for name, images in splits.items()
-      if name != schema.TEST_SPLIT
+      if name not in (schema.TEST_SPLIT, schema.UNLABELED_SPLIT)
       for image in images
     ),
   )
@@ -171,6 +177,8 @@ def _written(
   """Returns how many different ids the files hold, for training and testing."""
   ids = {TRAIN: set(), TEST: set()}
   for name in splits:
+    if name == schema.UNLABELED_SPLIT:
+      continue
     part = TEST if name == schema.TEST_SPLIT else TRAIN
     records = built_dataset.split_source(built, [name])
     ids[part].update(

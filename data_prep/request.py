@@ -12,9 +12,10 @@ from pnx_jax.formats import dicom
 class Request:
   """What to build from what; the build's flags of the same names explain it."""
 
-  dicom_dir: str
-  rle_csv: str
   output_dir: str
+  dicom_dir: str | None = None
+  rle_csv: str | None = None
+  manifest: str | None = None
   test_dicom_dir: str | None = None
   patient_map: str | None = None
   image_size: int = 1024
@@ -34,14 +35,20 @@ class Request:
   @property
   def inputs(self) -> list[str]:
     """The files and folders to read."""
-    paths = self.dicom_dir, self.test_dicom_dir, self.rle_csv, self.patient_map
-    return [path for path in paths if path]
+    folders = self.dicom_dir, self.test_dicom_dir
+    tables = self.rle_csv, self.patient_map, self.manifest
+    return [path for path in (*folders, *tables) if path]
 
   @property
   def options(self) -> prepare.RecordOptions:
     """What decides the content of the records."""
     return prepare.RecordOptions(
-      self.image_size, self.window, self.accept_modality, self.accept_body_part
+      self.image_size,
+      self.window,
+      self.accept_modality,
+      self.accept_body_part,
+      # Films that a manifest names are wanted, whatever is known of them.
+      with_unlabeled=bool(self.manifest),
     )
 
   @property

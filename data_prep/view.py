@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 from absl import app, flags
 
-from data_prep import entries, prepare
+from data_prep import entries, truth
 from data_prep.entries import Entry
 from pnx_jax import draw, film_flags, pool
 from pnx_jax.case import Case, overlay
@@ -58,7 +58,7 @@ def from_dicom(entry: Entry) -> Case:
   mask = None
   if entry.rles is not None:
     mask = np.zeros(film.pixels.shape, bool)
-    for one in prepare.masks_of(entry, *film.pixels.shape):
+    for one in truth.masks_of(entry, *film.pixels.shape):
       mask |= one
   return Case(
     image=film.pixels,

@@ -153,11 +153,11 @@ def test_no_dataset_tells_how_to_make_one(tmp_path):
     (lambda text: '{}', r'dataset_info\.json is damaged.*name is missing'),
     (
       lambda text: json.dumps(json.loads(text) | {'name': 'mnist'}),
-      f'mnist {schema.VERSION}, this program reads siim {schema.VERSION}',
+      f'mnist {schema.VERSION}, this program reads siim 1',
     ),
     (
       lambda text: json.dumps(json.loads(text) | {'version': '0.9.0'}),
-      f'siim 0.9.0, this program reads siim {schema.VERSION}',
+      'siim 0.9.0, this program reads siim 1',
     ),
   ],
 )
@@ -170,7 +170,9 @@ def test_other_datasets_are_refused(dataset_dir, tmp_path, change, message):
     pipeline.Dataset(str(tmp_path), ['fold0'])
 
 
-@pytest.mark.parametrize('name', schema.FIELDS)
+@pytest.mark.parametrize(
+  'name', [n for n in schema.FIELDS if n not in ('truth', 'source')]
+)
 def test_a_record_lacks_a_field(dataset_dir, name):
   example = tf_example_pb2.Example.FromString(
     built_dataset.split_source(dataset_dir, ['fold0'])[0]

@@ -116,15 +116,19 @@ def folds_of(data_dir: str | os.PathLike[str]) -> dict[str, int]:
     for row in rows
   }
   sizes = split_sizes(data_dir)
+  sizes = {
+    name: size
+    for name, size in sizes.items()
+    if name not in (schema.TEST_SPLIT, schema.UNLABELED_SPLIT)
+  }
   found = dict.fromkeys(sizes, 0)
   for fold in folds.values():
     name = schema.fold_split(fold)
     found[name] = found.get(name, 0) + 1
-  found[schema.TEST_SPLIT] = sizes.get(schema.TEST_SPLIT, 0)
   noted = _report(data_dir).folds_checksum
   if (
     len(folds) != len(rows)
-    or found != {schema.TEST_SPLIT: 0} | sizes
+    or found != sizes
     or noted not in ('', files.checksum(path))
   ):
     raise UserError(
@@ -201,10 +205,11 @@ def _info(data_dir: str | os.PathLike[str]) -> _Info:
       f'`python -m data_prep.phantom --output_dir=data/phantom`'
     )
   info = typed_json.load(path, _Info, remedy=_REMEDY)
-  if (info.name, info.version) != (schema.NAME, schema.VERSION):
+  known = schema.READABLE_VERSIONS
+  if info.name != schema.NAME or info.version not in known:
     raise UserError(
       f'{data_dir} holds the dataset {info.name} {info.version}, this program '
-      f'reads {schema.NAME} {schema.VERSION}: build it again'
+      f'reads {schema.NAME} {" and ".join(known)}: build it again'
     )
   return info
 

@@ -107,6 +107,29 @@ def parse(dataset: pydicom.Dataset) -> Header:
   )
 
 
+def unknown(height: int, width: int) -> Header:
+  """Returns the header of a film of which only the size is known."""
+  return Header(
+    height=height,
+    width=width,
+    modality='',
+    body_part='',
+    view='',
+    sex='',
+    age=-1,
+    pixel_spacing=(-1.0, -1.0),
+    spacing_plane='',
+    pixel_aspect=1.0,
+    photometric='MONOCHROME2',
+    bits_stored=8,
+    transfer_syntax='',
+    manufacturer='',
+    orientation='',
+    synthetic=False,
+    patient_id='',
+  )
+
+
 def shortened(header: Header) -> Header:
   """The header with every text cut to the length that the standard allows.
 
@@ -146,9 +169,16 @@ def _spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float], str]:
 def _aspect(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> float:
   """Returns a pixel's height over its width, 1 where that is no sane number."""
   pair = spacing if min(spacing) > 0 else _pair(dataset, 'PixelAspectRatio')
-  aspect = pair[0] / pair[1] if pair else 1.0
-  # As precise as a record, so that the way back is the way there.
-  return float(np.float32(aspect)) if 0.2 <= aspect <= 5 else 1.0
+  return aspect(pair) if pair else 1.0
+
+
+def aspect(pair: tuple[float, float]) -> float:
+  """Returns a pixel's height over its width, 1 where that is no sane number.
+
+  It is as precise as a record, so that the way back is the way there.
+  """
+  ratio = pair[0] / pair[1]
+  return float(np.float32(ratio)) if 0.2 <= ratio <= 5 else 1.0
 
 
 def _pair(dataset: pydicom.Dataset, keyword: str) -> tuple[float, float] | None:

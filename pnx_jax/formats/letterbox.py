@@ -82,6 +82,11 @@ def unletterbox(
   return _resize(square[_window(inner)], height, width)
 
 
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Returns an image or mask at another size; see `letterbox` for masks."""
+  return _resize(image, height, width)
+
+
 def _window(inner: Place) -> tuple[slice, slice]:
   return (
     slice(inner.top, inner.top + inner.height),

@@ -9,11 +9,17 @@ import dataclasses
 import numpy as np
 
 NAME = 'siim'
-VERSION = '1.0.0'
+VERSION = '1.1.0'
+# Records of 1.0.0 lack the fields that have a default here.
+READABLE_VERSIONS = ('1.0.0', VERSION)
 TEST_SPLIT = 'test'
+UNLABELED_SPLIT = 'unlabeled'
 
 POSITIVE, NEGATIVE, UNLABELED = 1, 0, -1
 UNKNOWN = -1
+
+# What is known of a film: its mask, boxes, the label alone, or nothing.
+MASK, BOX, LABEL, NONE = 'mask', 'box', 'label', 'none'
 
 
 def fold_split(fold: int) -> str:
@@ -49,7 +55,11 @@ class Record:
     num_annotations: How many annotations `rle` unites.
     agreement: Mean Dice over the pairs of annotations, -1 for fewer than two.
     boxes: i32[N, 5], x, y, width, height and area of every connected region
-      of the mask, in pixels of the film; see `formats.boxes`.
+      of the mask, in pixels of the film, see `formats.boxes`; of a film whose
+      truth is `box` those that were annotated.
+    truth: `mask`, `box`, `label` or `none`. Unless it is `mask`, `rle` and
+      `mask` are empty and say nothing; empty in records of version 1.0.0.
+    source: Which of several datasets the film comes from, if it is noted.
   """
 
   image: bytes
@@ -70,6 +80,13 @@ class Record:
   num_annotations: int
   agreement: float
   boxes: np.ndarray
+  truth: str = ''
+  source: str = ''
+
+  def __post_init__(self):
+    if not self.truth:
+      known = NONE if self.label == UNLABELED else MASK
+      object.__setattr__(self, 'truth', known)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))

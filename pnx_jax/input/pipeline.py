@@ -57,6 +57,7 @@ class Dataset:
       dataclasses.replace(tfrecord.parse(example), image=b'', mask=b'')
       for example in self._source
     ]
+    _check_truth(data_dir, records)
     patients = _some({record.patient for record in records}, patient_share)
     self._positions = [
       position
@@ -131,6 +132,20 @@ def _some(patients: set[int], share: float) -> set[int]:
   """A random share of the patients, rounded up, the same at every call."""
   order = np.random.default_rng(0).permutation(sorted(patients))
   return set(order[: math.ceil(share * len(order))].tolist())
+
+
+def _check_truth(data_dir: str, records: Sequence[schema.Record]) -> None:
+  """Raises UserError for records whose truth is neither a mask nor none.
+
+  Their empty mask would be taken for that of a film without pneumothorax.
+  """
+  others = [r for r in records if r.truth not in (schema.MASK, schema.NONE)]
+  if others:
+    raise UserError(
+      f'{data_dir} holds {len(others)} films of which only a label or boxes '
+      f'are known, such as {others[0].image_id}; nothing learns from these '
+      'yet: build it from a manifest without them'
+    )
 
 
 def folds(data_dir: str) -> list[str]:

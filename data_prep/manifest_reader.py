@@ -1,0 +1,234 @@
+"""The manifest of a build: a csv with a row per film or per annotation.
+
+The one column it must have is `path`. docs/data.md describes the others.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+
+from data_prep.entries import TEST, TRAIN, Entry
+from pnx_jax.errors import UserError
+from pnx_jax.formats import dicom, files, picture
+from pnx_jax.formats.names import printable
+
+COLUMNS = (
+  'path',
+  'image_id',
+  'patient',
+  'source',
+  'split',
+  'label',
+  'mask',
+  'rle',
+  'box',
+  'polygon',
+  'annotation_size',
+  'structure',
+  'view',
+  'sex',
+  'age',
+  'pixel_spacing_mm',
+  'window',
+)
+_STRUCTURE = 'pneumothorax'
+# Columns of which every row of a film must say the same, or nothing.
+_OF_FILM = (
+  *('path', 'patient', 'source', 'split', 'label', 'annotation_size'),
+  *('view', 'sex', 'age', 'pixel_spacing_mm', 'window'),
+)
+
+_Cells = dict[str, str]
+
+
+@dataclasses.dataclass
+class _Film:
+  """The rows of one film, put together."""
+
+  line: int
+  cells: _Cells
+  masks: list[str]
+  rles: list[str]
+  boxes: list[tuple[int, int, int, int]]
+  polygons: list[tuple[tuple[float, ...], ...]]
+
+
+def read(path: str | os.PathLike[str]) -> list[Entry]:
+  """Returns an entry for every film of a manifest, in the order of the rows.
+
+  Raises:
+    UserError: The csv, or a cell of it, cannot be used; names the row.
+  """
+  rows = files.csv_rows(path)
+  _, header = next(rows, (0, []))
+  header = [name.lower() for name in header]
+  if 'path' not in header:
+    raise UserError(
+      f'{path}: expected a header with the column path, got '
+      f'{",".join(header)[:60]!r}'
+    )
+  if len(set(header)) != len(header):
+    raise UserError(f'{path}: a column is there twice')
+  films: dict[str, _Film] = {}
+  folder = os.path.dirname(os.path.abspath(path))
+  for line, row in rows:
+    where = f'{path}, line {line}'
+    if len(row) != len(header):
+      raise UserError(f'{where}: {len(row)} cells instead of {len(header)}')
+    cells = {name: cell for name, cell in zip(header, row, strict=True) if cell}
+    _add(films, cells, folder, where, line)
+  if not films:
+    raise UserError(f'{path} names no film')
+  return [_entry(name, film, path) for name, film in films.items()]
+
+
+def patients(entries: list[Entry]) -> dict[str, str] | None:
+  """Returns the patient of each film that has one; None if there is none."""
+  found = {entry.image_id: entry.patient for entry in entries if entry.patient}
+  return found or None
+
+
+def _add(
+  films: dict[str, _Film], cells: _Cells, folder: str, where: str, line: int
+) -> None:
+  """Puts a row to those of its film."""
+  if 'path' not in cells:
+    raise UserError(f'{where}: the cell path is empty')
+  cells['path'] = os.path.normpath(os.path.join(folder, cells['path']))
+  name = cells.get('image_id') or _image_id(cells['path'])
+  film = films.setdefault(name, _Film(line, {}, [], [], [], []))
+  for column in _OF_FILM:
+    before = film.cells.setdefault(column, cells.get(column, ''))
+    if cells.get(column) and not before:
+      film.cells[column] = cells[column]
+    elif cells.get(column) and cells[column] != before:
+      raise UserError(
+        f'{where}: {printable(name)} has another {column} in line {film.line}: '
+        f'{printable(before)!r} and {printable(cells[column])!r}'
+      )
+  if cells.get('structure', _STRUCTURE).lower() != _STRUCTURE:
+    return
+  if 'mask' in cells:
+    film.masks.append(os.path.normpath(os.path.join(folder, cells['mask'])))
+  if 'rle' in cells:
+    film.rles.append(cells['rle'])
+  if 'box' in cells:
+    film.boxes.append(_box(cells['box'], where))
+  if 'polygon' in cells:
+    film.polygons.append(_polygon(cells['polygon'], where))
+
+
+def _entry(name: str, film: _Film, path: str | os.PathLike[str]) -> Entry:
+  where = f'{path}, line {film.line}'
+  cells = film.cells
+  label = cells['label']
+  if label not in ('', '0', '1', '0.0', '1.0'):
+    raise UserError(f'{where}: label is {label!r}: expected 0, 1 or nothing')
+  positive = {'': None, '0': 0, '1': 1}[label[:1]]
+  has_mask = film.masks or film.rles or film.polygons
+  if positive == 0 and film.boxes:
+    raise UserError(f'{where}: label 0 contradicts a box')
+  part, fold = _split(cells['split'], where)
+  size = _numbers(cells, 'annotation_size', 2, where)
+  spacing = _numbers(cells, 'pixel_spacing_mm', 2, where)
+  window = _numbers(cells, 'window', 2, where, positive=False)
+  if window and window[0] >= window[1]:
+    raise UserError(f'{where}: window must be two rising values')
+  if window and not picture.is_picture(cells['path']):
+    raise UserError(f'{where}: window is for PNG and JPEG; DICOM has its own')
+  sex = cells['sex'].upper()[:1]
+  return Entry(
+    path=cells['path'],
+    image_id=name,
+    part=part,
+    rles=tuple(film.rles) if has_mask or positive == 0 else None,
+    label=positive,
+    masks=tuple(film.masks),
+    polygons=tuple(film.polygons),
+    boxes=tuple(film.boxes),
+    annotation_size=(int(size[0]), int(size[1])) if size else None,
+    patient=cells['patient'],
+    source=cells['source'],
+    fold=fold,
+    view=cells['view'].upper(),
+    sex=sex if sex in ('F', 'M', 'O') else '',
+    age=_age(cells['age'], where),
+    pixel_spacing=spacing,
+    window=window,
+  )
+
+
+def _split(text: str, where: str) -> tuple[str, int | None]:
+  text = text.lower().removeprefix('fold')
+  if text in ('', TRAIN, TEST):
+    return text or TRAIN, None
+  if text.isdecimal():
+    return TRAIN, int(text)
+  raise UserError(
+    f'{where}: split is {text!r}: expected train, test or the number of a fold'
+  )
+
+
+def _age(text: str, where: str) -> int:
+  if not text:
+    return -1
+  age = text.rstrip('Yy').removesuffix('.0')
+  if not age.isdecimal() or len(age) > 3:
+    raise UserError(f'{where}: age is {text[:20]!r}: expected years')
+  return int(age)
+
+
+def _numbers(
+  cells: Mapping[str, str],
+  column: str,
+  count: int,
+  where: str,
+  *,
+  positive: bool = True,
+) -> tuple[float, float] | None:
+  if not cells[column]:
+    return None
+  values = _floats(cells[column])
+  if len(values) != count or (positive and min(values) <= 0):
+    raise UserError(
+      f'{where}: {column} is {cells[column][:30]!r}: expected {count} '
+      f'{"positive " if positive else ""}numbers'
+    )
+  return values[0], values[1]
+
+
+def _box(text: str, where: str) -> tuple[int, int, int, int]:
+  values = _floats(text)
+  if len(values) != 4 or min(values[2:]) <= 0:
+    raise UserError(f'{where}: box is {text[:40]!r}: expected x y w h')
+  left, top, width, height = values
+  right, bottom = math.ceil(left + width), math.ceil(top + height)
+  left, top = math.floor(left), math.floor(top)
+  return left, top, right - left, bottom - top
+
+
+def _polygon(text: str, where: str) -> tuple[tuple[float, ...], ...]:
+  rings = tuple(_floats(part) for part in text.split(';'))
+  for ring in rings:
+    if len(ring) < 6 or len(ring) % 2:
+      raise UserError(
+        f'{where}: a polygon needs three points or more, x1 y1 x2 y2 ..., and '
+        f'this one is {text[:40]!r}'
+      )
+  return rings
+
+
+def _floats(text: str) -> tuple[float, ...]:
+  """Returns the numbers of a cell; none if one of them is not a number."""
+  try:
+    values = tuple(map(float, text.replace(',', ' ').split()))
+  except ValueError:
+    return ()
+  return values if all(map(math.isfinite, values)) else ()
+
+
+def _image_id(path: str) -> str:
+  if picture.is_picture(path):
+    return printable(os.path.splitext(os.path.basename(path))[0])
+  return dicom.image_id_of(path)

@@ -1,0 +1,112 @@
+"""What is known of a film: masks of any kind of annotation, boxes, a label."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.entries import Entry
+from pnx_jax.formats import letterbox, picture, polygon, refusals, rle, schema
+
+
+class UnusableAnnotation(refusals.UnusableFilm):
+  """Annotations that are not masks of their film."""
+
+
+class Truth(NamedTuple):
+  """What is known of a film.
+
+  Attributes:
+    kind: One of the kinds of `schema`.
+    label: 1, 0 or -1 as in the record.
+    masks: One per annotation, bool[H, W], none unless the kind is `mask`.
+    boxes: i32[N, 5] as in the record, of the kind `box`.
+  """
+
+  kind: str
+  label: int
+  masks: list[np.ndarray]
+  boxes: np.ndarray
+
+
+def of(entry: Entry, height: int, width: int) -> Truth:
+  """Returns what an entry says of its film.
+
+  Raises:
+    UnusableAnnotation: It does not fit the film, or contradicts itself.
+  """
+  none = np.zeros((0, 5), np.int32)
+  if entry.rles is not None:
+    masks = masks_of(entry, height, width)
+    label = int(any(mask.any() for mask in masks))
+    if entry.label is not None and entry.label != label:
+      raise UnusableAnnotation(
+        'contradiction',
+        f'label {entry.label}, but the mask has '
+        f'{"some" if label else "no"} pixels',
+      )
+    return Truth(schema.MASK, label, masks, none)
+  if entry.boxes:
+    return Truth(schema.BOX, 1, [], _boxes(entry, height, width))
+  if entry.label is not None:
+    return Truth(schema.LABEL, entry.label, [], none)
+  return Truth(schema.NONE, schema.UNLABELED, [], none)
+
+
+def masks_of(entry: Entry, height: int, width: int) -> list[np.ndarray]:
+  """Returns an entry's annotations, bool[H, W] each.
+
+  Raises:
+    UnusableAnnotation: One of them is not a mask of a film of this size.
+  """
+  columns, rows = entry.annotation_size or (width, height)
+  masks: list[np.ndarray] = []
+  try:
+    masks += [rle.decode(text, rows, columns) for text in entry.rles or ()]
+  except rle.PastTheEnd as error:
+    raise UnusableAnnotation('rle_past_end', str(error)) from error
+  except ValueError as error:
+    raise UnusableAnnotation('malformed_rle', str(error)) from error
+  for rings in entry.polygons:
+    points = [np.reshape(ring, (-1, 2)) for ring in rings]
+    masks.append(polygon.mask(points, rows, columns))
+  masks = [letterbox.resized(mask, height, width) for mask in masks]
+  return masks + [_mask_file(path, height, width) for path in entry.masks]
+
+
+def _mask_file(path: str, height: int, width: int) -> np.ndarray:
+  try:
+    mask = picture.read_mask(path)
+  except refusals.UnusableFilm as error:
+    raise UnusableAnnotation('unusable_mask', f'{path}: {error}') from error
+  if mask.shape == (height, width):
+    return mask
+  larger, smaller = (
+    max(mask.shape, (height, width)),
+    min(mask.shape, (height, width)),
+  )
+  factor = larger[0] // smaller[0]
+  if larger != (factor * smaller[0], factor * smaller[1]):
+    raise UnusableAnnotation(
+      'mask_size',
+      f'a mask of {mask.shape[0]} x {mask.shape[1]} for a film of '
+      f'{height} x {width}',
+    )
+  return letterbox.resized(mask, height, width)
+
+
+def _boxes(entry: Entry, height: int, width: int) -> np.ndarray:
+  columns, rows = entry.annotation_size or (width, height)
+  boxes: list[tuple[int, ...]] = []
+  for left, top, box_width, box_height in entry.boxes:
+    right, bottom = left + box_width, top + box_height
+    if left < 0 or top < 0 or right > columns or bottom > rows:
+      raise UnusableAnnotation(
+        'box_outside',
+        f'a box of {box_width} x {box_height} at {left}, {top} lies outside of '
+        f'{columns} x {rows} pixels',
+      )
+    x, y = left * width // columns, top * height // rows
+    w = -(-right * width // columns) - x
+    h = -(-bottom * height // rows) - y
+    boxes.append((x, y, w, h, w * h))
+  return np.array(boxes, np.int32).reshape(-1, 5)

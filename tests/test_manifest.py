@@ -1,0 +1,378 @@
+"""Builds from a manifest: any film, any truth, and what it must not say."""
+
+import cv2
+import dicom_files
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep import dataset, manifest_reader, truth
+from data_prep.request import Request
+from pnx_jax.errors import UserError
+from pnx_jax.formats import (
+  built_dataset,
+  dicom,
+  letterbox,
+  picture,
+  polygon,
+  refusals,
+  rle,
+  schema,
+  tfrecord,
+)
+from pnx_jax.input import pipeline
+
+SHAPE = 60, 80
+
+
+def build(folder, rows, *, header=None, **changes):
+  """Builds from rows of a manifest; returns the report and the records."""
+  header = header or 'path,label,mask,rle,box,polygon'
+  table = folder / 'films.csv'
+  table.write_text('\n'.join([header, *rows, '']))
+  output_dir = folder / 'records'
+  values = {
+    'manifest': str(table),
+    'output_dir': str(output_dir),
+    'image_size': 64,
+    'num_folds': 2,
+  }
+  summary = dataset.build(Request(**values | changes))
+  splits = sorted(built_dataset.split_sizes(output_dir))
+  records = {
+    record.image_id: (split, record)
+    for split in splits
+    for record in map(
+      tfrecord.parse, built_dataset.split_source(output_dir, [split])
+    )
+  }
+  return summary, records
+
+
+def film(seed):
+  return dicom_files.film(*SHAPE, seed=seed)
+
+
+def blob():
+  """A mask with a hole."""
+  mask = np.zeros(SHAPE, np.uint8)
+  cv2.ellipse(mask, (40, 30), (25, 18), 20, 0, 360, 1, -1)
+  cv2.circle(mask, (42, 30), 6, 0, -1)
+  return mask.astype(bool)
+
+
+def polygon_of(mask):
+  outlines, _ = cv2.findContours(
+    mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+  )
+  return ';'.join(' '.join(map(str, ring.ravel())) for ring in outlines)
+
+
+def picture_of(record):
+  return cv2.imdecode(
+    np.frombuffer(record.image, np.uint8), cv2.IMREAD_GRAYSCALE
+  )
+
+
+def test_one_truth_in_every_form(tmp_path):
+  mask = blob()
+  for number in range(6):
+    Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
+  Image.fromarray(mask.astype(np.uint8) * 7).save(tmp_path / 'mask.png')
+  twice = mask.repeat(2, 0).repeat(2, 1)
+  Image.fromarray(twice).save(tmp_path / 'large.png')
+  dicom_files.write(tmp_path / '6.dcm', film(6))
+  text = rle.encode(mask)
+  summary, records = build(
+    tmp_path,
+    [
+      '0.png,,mask.png,,,',
+      f'1.png,,,{text},,',
+      f'2.png,,,,,{polygon_of(mask)}',
+      '3.png,,large.png,,,',
+      '4.png,0,,,,',
+      f'5.png,1,,{rle.encode(mask & (np.arange(80) < 40))},,',
+      f'5.png,1,,{rle.encode(mask & (np.arange(80) >= 40))},,',
+      f'6.dcm,1,,{text},,',
+    ],
+  )
+  assert summary['truth'] == {'mask': 7}
+  for name, (_, record) in records.items():
+    decoded = rle.decode(record.rle, *SHAPE)
+    np.testing.assert_array_equal(decoded, mask & (name != '4'), err_msg=name)
+    expected = letterbox.letterbox(film(int(name)), 64)
+    np.testing.assert_array_equal(picture_of(record), expected)
+    assert record.label == int(name != '4') and record.truth == 'mask'
+  assert records['5'][1].num_annotations == 2
+  assert (
+    len(pipeline.Dataset(str(tmp_path / 'records'), ['fold0', 'fold1'])) == 7
+  )
+
+
+def test_films_of_which_less_is_known(tmp_path):
+  for number in range(5):
+    Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
+  summary, records = build(
+    tmp_path,
+    [
+      '0.png,0,,',
+      '1.png,1,,',
+      '2.png,,10 20 30 15,',
+      '3.png,,,',
+      '4.png,,,test',
+    ],
+    header='path,label,box,split',
+  )
+  kinds = {name: record.truth for name, (_, record) in records.items()}
+  assert kinds == {
+    '0': 'mask', '1': 'label', '2': 'box', '3': 'none', '4': 'none',
+  }  # fmt: skip
+  splits = {name: split for name, (split, _) in records.items()}
+  assert (splits['3'], splits['4']) == (schema.UNLABELED_SPLIT, 'test')
+  assert {'3', '4'}.isdisjoint(built_dataset.folds_of(tmp_path / 'records'))
+  assert records['2'][1].boxes.tolist() == [[10, 20, 30, 15, 450]]
+  assert [records[name][1].label for name in '0123'] == [0, 1, 1, -1]
+  assert (summary['written'], summary['unlabeled']) == (3, 1)
+  # The mask of a film with a label alone must not be taken for an empty one.
+  with pytest.raises(UserError, match='2 films of which only a label or boxes'):
+    pipeline.Dataset(str(tmp_path / 'records'), ['fold0', 'fold1'])
+
+
+def test_what_the_manifest_says_of_a_film(tmp_path):
+  for number in range(4):
+    Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
+  _, records = build(
+    tmp_path,
+    [
+      '0.png;one;p;a;fold1;0;pa;f;069Y;0.2 0.1',
+      '1.png;two;p;a;1;0;;;;',
+      '2.png;three;q;b;0;0;AP;M;7;',
+      '3.png;four;r;b;0;0;;;;',
+    ],
+    header='path;image_id;patient;source;split;label;view;sex;age;'
+    'pixel_spacing_mm',
+  )
+  assert {n: s for n, (s, _) in records.items()} == {
+    'one': 'fold1', 'two': 'fold1', 'three': 'fold0', 'four': 'fold0',
+  }  # fmt: skip
+  one, two = records['one'][1], records['two'][1]
+  assert (one.view, one.sex, one.age, one.source) == ('PA', 'F', 69, 'a')
+  np.testing.assert_allclose(one.pixel_spacing, (0.2, 0.1))
+  assert one.pixel_aspect == 2
+  assert one.patient == two.patient != records['three'][1].patient
+  assert (two.view, two.age, two.pixel_spacing) == ('', -1, (-1, -1))
+
+
+def test_folds_hold_films_of_every_source_and_kind(tmp_path):
+  rows = []
+  for number in range(40):
+    Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
+    rows.append(f'{number}.png,{"ab"[number % 2]},{number // 2 % 2}')
+  _, records = build(tmp_path, rows, header='path,source,label')
+  for source in 'ab':
+    for kind in ('mask', 'label'):
+      splits = [
+        split
+        for split, record in records.values()
+        if (record.source, record.truth) == (source, kind)
+      ]
+      assert abs(splits.count('fold0') - splits.count('fold1')) <= 1
+
+
+@pytest.mark.parametrize(
+  ('row', 'reason'),
+  [
+    ('0.png,0,mask.png,,,', 'contradiction'),
+    ('0.png,1,none.png,,,', 'contradiction'),
+    ('0.png,,other.png,,,', 'mask_size'),
+    ('0.png,,missing.png,,,', 'unusable_mask'),
+    ('0.png,,,3 4 5,,', 'malformed_rle'),
+    ('0.png,,,4799 2,,', 'rle_past_end'),
+    ('0.png,,,,70 50 20 5,', 'box_outside'),
+    ('0.png,,,,-1 0 5 5,', 'box_outside'),
+    ('color.png,0,,,,', 'color'),
+    ('missing.png,0,,,,', 'unreadable'),
+    ('text.png,0,,,,', 'undecodable'),
+    ('transparent.png,0,,,,', 'color'),
+  ],
+)
+def test_a_film_that_cannot_be_used_is_named(tmp_path, row, reason):
+  Image.fromarray(film(0)).save(tmp_path / '0.png')
+  for number in (1, 2):
+    Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
+  Image.fromarray(blob()).save(tmp_path / 'mask.png')
+  Image.fromarray(np.zeros(SHAPE, bool)).save(tmp_path / 'none.png')
+  Image.fromarray(np.ones((60, 81), bool)).save(tmp_path / 'other.png')
+  gray = film(3)
+  Image.fromarray(np.stack([gray, gray, 255 - gray], -1)).save(
+    tmp_path / 'color.png'
+  )
+  opacity = np.full_like(gray, 254)
+  Image.fromarray(np.stack([gray, gray, gray, opacity], -1)).save(
+    tmp_path / 'transparent.png'
+  )
+  (tmp_path / 'text.png').write_text('not a picture')
+  summary, records = build(tmp_path, [row, '1.png,0,,,,', '2.png,0,,,,'])
+  assert summary['rejected_by_reason'] == {reason: 1}
+  assert set(records) == {'1', '2'}
+
+
+@pytest.mark.parametrize(
+  ('header', 'row', 'message'),
+  [
+    ('film,label', '0.png,1', 'expected a header with the column path'),
+    ('path,path', '0.png,1', 'a column is there twice'),
+    ('path,label', '0.png', 'line 2: 1 cells instead of 2'),
+    ('path,label', ',1', 'line 2: the cell path is empty'),
+    ('path,label', '0.png,2', "line 2: label is '2'"),
+    ('path,box', '0.png,1 2 3', "line 2: box is '1 2 3'"),
+    ('path,box', '0.png,1 2 0 5', 'line 2: box'),
+    ('path,polygon', '0.png,1 2 3 4', 'line 2: a polygon needs three points'),
+    ('path,polygon', '0.png,1 2 3 4 5 nan', 'line 2: a polygon needs'),
+    ('path,split', '0.png,validation', "line 2: split is 'validation'"),
+    ('path,age', '0.png,old', "line 2: age is 'old'"),
+    ('path,pixel_spacing_mm', '0.png,0 1', 'line 2: pixel_spacing_mm'),
+    ('path,window', '0.png,5 5', 'line 2: window must be'),
+    ('path,window', '0.dcm,5 9', 'line 2: window is for PNG'),
+    ('path,label,box', '0.png,0,1 2 3 4', 'label 0 contradicts a box'),
+  ],
+)
+def test_a_cell_that_cannot_be_used_is_named(tmp_path, header, row, message):
+  path = tmp_path / 'films.csv'
+  path.write_text(f'{header}\n{row}\n')
+  with pytest.raises(UserError, match=message):
+    manifest_reader.read(path)
+
+
+def test_one_film_with_two_answers_is_named(tmp_path):
+  path = tmp_path / 'films.csv'
+  path.write_text('path,image_id,patient\na.png,x,1\na.png,x,\na.png,x,2\n')
+  with pytest.raises(
+    UserError, match='line 4: x has another patient in line 2'
+  ):
+    manifest_reader.read(path)
+  path.write_text('path,image_id\na.png,x\nb.png,x\n')
+  with pytest.raises(UserError, match='line 3: x has another path'):
+    manifest_reader.read(path)
+
+
+def test_pictures_of_every_kind(tmp_path):
+  gray = film(0)
+  high = np.round(gray / 255 * 4000).astype(np.uint16) + 100
+  Image.fromarray(gray).save(tmp_path / 'gray.png')
+  Image.fromarray(np.stack([gray] * 3, -1)).save(tmp_path / 'rgb.png')
+  opaque = np.full_like(gray, 255)
+  Image.fromarray(np.stack([gray, gray, gray, opaque], -1)).save(
+    tmp_path / 'rgba.png'
+  )
+  for name in ('gray', 'rgb', 'rgba'):
+    pixels = picture.read(tmp_path / f'{name}.png')
+    np.testing.assert_array_equal(pixels, gray, err_msg=name)
+  Image.fromarray(gray).save(tmp_path / 'gray.jpg', quality=95)
+  np.testing.assert_allclose(
+    picture.read(tmp_path / 'gray.jpg'), gray.astype(int), atol=3
+  )
+  cv2.imwrite(str(tmp_path / 'high.png'), high)
+  stated = picture.read(tmp_path / 'high.png', window=(100, 4100))
+  np.testing.assert_allclose(stated, gray.astype(int), atol=1)
+  low, top = np.percentile(high, [0.5, 99.5])
+  expected = np.clip((high - low) / (top - low), 0, 1) * 255
+  np.testing.assert_allclose(
+    picture.read(tmp_path / 'high.png'), expected, atol=2
+  )
+  exif = Image.Exif()
+  exif[0x0112] = 6  # to be turned clockwise
+  turned = np.ascontiguousarray(np.rot90(gray))
+  Image.fromarray(turned).save(tmp_path / 'turned.png', exif=exif)
+  np.testing.assert_array_equal(picture.read(tmp_path / 'turned.png'), gray)
+
+
+def test_a_picture_that_claims_too_much_is_refused(tmp_path, monkeypatch):
+  from pnx_jax.formats import limits
+
+  Image.fromarray(film(0)).save(tmp_path / 'a.png')
+  monkeypatch.setattr(limits, 'MOST_PIXELS', 1000)
+  with pytest.raises(refusals.UnusableFilm, match='limit: 60 x 80 pixels'):
+    picture.read(tmp_path / 'a.png')
+
+
+def test_polygons_agree_with_brute_force():
+  """Every pixel center against each edge, one at a time."""
+  rng = np.random.default_rng(0)
+  for number in range(30):
+    rings = [rng.uniform(-5, 45, (rng.integers(3, 8), 2)) for _ in range(2)]
+    if number % 2:
+      rings = [np.round(ring) for ring in rings]
+    filled = polygon.mask(rings, 32, 40)
+    for y, x in np.ndindex(32, 40):
+      assert filled[y, x] == inside(rings, x, y), (number, x, y)
+
+
+def inside(rings, x, y):
+  odd = False
+  for ring in rings:
+    for (x1, y1), (x2, y2) in zip(ring, np.roll(ring, -1, 0), strict=True):
+      cross = (x2 - x1) * (y - y1) - (y2 - y1) * (x - x1)
+      within = min(x1, x2) <= x <= max(x1, x2) and min(y1, y2) <= y <= max(
+        y1, y2
+      )
+      if abs(cross) < 1e-9 and within:
+        return True
+      if (y1 <= y) != (y2 <= y):
+        odd ^= x < x1 + (y - y1) * (x2 - x1) / (y2 - y1)
+  return odd
+
+
+def test_outlines_of_a_mask_give_it_back_with_its_holes():
+  mask = blob()
+  rings = [
+    np.reshape([float(n) for n in ring.split()], (-1, 2))
+    for ring in polygon_of(mask).split(';')
+  ]
+  assert len(rings) == 2
+  np.testing.assert_array_equal(polygon.mask(rings, *SHAPE), mask)
+
+
+def test_annotations_measured_in_another_size():
+  entry = manifest_reader.Entry(
+    'a.png', 'a', 'train', boxes=((10, 20, 30, 40),), annotation_size=(160, 120)
+  )
+  found = truth.of(entry, *SHAPE)
+  assert found.boxes.tolist() == [[5, 10, 15, 20, 300]]
+  large = blob().repeat(2, 0).repeat(2, 1)
+  entry = manifest_reader.Entry(
+    'a.png', 'a', 'train', (rle.encode(large),), annotation_size=(160, 120)
+  )
+  (mask,) = truth.of(entry, *SHAPE).masks
+  np.testing.assert_array_equal(mask, blob())
+
+
+def test_real_films_as_dicom_and_as_pictures(real_data, tmp_path):
+  """The same films and masks, in three forms."""
+  annotations = rle.read_csv(real_data / 'siim' / 'train-rle.csv')
+  paths = sorted((real_data / 'siim' / 'dicom-images-train').rglob('*.dcm'))
+  positive = [p for p in paths if annotations.get(p.stem)][:8]
+  rows = []
+  for path in [*positive, *paths[:8]]:
+    if path.stem not in annotations or not rows.count(path.stem):
+      pixels = dicom.read(path).pixels
+      mask = rle.union(annotations.get(path.stem, []), *pixels.shape)
+      Image.fromarray(pixels).save(tmp_path / f'{path.stem}.png')
+      Image.fromarray(pixels).save(tmp_path / f'{path.stem}.jpg', quality=95)
+      back = picture.read(tmp_path / f'{path.stem}.png')
+      np.testing.assert_array_equal(back, pixels)
+      lossy = picture.read(tmp_path / f'{path.stem}.jpg').astype(int)
+      assert np.abs(lossy - pixels).mean() < 1
+      Image.fromarray(mask).save(tmp_path / 'mask.png')
+      np.testing.assert_array_equal(
+        picture.read_mask(tmp_path / 'mask.png'), mask
+      )
+      if mask.any():
+        rings = [
+          np.reshape([float(n) for n in ring.split()], (-1, 2))
+          for ring in polygon_of(mask).split(';')
+          if len(ring.split()) >= 6
+        ]
+        drawn = polygon.mask(rings, *mask.shape)
+        both = np.count_nonzero(drawn & mask)
+        assert 2 * both / (drawn.sum() + mask.sum()) >= 0.99
