@@ -207,7 +207,7 @@ def test_films_given_up_for_lack_of_memory_are_named_with_the_command(
   summary = build(folders, 'alone', tmp_path / 'made')
   assert summary['given_up'] == ['clean3']
   assert summary['rejected_by_reason'] == {'killed': 1}
-  assert summary['retry'].startswith('python -m data_prep.build --dicom_dir=')
+  assert summary['retry'].startswith('python -m data_prep.build --output_dir=')
   for word in ('--overwrite=True', '--gib_per_film=8.0', '--num_workers=1'):
     assert word in summary['retry'] or word == '--num_workers=1'
   from data_prep import report
