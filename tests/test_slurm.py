@@ -136,7 +136,7 @@ def test_two_tasks_that_are_stopped_end_bit_for_bit_like_undisturbed_ones(
 ):
   """Stopped by the end of their time, or by hand."""
   whole, run = tmp_path / 'whole', tmp_path / 'run'
-  changes = {**NO_SAVES, 'total_steps': 20}
+  changes = {**NO_SAVES, 'total_steps': 40}
   jobs.finish(jobs.submit(*train_flags(dataset_dir, whole, **changes)))
   assert 'Stopped' not in jobs.output()
   job = interrupted(
