@@ -41,6 +41,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.11,<1',
     'pillow',
     'pydicom>=3.0',
+    'safetensors',
     'scipy',
     # Decoders of DICOM's compressed pixels, none of them GPL.
     'pyjpegls',
