@@ -79,6 +79,7 @@ setuptools.setup(
       'playwright',
       'pycocotools',
       'pytest',
+      'pyyaml',
       'ruff',
       'scikit-learn',
       'setuptools>=70.1',  # A test builds the wheel without isolation.

@@ -20,17 +20,18 @@ DISTRIBUTION = {
   'PIL': 'pillow',
   'absl': 'absl-py',
   'cv2': 'opencv-python-headless',
+  'jpeg_ls': 'pyjpegls',
+  'openjpeg': 'pylibjpeg-openjpeg',
   'orbax': 'orbax-checkpoint',
   'sklearn': 'scikit-learn',
   'tensorflow': 'tensorflow-cpu',
+  'yaml': 'pyyaml',
 }
 # Required although no line of ours imports it.
 NOT_IMPORTED = {
   'flatbuffers': 'jax.export',
   'importlib-resources': 'tensorflow-datasets',
-  'pyjpegls': 'pydicom, as a decoder',
   'pylibjpeg': 'pydicom, as a decoder',
-  'pylibjpeg-openjpeg': 'pydicom, as a decoder',
   'python-gdcm': 'pydicom, as a decoder',
   'tensorboard': 'the command',
 }
