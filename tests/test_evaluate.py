@@ -19,14 +19,14 @@ import sklearn.metrics
 import small_run
 
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation import evaluate as evaluation
 from pnx_jax.evaluation import (
+  data_description,
   protocol,
-  provenance,
   result_files,
   results,
   rule_search,
 )
+from pnx_jax.evaluation import evaluate as evaluation
 from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.formats import (
   built_dataset,
@@ -147,7 +147,7 @@ def test_what_was_trained_and_scored_on_is_told(evaluated, workdir):
     f'{_patients(workdir)} patients are told apart by the patient map. The '
     'ensemble of all folds was not scored itself.'
   )
-  told = provenance.describe(
+  told = data_description.describe(
     'data/siim/',
     built_dataset.Origin('auto', False, 90, 20, 0, 90, 'PatientID'),
     runs=[workdir, workdir],
@@ -311,7 +311,7 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
   recipe = json.loads((path / 'config.json').read_text())
   recipe['init_from'] = 'runs/first/'
   (path / 'config.json').write_text(json.dumps(recipe))
-  told = provenance.describe(
+  told = data_description.describe(
     dataset_dir,
     built_dataset.origin(dataset_dir),
     runs=[path],

@@ -11,8 +11,6 @@ from pnx_jax.evaluation.dataset_predictor import DatasetPredictor, Subset
 from pnx_jax.evaluation.stored_predictions import StoredPredictions
 from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
-from pnx_jax.prediction.deployment import Member
-from pnx_jax.training import run_files
 
 _logger = logging.getLogger(__name__)
 
@@ -103,37 +101,9 @@ class HeldOut:
         for index, (probs, probability) in zip(chosen, found, strict=True):
           yield index, probs, probability
 
-  def check_unseen(self, members: Mapping[int, Sequence[Member]]) -> None:
-    """Checks that no network is scored on an image of its own training.
-
-    That happens where runs were trained on builds with different folds.
-
-    Args:
-      members: of each fold, the networks that predict it.
-
-    Raises:
-      UserError: a network has seen one of the images.
-    """
-    scored: dict[tuple[str, int], set[str]] = {}
-    for fold, dataset in self._datasets.items():
-      for member in members[fold]:
-        ids = scored.setdefault((member.workdir, member.fold), set())
-        ids.update(record.image_id for record in dataset.records)
-    for (run, left_out), ids in sorted(scored.items()):
-      seen = run_files.trained_on(run, left_out)
-      if not seen:
-        _logger.warning(
-          'Fold %d of %s has no trained_on.json: that it has not seen these '
-          'images cannot be checked.',
-          left_out,
-          run,
-        )
-      if both := seen.intersection(ids):
-        raise UserError(
-          f'fold {left_out} of {run} was trained with {min(both)}, which is '
-          'held out in this build: it would be scored on images that it has '
-          'seen; use runs of one build, and --config.data_dir of that build'
-        )
+  def image_ids(self, fold: int) -> set[str]:
+    """The ids of a fold's images."""
+    return {record.image_id for record in self._datasets[fold].records}
 
   def _find(self, index):
     """The dataset of an image and its place there."""

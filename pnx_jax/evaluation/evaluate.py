@@ -14,9 +14,10 @@ from pnx_jax.config import check_config
 from pnx_jax.evaluation import (
   attributes,
   bedside,
+  data_description,
+  leaks,
   outlines,
   protocol,
-  provenance,
   result_files,
   results,
   rule_search,
@@ -149,7 +150,7 @@ def evaluate(
         dataclasses.replace(
           deployment,
           steps=tuple(reader.steps[member] for member in members),
-          data=provenance.describe(
+          data=data_description.describe(
             config.data_dir,
             origin,
             runs=[os.path.join(workdir, run) for run in deployment.runs],
@@ -203,11 +204,12 @@ def _predictors(
       for fold in plan.folds
     },
   )
-  held_out.check_unseen(
+  leaks.check_out_of_fold(
+    {fold: held_out.image_ids(fold) for fold in plan.folds},
     {
       fold: plan.deployment.members(workdir, [fold] if out_of_fold else ())
       for fold in plan.folds
-    }
+    },
   )
   return everyone, held_out
 

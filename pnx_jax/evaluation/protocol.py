@@ -13,7 +13,8 @@ import pathlib
 import ml_collections
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import built_dataset, evaluation_files
+from pnx_jax.evaluation import leaks
+from pnx_jax.formats import built_dataset
 from pnx_jax.input import pipeline
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import Deployment
@@ -89,7 +90,7 @@ def make(
   saved_rules = Postprocess.load(
     folder / 'postprocess.json', accept_edited=accept_edited
   )
-  _check_unseen(config.data_dir, workdir, folds, fold_of)
+  leaks.check_external(config.data_dir, fold_of.keys(), workdir, folds)
   _check_unchanged(config, workdir, configured, deployment, saved_rules)
   if configured.window != deployment.window:
     raise UserError(
@@ -189,20 +190,6 @@ def _sealed(
   if all(run_seal.is_sealed(run, fold) for run, fold in folds):
     return evaluation_seal.SEALED
   return evaluation_seal.NOT_SEALED
-
-
-def _check_unseen(data_dir, workdir, folds, fold_of) -> None:
-  """Refuses another dataset with images that networks or rules come from."""
-  scored = pathlib.Path(workdir, 'eval', 'per_image.csv')
-  known = set(evaluation_files.read_per_image(scored).image_id.tolist())
-  known.update(*(run_files.trained_on(workdir, fold) for fold in folds))
-  if both := fold_of.keys() & known:
-    raise UserError(
-      f'{data_dir} holds {len(both)} of the {len(known)} images that {workdir} '
-      'was trained on or its rules were chosen by: it is neither the dataset '
-      'of the training nor one of unseen images; build it without those, or '
-      'give --config.data_dir of the training'
-    )
 
 
 def _check_unchanged(

@@ -1,4 +1,7 @@
-"""worklist.csv and the other tables of a prediction."""
+"""worklist.csv and the other tables of a prediction.
+
+`assessment` fills a `Reading`, and a row here shows it.
+"""
 
 import collections
 import pathlib

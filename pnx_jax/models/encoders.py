@@ -1,5 +1,8 @@
 """Encoders: image to features by stride, `{1: [B, H, W, C], 2: ...}`.
 
+`segmenter.create_encoder` knows them all, those of resnet.py and
+efficientnet.py too.
+
 The plain ones begin at `first_stride`. Where that is 2 or 4, squares of pixels
 become the channels of the first convolution's input.
 """

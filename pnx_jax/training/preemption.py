@@ -1,4 +1,8 @@
-"""Graceful shutdown: after a signal, training saves and ends."""
+"""Graceful shutdown: after SIGTERM or SIGINT, training saves and ends.
+
+A checkpoint is saved, a validation that is due is left to the resumed run, and
+the command exits with `cli.STOPPED`.
+"""
 
 import contextlib
 import logging

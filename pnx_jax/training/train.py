@@ -93,7 +93,7 @@ def train(
   )
 
   run_files.check_same_run(workdir, config)
-  trained_on = _trained_on(config, workdir, run)
+  trained_on = _images_of_training(config, workdir, run)
   run_files.check_same_images(workdir, config.fold, trained_on)
   fold_dir = run_files.fold_dir(workdir, config.fold)
   with (
@@ -216,14 +216,14 @@ def train_folds(
       return
 
 
-def _trained_on(
+def _images_of_training(
   config: Config, workdir: str | os.PathLike[str], run: Experiment
 ) -> list[str]:
   """Returns the ids of all images that the weights are trained on.
 
   Raises:
-    UserError: The run that this one starts from was trained on images that are
-      held out here.
+    UserError: A leak: the run that this one starts from was trained on images
+      that are held out here.
   """
   trained_on = {record.image_id for record in run.dataset.records}
   if config.init_from:
