@@ -17,7 +17,7 @@ from absl import app, flags
 
 from configs import default
 from pnx_jax.input import pipeline
-from pnx_jax.models.cpu import compiled
+from pnx_jax.models import compiled
 from pnx_jax.training import experiment, sharding
 
 _DATA_DIR = flags.DEFINE_string('data_dir', 'data/demo', 'Built records.')

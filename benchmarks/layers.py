@@ -3,7 +3,7 @@
     python -m benchmarks.layers
 
 Convolutions of 3x3, forward and both gradients, with XLA's default options and
-with those of `models.cpu.compiled`; batch normalization with ReLU, forward and
+with those of `models.compiled`; batch normalization with ReLU, forward and
 gradient, by Flax and by `models.batch_norm`. Batches of 4.
 """
 
@@ -14,9 +14,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from pnx_jax.models import convolution
+from pnx_jax.models import compiled, convolution
 from pnx_jax.models.batch_norm import BatchNorm
-from pnx_jax.models.cpu import compiled
 
 _CALLS = flags.DEFINE_integer('calls', 9, 'Of which the fastest counts.')
 _BATCH = 4

@@ -26,8 +26,7 @@ import optax
 import roofline
 from absl import app, flags
 
-from pnx_jax.models import segmenter
-from pnx_jax.models.cpu import compiled
+from pnx_jax.models import compiled, segmenter
 
 ENCODER = flags.DEFINE_string('encoder', 'resnet34', 'see segmenter.ENCODERS')
 DECODER = flags.DEFINE_enum('decoder', 'unet', ['unet', 'unetpp'], 'of both')

@@ -16,7 +16,7 @@ import pytest
 import small_run
 
 from pnx_jax.input import pipeline
-from pnx_jax.models.cpu import compiled
+from pnx_jax.models import compiled
 from pnx_jax.training import experiment, run_files, sharding, train_state
 from pnx_jax.training.checkpoint import Checkpoints
 from pnx_jax.training.train import train

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pnx_jax.models import batch_norm, convolution, cpu, layers
-from pnx_jax.models.cpu import compiled
+from pnx_jax.models import batch_norm, compiled, convolution, cpu, layers
 
 
 def random(*shape, seed=0):

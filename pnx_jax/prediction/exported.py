@@ -17,7 +17,7 @@ import jax.export
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.models.cpu import compiled
+from pnx_jax.models import compiled
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.ensemble import Ensemble, digest
 from pnx_jax.prediction.network import Probabilities

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import jax
 import ml_collections
 
-from pnx_jax.models.cpu import compiled
+from pnx_jax.models import compiled
 from pnx_jax.models.segmenter import Segmenter
 from pnx_jax.training import experiment, run_files, sharding, steps
 from pnx_jax.training.checkpoint import Checkpoints

@@ -106,6 +106,7 @@ class Postprocess:
     return max(reached, key=lambda point: point.threshold).name
 
   def _positive(self, probs, probability) -> bool:
+    """Whether the film keeps a mask; `rules.predicted` says so from areas."""
     large = np.count_nonzero(probs > np.float32(self.rule.top)) > self.rule.area
     return bool(large and probability > self.rule.gate)
 

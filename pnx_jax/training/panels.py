@@ -9,7 +9,7 @@ import numpy as np
 from pnx_jax import draw
 from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
-from pnx_jax.models.cpu import compiled
+from pnx_jax.models import compiled
 from pnx_jax.training import sharding, steps
 
 _NUM_POSITIVES, _NUM_NEGATIVES = 4, 2

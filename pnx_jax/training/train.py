@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from pnx_jax.config import Config, check_config, flatten
 from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
-from pnx_jax.models import pretrained
-from pnx_jax.models.cpu import compiled
+from pnx_jax.models import compiled, pretrained
 from pnx_jax.training import (
   experiment,
   fold_lock,

@@ -11,7 +11,7 @@ import numpy as np
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import curves, rules
 from pnx_jax.metrics.dice import SegmentationMetrics
-from pnx_jax.models.cpu import compiled
+from pnx_jax.models import compiled
 from pnx_jax.training import sharding, steps
 from pnx_jax.training.events import Events, prefixed
 from pnx_jax.training.panels import Panels

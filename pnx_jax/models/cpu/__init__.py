@@ -1,5 +1,7 @@
 """What only XLA's CPU backend needs; nothing here runs on a GPU or TPU.
 
+`convolution.py` and `batch_norm.py` choose these forms by the platform.
+
 benchmarks/RESULTS.md has the measurements. On a CPU, XLA's own forms take 13 to
 50 times as long for depthwise convolution and 8 times for the gradient of max
 pooling, and their sums over places add one value at a time. On a TPU they need
