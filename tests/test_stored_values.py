@@ -101,11 +101,17 @@ def test_bits_outside_of_those_stored_are_not_part_of_a_value(high_bit, signed):
     np.testing.assert_array_equal(decoded(made), values, err_msg=name)
 
 
-@pytest.mark.parametrize('high_bit', [0, 7, 40])
-def test_an_impossible_high_bit_means_the_lowest_bits(high_bit):
+def test_a_high_bit_that_cannot_be():
+  """Above the allocated ones it says nothing; there must be room below it."""
   values = samples(12)
-  made = dicom_files.dataset(values, bits=12, HighBit=high_bit)
+  made = dicom_files.dataset(values, bits=12, HighBit=40)
   np.testing.assert_array_equal(decoded(made), values)
+  for high_bit in (0, 7, 10):
+    reason, detail = refused(
+      dicom_files.dataset(values, bits=12, HighBit=high_bit)
+    )
+    assert reason == 'undecodable'
+    assert detail == f'12 bits stored, the highest of them bit {high_bit}'
 
 
 @pytest.mark.parametrize('syntax', SYNTAXES, ids=lambda syntax: syntax.name)

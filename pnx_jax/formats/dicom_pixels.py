@@ -57,6 +57,10 @@ def decode(dataset: pydicom.Dataset, header: dicom_header.Header) -> _Pixels:
       f'{header.height} x {header.width}',
     )
   high_bit = dicom_header.integer(dataset.get('HighBit'), stored - 1)
+  if high_bit < stored - 1:
+    raise UnusableDicom(
+      'undecodable', f'{stored} bits stored, the highest of them bit {high_bit}'
+    )
   signed = bool(dicom_header.integer(dataset.get('PixelRepresentation')))
   return stored_values(
     bits, precision=precision, stored=stored, high_bit=high_bit, signed=signed
