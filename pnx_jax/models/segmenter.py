@@ -125,13 +125,14 @@ class Segmenter(nn.Module):
     """
     deepest = features[1 << self.depth].astype(jnp.float32)
     places = deepest.reshape(deepest.shape[0], -1, deepest.shape[-1])
-    # The gradient of `max` can be 0 / 0 where XLA rounds its operand twice.
-    largest = places.argmax(axis=1, keepdims=True)
+    # The gradient of `max` can be 0 / 0 where XLA rounds its operand twice, and
+    # reading by index would be a gather.
+    largest = jax.nn.one_hot(places.argmax(axis=1), places.shape[1], axis=1)
     surest = jax.lax.stop_gradient(mask_logits).max(axis=(1, 2))
     evidence = jnp.concatenate(
       [
         places.mean(axis=1),
-        jnp.take_along_axis(places, largest, axis=1)[:, 0],
+        jnp.where(largest > 0, places, 0).sum(axis=1),
         surest - _logit(self.pixel_prevalence),
       ],
       axis=-1,

@@ -8,7 +8,7 @@ pooling, and their sums over places add one value at a time. On a TPU they need
 2 to 6 times fewer cycles than the forms here.
 """
 
-from pnx_jax.models.cpu.depthwise import depthwise
+from pnx_jax.models.cpu.convolution import depthwise
 from pnx_jax.models.cpu.pooling import max_pool, max_pool_overlapping
 from pnx_jax.models.cpu.reductions import channel_sum
 
