@@ -29,10 +29,15 @@ def peaks(device_kind):
   return known[0] if known else None
 
 
+def bytes_of(kind):
+  """Bytes per value of a type as HLO text names it."""
+  return _BYTES.get(kind, 4)
+
+
 def shapes(text):
   """`[(bytes per value, (sizes...)), ...]` of the shapes in HLO text."""
   return [
-    (_BYTES.get(kind, 4), tuple(int(n) for n in sizes.split(',') if n))
+    (bytes_of(kind), tuple(int(n) for n in sizes.split(',') if n))
     for kind, sizes in _SHAPE.findall(text)
   ]
 
