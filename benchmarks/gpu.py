@@ -1,10 +1,11 @@
-"""Every check that needs a GPU, in one go, as one table for RESULTS.md.
+"""Every check that needs a GPU, in one go, as tables for RESULTS.md.
 
     python -m benchmarks.gpu --data_dir=data/siim --torch_python=...
 
-Without `--torch_python` PyTorch is left out. `--smoke` takes tiny sizes,
-to see on any machine that all of it runs. The whole output of each check is in
-`--output_dir`.
+The most important ones come first; each has a time limit, and its result is
+written to `results.md` in `--output_dir` at once, beside its whole output.
+Without `--torch_python` PyTorch is left out. `--smoke` takes tiny sizes, to see
+on any machine that all of it runs.
 """
 
 import os
@@ -30,61 +31,80 @@ DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 
 def checks():
-  """Name, arguments of Python and further XLA flags of each measurement."""
-  size, batch, times = (64, 2, 2) if _SMOKE.value else (512, 16, 10)
-  step = [
-    'benchmarks/train_step.py',
-    f'--size={size}',
-    f'--batch={batch}',
-    f'--rounds={times}',
-  ]
-  beside = ['--roofline']
-  if _TORCH_PYTHON.value:
-    beside += ['--vs=torch', f'--torch_python={_TORCH_PYTHON.value}']
-  yield 'resnet34', [*step, '--encoder=resnet34', *beside], ''
-  # Half the time to compile.
-  net = 'efficientnet_b0' if _SMOKE.value else 'efficientnet_b4'
-  b4 = [*step, f'--encoder={net}']
-  yield net, [*b4, *beside], ''
-  yield f'{net} predicting', [*b4, *beside, '--inference'], ''
-  yield 'remat', [*b4, '--vs=remat'], ''
-  yield 'deterministic', [*step, '--encoder=resnet34'], DETERMINISTIC
+  """Name, arguments of Python, further XLA flags, seconds of each check."""
+  size, batch, times = (64, 2, 2) if _SMOKE.value else (512, 16, 5)
+  b4 = 'efficientnet_b0' if _SMOKE.value else 'efficientnet_b4'
+
+  def step(encoder, sides, *more):
+    if _TORCH_PYTHON.value:
+      more = (*more, f'--torch_python={_TORCH_PYTHON.value}')
+    else:
+      sides = [side for side in sides if not side.startswith('smp')]
+    return [
+      'benchmarks/train_step.py',
+      f'--encoder={encoder}',
+      f'--sides={",".join(sides)}',
+      f'--size={size}',
+      f'--batch={batch}',
+      f'--rounds={times}',
+      *more,
+    ]
+
+  for encoder in ('resnet34', b4):
+    for stride in (2, 1):
+      sides = [f'ours/{stride}', f'smp/{stride}']
+      yield f'{encoder}, output stride {stride}', step(encoder, sides), '', 210
+  both = ['ours/1', 'ours/2', 'smp/1', 'smp/2']
+  yield 'resnet34 predicting', step('resnet34', both, '--inference'), '', 150
+  yield 'limits', step('resnet34', ['ours/2'], '--roofline'), '', 120
   recipe = '--config=configs/resunet.py:resnet34'
   sizes = [f'--config.image_size={size}', f'--config.batch_size={batch}']
   arguments = ['-m', 'benchmarks.augment', recipe, *sizes]
-  yield 'augmentation', [*arguments, f'--times={times}'], ''
+  yield 'augmentation', [*arguments, f'--times={times}'], '', 150
+  yield 'remat', step(b4, ['ours/1', 'remat/1']), '', 150
+  yield 'deterministic', step('resnet34', ['ours/1']), DETERMINISTIC, 120
   arguments = ['-m', 'benchmarks.evaluate', '--encoder=resnet34', '--width=16']
   sizes = [f'--size={size}', f'--batch_size={batch}', f'--times={times}']
-  yield 'evaluation', [*arguments, *sizes], ''
+  yield 'evaluation', [*arguments, *sizes], '', 120
 
 
-# What of a check's output goes into the table.
+# What of a check's output is its result.
 TOLD = re.compile(
-  r'^((?:jax|torch|remat) .*|.*GFLOP a step.*|.*GiB in a step|'
-  r'speed relative.*|.*augmentation takes.*|The statistics add.*)$',
+  r'^(\|.*|training .*|inference .*|.*GFLOP a step.*|operation .*|'
+  r'.*augmentation takes.*|The statistics add.*)$',
   re.MULTILINE,
 )
 
 
-def measure(name, arguments, xla_flags):
-  """One row of the table."""
+def measure(name, arguments, xla_flags, seconds):
+  """What a check tells, or why it tells nothing."""
   flags_before = os.environ.get('XLA_FLAGS', '')
   environment = {
     **os.environ,
     'XLA_FLAGS': f'{flags_before} {xla_flags}'.strip(),
+    'PYTHONPATH': os.pathsep.join(
+      filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))
+    ),
   }
-  done = subprocess.run(
-    [sys.executable, *arguments],
-    cwd=ROOT,
-    env=environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
   log = pathlib.Path(_OUTPUT_DIR.value) / f'{name}.log'
-  log.write_text(done.stdout)
-  told = '; '.join(' '.join(line.split()) for line in TOLD.findall(done.stdout))
-  return told if done.returncode == 0 else f'FAILED, see {log}'
+  with log.open('w') as output:
+    process = subprocess.Popen(
+      [sys.executable, *arguments],
+      cwd=ROOT,
+      env=environment,
+      stdout=output,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,
+    )
+    try:
+      code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+      # With the process of PyTorch's side.
+      os.killpg(process.pid, signal.SIGKILL)
+      process.wait()
+      code = f'not finished after {seconds} s'
+  told = '\n'.join(TOLD.findall(log.read_text()))
+  return told if code == 0 else f'{told}\nFAILED ({code}), see {log}'.strip()
 
 
 def resume():
@@ -137,11 +157,21 @@ def resume():
 
 
 def main(_):
-  pathlib.Path(_OUTPUT_DIR.value).mkdir(parents=True, exist_ok=True)
-  print('| check | result |\n|---|---|')
-  for name, arguments, xla_flags in checks():
-    print(f'| {name} | {measure(name, arguments, xla_flags)} |', flush=True)
-  print(f'| 6 steps = 3 + kill -9 + 3, deterministic | {resume()} |')
+  folder = pathlib.Path(_OUTPUT_DIR.value)
+  folder.mkdir(parents=True, exist_ok=True)
+  start = time.monotonic()
+  with (folder / 'results.md').open('w') as results:
+
+    def tell(name, text):
+      minutes = (time.monotonic() - start) / 60
+      for file in (results, sys.stdout):
+        print(
+          f'## {name} ({minutes:.1f} min)\n\n{text}\n', file=file, flush=True
+        )
+
+    for name, *check in checks():
+      tell(name, measure(name, *check))
+    tell('6 steps = 3 + kill -9 + 3, deterministic', resume())
 
 
 if __name__ == '__main__':

@@ -1,12 +1,16 @@
-"""Times training (or inference) steps, beside PyTorch's of the same network.
+r"""Times steps of training or prediction beside PyTorch's of the same network.
 
-python benchmarks/train_step.py --encoder=resnet34 --vs=torch
+    python benchmarks/train_step.py --encoder=resnet34 \
+        --sides=ours/1,ours/2,smp/1,smp/2 --torch_python=...
 
-Both sides run in turns, some steps each, so that a noisy machine is noisy for
-both; the table holds medians over the rounds. `--torch_python` names the
-interpreter that has torch and segmentation-models-pytorch. On a CPU both
-compute in float32; on a GPU in bfloat16, PyTorch with torch.compile.
-`--vs=remat` sets the network beside itself with model.remat.
+A side is a library, the output stride of its decoder and, if wanted, the type
+that it computes in: `smp/2/bfloat16`. `smp` is segmentation-models-pytorch;
+with output stride 2 its decoder ends one block earlier, in the sub-pixel head
+of this project. `remat/1` is this project's network with model.remat. Without a
+type a CPU computes in float32 and a GPU in bfloat16, there PyTorch with
+torch.compile. The sides take turns, some steps each, so that a noisy machine is
+noisy for all of them. The first side is the one that the others are compared
+with, round by round. `--torch_python` names the interpreter that has torch.
 """
 
 import os
@@ -35,7 +39,7 @@ BATCH = flags.DEFINE_integer('batch', 4, 'images per step')
 STEPS = flags.DEFINE_integer('steps', 3, 'steps per round')
 ROUNDS = flags.DEFINE_integer('rounds', 7, 'rounds of each side')
 INFERENCE = flags.DEFINE_bool('inference', False, 'time inference instead')
-VERSUS = flags.DEFINE_enum('vs', '', ['', 'torch', 'remat'], 'the other side')
+SIDES = flags.DEFINE_list('sides', 'ours/1', 'what is timed')
 ROOFLINE = flags.DEFINE_bool('roofline', False, 'print the slowest operations')
 TORCH_PYTHON = flags.DEFINE_string(
   'torch_python', sys.executable, 'interpreter that has torch'
@@ -45,14 +49,15 @@ TORCH_PYTHON = flags.DEFINE_string(
 class Ours:
   """Runs steps of this project's network."""
 
-  def __init__(self, *, remat=False):
+  def __init__(self, stride, dtype, *, remat=False):
     gpu = jax.default_backend() != 'cpu'
     model = segmenter.create_model(
       ENCODER.value,
       decoder=DECODER.value,
       drop_path=0.0,
+      output_stride=stride,
       remat=remat,
-      dtype='bfloat16' if gpu else 'float32',
+      dtype=dtype or ('bfloat16' if gpu else 'float32'),
     )
     shape = (BATCH.value, SIZE.value, SIZE.value, 1)
     random = np.random.default_rng(0)
@@ -116,7 +121,7 @@ class Ours:
 class Torch:
   """Runs steps of PyTorch's network in another process."""
 
-  def __init__(self):
+  def __init__(self, stride, dtype):
     worker = pathlib.Path(__file__).with_name('train_step_torch.py')
     command = [
       TORCH_PYTHON.value,
@@ -125,6 +130,8 @@ class Torch:
       f'--decoder={DECODER.value}',
       f'--size={SIZE.value}',
       f'--batch={BATCH.value}',
+      f'--output_stride={stride}',
+      f'--dtype={dtype}',
       *['--inference'] * INFERENCE.value,
     ]
     self.process = subprocess.Popen(
@@ -142,52 +149,65 @@ class Torch:
     self.process.wait()
 
 
+def side(name):
+  """What `ours/1` or `smp/2/bfloat16` stands for."""
+  library, stride, *dtype = name.split('/')
+  arguments = int(stride), *(dtype or [''])
+  if library == 'smp':
+    return Torch(*arguments)
+  return Ours(*arguments, remat=library == 'remat')
+
+
 def main(_):
-  sides = {'jax': Ours()}
-  if VERSUS.value == 'torch':
-    sides['torch'] = Torch()
-  elif VERSUS.value == 'remat':
-    sides['remat'] = Ours(remat=True)
+  sides = {name: side(name) for name in SIDES.value}
   times = {name: [] for name in sides}
+  before = os.getloadavg()[0]
   for _ in range(ROUNDS.value):
-    for name, side in sides.items():
+    for name, each in sides.items():
       # Some machines take memory back from a process that waits for its turn.
-      side.seconds(1)
-      times[name].append(side.seconds(STEPS.value) / STEPS.value)
+      each.seconds(1)
+      times[name].append(each.seconds(STEPS.value) / STEPS.value)
   device = jax.devices()[0].device_kind
+  first = next(iter(times))
   print(
     f'{"inference" if INFERENCE.value else "training"} {ENCODER.value} '
-    f'{SIZE.value}x{SIZE.value} batch {BATCH.value} on {device}, '
-    f'{os.cpu_count()} CPUs; {ROUNDS.value} rounds of {STEPS.value} steps'
+    f'{DECODER.value} {SIZE.value}x{SIZE.value} batch {BATCH.value}, {device}, '
+    f'{os.cpu_count()} CPUs, load {before:.1f} before and '
+    f'{os.getloadavg()[0]:.1f} after; n = {ROUNDS.value} rounds of '
+    f'{STEPS.value} steps'
   )
-  print('side   first step s  step ms (min..max)        images/s')
-  for name, side in sides.items():
+  print(f'| side | first step s | step ms | images/s | {first} is faster by |')
+  print('|---|---|---|---|---|')
+  for name, each in sides.items():
     middle = statistics.median(times[name])
+    ratios = [b / a for a, b in zip(times[first], times[name], strict=True)]
+    milliseconds = _range(times[name], 1e3, 0)
     print(
-      f'{name:6} {side.compile_seconds:12.1f}  {1e3 * middle:7.1f} '
-      f'({1e3 * min(times[name]):.1f}..{1e3 * max(times[name]):.1f}) '
-      f'{BATCH.value / middle:12.2f}'
+      f'| {name} | {each.compile_seconds:.1f} | {milliseconds} | '
+      f'{BATCH.value / middle:.2f} | {_range(ratios, 1, 2)} |'
     )
-  ours = sides['jax']
-  rate = ours.flops / statistics.median(times['jax'])
-  peak = roofline.peaks(device)
-  share = f', {rate / peak[0]:.1%} of the peak' if peak else ''
-  print(
-    f'{ours.flops / 1e9:.0f} GFLOP a step, {rate / 1e12:.2f} TFLOP/s{share}'
+  for name, each in sides.items():
+    if not isinstance(each, Ours):
+      each.close()
+      continue
+    rate = each.flops / statistics.median(times[name])
+    peak = roofline.peaks(device)
+    share = f', {rate / peak[0]:.1%} of the peak' if peak else ''
+    print(
+      f'{name}: {each.flops / 1e9:.0f} GFLOP a step, {rate / 1e12:.2f} '
+      f'TFLOP/s{share}; {each.temporary_bytes / 2**30:.2f} GiB in a step'
+    )
+    if ROOFLINE.value:
+      roofline.report(each.seconds, each.step.as_text(), device_kind=device)
+
+
+def _range(values, factor, digits):
+  """Median and range of values."""
+  least, middle, most = (
+    f'{factor * value:.{digits}f}'
+    for value in (min(values), statistics.median(values), max(values))
   )
-  for name, side in sides.items():
-    if isinstance(side, Ours):
-      print(f'{name}: {side.temporary_bytes / 2**30:.2f} GiB in a step')
-  if ROOFLINE.value:
-    roofline.report(ours.seconds, ours.step.as_text(), device_kind=device)
-  if VERSUS.value:
-    ratios = [b / a for a, b in zip(*times.values(), strict=True)]
-    print(
-      f'speed relative to {VERSUS.value}: {statistics.median(ratios):.2f} '
-      f'({min(ratios):.2f}..{max(ratios):.2f})'
-    )
-  if VERSUS.value == 'torch':
-    sides['torch'].close()
+  return f'{middle} ({least} to {most})'
 
 
 if __name__ == '__main__':

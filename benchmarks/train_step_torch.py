@@ -5,11 +5,16 @@ seconds they took; the first answer is the seconds of the first step.
 """
 
 import argparse
+import contextlib
 import sys
 import time
 
-import segmentation_models_pytorch as smp
 import torch
+
+with contextlib.suppress(ImportError):
+  # For machines where torchvision's own operators do not load.
+  import torchvision_stub  # noqa: F401
+import segmentation_models_pytorch as smp
 
 ENCODERS = {
   'resnet34': 'resnet34',
@@ -22,9 +27,27 @@ ENCODERS = {
 DECODERS = {'unet': smp.Unet, 'unetpp': smp.UnetPlusPlus}
 
 
-def trainer(network, *, size, batch):
+def created(encoder, decoder, *, output_stride):
+  """A network of smp; with output stride 2 or 4 with a sub-pixel head."""
+  network = DECODERS[decoder](
+    ENCODERS[encoder], encoder_weights=None, in_channels=1
+  )
+  if output_stride > 1:
+    if decoder != 'unet':
+      raise SystemExit('an output stride is for the unet decoder')
+    dropped = output_stride.bit_length() - 1
+    network.decoder.blocks = network.decoder.blocks[:-dropped]
+    network.segmentation_head = torch.nn.Sequential(
+      torch.nn.Conv2d(16 * output_stride, output_stride**2, 3, padding=1),
+      torch.nn.PixelShuffle(output_stride),
+    )
+  return network
+
+
+def trainer(network, *, size, batch, dtype):
   """A function that takes one step, and one that waits for the device."""
   cuda = torch.cuda.is_available()
+  low = dtype == 'bfloat16' or (cuda and not dtype)
   device = torch.device('cuda' if cuda else 'cpu')
   torch.backends.cudnn.benchmark = True
   torch.set_float32_matmul_precision('high')
@@ -38,7 +61,7 @@ def trainer(network, *, size, batch):
   cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits
 
   def step():
-    with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+    with torch.autocast(device.type, torch.bfloat16, enabled=low):
       logits = forward(image)
     loss = cross_entropy(logits.float(), label)
     optimizer.zero_grad(set_to_none=True)
@@ -48,9 +71,10 @@ def trainer(network, *, size, batch):
   return step, torch.cuda.synchronize if cuda else lambda: None
 
 
-def predictor(network, *, size, batch):
+def predictor(network, *, size, batch, dtype):
   """The same for inference."""
   cuda = torch.cuda.is_available()
+  low = dtype == 'bfloat16' or (cuda and not dtype)
   device = torch.device('cuda' if cuda else 'cpu')
   net = network.to(device, memory_format=torch.channels_last).eval()
   image = torch.rand(batch, 1, size, size, device=device).contiguous(
@@ -60,7 +84,7 @@ def predictor(network, *, size, batch):
 
   @torch.no_grad()
   def step():
-    with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+    with torch.autocast(device.type, torch.bfloat16, enabled=low):
       forward(image)
 
   return step, torch.cuda.synchronize if cuda else lambda: None
@@ -72,13 +96,19 @@ def main():
   parser.add_argument('--decoder', choices=DECODERS, required=True)
   parser.add_argument('--size', type=int, required=True)
   parser.add_argument('--batch', type=int, required=True)
+  parser.add_argument('--output_stride', type=int, default=1)
+  parser.add_argument(
+    '--dtype', default='', choices=['', 'float32', 'bfloat16']
+  )
   parser.add_argument('--inference', action='store_true')
   flags = parser.parse_args()
   make = predictor if flags.inference else trainer
-  network = DECODERS[flags.decoder](
-    ENCODERS[flags.encoder], encoder_weights=None, in_channels=1
+  network = created(
+    flags.encoder, flags.decoder, output_stride=flags.output_stride
   )
-  step, wait = make(network, size=flags.size, batch=flags.batch)
+  step, wait = make(
+    network, size=flags.size, batch=flags.batch, dtype=flags.dtype
+  )
 
   def timed(steps):
     start = time.perf_counter()
