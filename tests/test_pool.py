@@ -159,13 +159,13 @@ def test_workers_end_with_their_parent(tmp_path, number):
     cwd=pathlib.Path(__file__).parent,
     stderr=subprocess.DEVNULL,
   )
-  deadline = time.monotonic() + 30
+  deadline = time.monotonic() + 60
   while len(list(tmp_path.iterdir())) < 3 and time.monotonic() < deadline:
     time.sleep(0.02)
   workers = [int(p.name) for p in tmp_path.iterdir() if p.name != 'parent']
   assert len(workers) == 2
   parent.send_signal(number)
-  assert parent.wait(10)
+  assert parent.wait(30)
   while any(map(is_running, workers)):
     assert time.monotonic() < deadline
     time.sleep(0.02)

@@ -170,11 +170,16 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
     value = metrics.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
       raise UserError(f'{path} is damaged: it has no number {name}; {_REMEDY}')
+  for name, value in metrics.items():
+    if isinstance(value, str) and name not in _TEXTS:
+      raise UserError(f'{path} is damaged: {name} is text; {_REMEDY}')
   if not isinstance(metrics.get('intervals'), dict):
     raise UserError(f'{path} is damaged: it has no intervals; {_REMEDY}')
   return metrics
 
 
+# The entries that are no numbers.
+_TEXTS = ('seal',)
 _Value = int | float | bool | str | None | dict[str, tuple[float, float] | None]
 
 

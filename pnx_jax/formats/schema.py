@@ -83,7 +83,7 @@ class Record:
   truth: str = ''
   source: str = ''
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not self.truth:
       known = NONE if self.label == UNLABELED else MASK
       object.__setattr__(self, 'truth', known)
