@@ -17,11 +17,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_every_public_name_has_a_known_type():
   command = [sys.executable, '-m', 'basedpyright', '--outputjson']
   command += ['--verifytypes', 'pnx_jax', '--ignoreexternal']
+  # It looks for packages where the first `python` of PATH has them.
+  folder = pathlib.Path(sys.executable).absolute().parent
+  search = os.pathsep.join([str(folder), os.environ.get('PATH', '')])
   found = subprocess.run(
-    [*command, f'--pythonpath={sys.executable}'],
+    command,
     capture_output=True,
     cwd=ROOT,
-    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    env=os.environ | {'PYTHONPATH': str(ROOT), 'PATH': search},
   )
   types = json.loads(found.stdout)['typeCompleteness']
   unknown = sorted(
