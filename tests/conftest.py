@@ -109,7 +109,7 @@ def run_with_findings(
 ) -> pathlib.Path:
   """A copy of the evaluated run whose rule marks half of the films.
 
-  Its submission is made anew, by the evaluation from the dataset's records.
+  Its submission is made again, by the evaluation from the dataset's records.
   """
   import numpy as np
 

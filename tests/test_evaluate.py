@@ -325,6 +325,32 @@ def test_a_run_that_began_from_another_is_scored_on_its_own_data(
   )
 
 
+def test_a_run_without_a_list_of_images_knows_its_dataset_by_its_folder(
+  workdir, dataset_dir, tmp_path
+):
+  run = shutil.copytree(workdir, tmp_path / 'run')
+  for path in run.glob('fold*/trained_on.json'):
+    path.unlink()
+  for metadata in run.glob('fold*/checkpoints/*/checksums/metadata'):
+    sums = json.loads(metadata.read_text())
+    sums.pop('seal', None)
+    metadata.write_text(json.dumps(sums))
+  assert protocol.make(small_run.config(dataset_dir), run).saved_rules is None
+  copy = shutil.copytree(dataset_dir, tmp_path / 'copy')
+  with pytest.raises(UserError, match=r'trained on .*copy cannot be told'):
+    protocol.make(small_run.config(str(copy)), run)
+
+
+def test_results_on_another_dataset_of_the_same_name_stay(
+  stranger, dataset_dir, tmp_path
+):
+  config = small_run.config(dataset_dir)
+  folder = protocol.make(config, stranger, accept_edited=True).folder
+  shutil.copytree(stranger / 'eval', folder, dirs_exist_ok=True)
+  with pytest.raises(UserError, match='another dataset that is called like'):
+    protocol.make(config, stranger, accept_edited=True)
+
+
 def test_external_validation_changes_nothing_else(
   stranger, dataset_dir, monkeypatch
 ):

@@ -93,6 +93,14 @@ def test_other_training_images_are_refused(tmp_path):
     run_files.check_same_images(tmp_path, 0, ['a', 'c'])
 
 
+@pytest.mark.parametrize('content', ['', '["a", 3]', '{"a": 1}', '["a"'])
+def test_a_damaged_list_of_training_images_is_one_line(tmp_path, content):
+  run_files.write(tmp_path, default.get_config(), ['a'])
+  (tmp_path / 'fold0' / 'trained_on.json').write_text(content)
+  with pytest.raises(UserError, match=r'trained_on\.json'):
+    run_files.trained_on(tmp_path, 0)
+
+
 def test_a_workdir_that_is_a_file_is_one_line(tmp_path):
   (tmp_path / 'run').write_text('')
   with pytest.raises(UserError, match='cannot write'):

@@ -14,7 +14,7 @@ import ml_collections
 
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation import leaks
-from pnx_jax.formats import built_dataset
+from pnx_jax.formats import built_dataset, evaluation_files
 from pnx_jax.input import pipeline
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import Deployment
@@ -77,7 +77,7 @@ def make(
   configured = _configured(config, workdir, folds)
   sealed = _sealed(configured, workdir, accept_edited=accept_edited)
   fold_of = built_dataset.folds_of(config.data_dir)
-  if _is_own(workdir, folds, fold_of):
+  if _is_own(config.data_dir, workdir, folds, fold_of):
     return Protocol(
       deployment=configured,
       saved_rules=None,
@@ -100,6 +100,7 @@ def make(
     )
   name = pathlib.Path(config.data_dir).absolute().name
   folder = folder.with_name(f'eval_{name}')
+  _check_same_dataset(folder, config.data_dir, fold_of.keys())
   _logger.info(
     '%s was not trained on %s: the rules in its eval/ are applied unchanged '
     '(external validation); the results go to %s.',
@@ -153,15 +154,27 @@ def _configured(config, workdir, folds) -> Deployment:
   )
 
 
-def _is_own(workdir, folds, fold_of) -> bool:
+def _is_own(data_dir, workdir, folds, fold_of) -> bool:
   """Whether the dataset, which may have moved, is that of the training.
 
   There each network has seen all images of the other folds; it may have begun
   from another run, which saw others.
+
+  Raises:
+    UserError: that cannot be told, because the run has no list of its training
+      images and its config names another folder.
   """
   seen = {fold: run_files.trained_on(workdir, fold) for fold in folds}
-  if not all(seen.values()):
-    return True  # Old runs have no list of what they have seen.
+  unlisted = [fold for fold, ids in seen.items() if not ids]
+  if unlisted:
+    trained_with = run_files.load(workdir).data_dir
+    if os.path.realpath(trained_with) == os.path.realpath(data_dir):
+      return True
+    raise UserError(
+      f'fold {unlisted[0]} of {workdir} has no trained_on.json, so whether it '
+      f'was trained on {data_dir} cannot be told: evaluate it on '
+      f'{trained_with}, the dataset of its config.json'
+    )
   return all(
     {image_id for image_id, other in fold_of.items() if other != fold} <= ids
     for fold, ids in seen.items()
@@ -190,6 +203,19 @@ def _sealed(
   if all(run_seal.is_sealed(run, fold) for run, fold in folds):
     return evaluation_seal.SEALED
   return evaluation_seal.NOT_SEALED
+
+
+def _check_same_dataset(folder, data_dir, image_ids) -> None:
+  """Refuses to replace the results on another dataset of the same name."""
+  path = folder / 'per_image.csv'
+  if not path.exists():
+    return
+  scored = set(evaluation_files.read_per_image(path).image_id.tolist())
+  if not scored <= image_ids:
+    raise UserError(
+      f'{folder} holds the results on another dataset that is called like '
+      f'{data_dir}: rename one of the two datasets, or move that folder away'
+    )
 
 
 def _check_unchanged(

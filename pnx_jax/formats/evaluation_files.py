@@ -32,7 +32,7 @@ PER_IMAGE = (
 )
 CHECKSUMS = 'SHA256SUMS'
 BOXES = ('image_id', 'x', 'y', 'width', 'height', 'area')
-_REMEDY = '`python launch.py --mode=eval` writes it anew'
+_REMEDY = '`python launch.py --mode=eval` writes it again'
 _TOLERANCE = 1e-9
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pnx_jax.errors import UserError
 from pnx_jax.metrics.dice import THRESHOLDS, dice
 
 
@@ -53,13 +54,13 @@ def column(threshold: float) -> int:
   """Index of a threshold in THRESHOLDS.
 
   Raises:
-    ValueError: Areas are not counted at this threshold.
+    UserError: Areas are not counted at this threshold.
   """
   if threshold not in THRESHOLDS:
     nearest = min(THRESHOLDS, key=lambda level: abs(level - threshold))
-    raise ValueError(
-      f'No areas are counted at threshold {threshold:g}; the nearest is '
-      f'{nearest:g}.'
+    raise UserError(
+      f'no areas are counted at threshold {threshold:g}; the '
+      f'nearest is {nearest:g}'
     )
   return THRESHOLDS.index(threshold)
 

@@ -16,7 +16,7 @@ from pnx_jax.config import (
   flatten,
 )
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files
+from pnx_jax.formats import files, typed_json
 
 Path = str | os.PathLike[str]
 
@@ -83,9 +83,16 @@ def check_same_images(
 
 
 def trained_on(workdir: Path, fold: int) -> set[str]:
-  """Returns the ids of the images that a fold's networks were trained on."""
+  """Returns the ids of the images that a fold's networks were trained on.
+
+  Raises:
+    UserError: trained_on.json is damaged.
+  """
   path = _trained_on_path(workdir, fold)
-  return set(json.loads(path.read_text())) if path.exists() else set()
+  if not path.exists():
+    return set()
+  remedy = 'restore it from a copy, or train in another --workdir'
+  return set(typed_json.load(path, list[str], remedy=remedy))
 
 
 def write(workdir: Path, config: Config, image_ids: Sequence[str]) -> None:
