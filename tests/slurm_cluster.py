@@ -12,12 +12,21 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'scontrol', 'scancel')
-# Where Debian puts daemons; not on every user's path.
-_PATH = f'{os.environ["PATH"]}:/usr/sbin:/sbin'
+# The environment of the tests, as if it were active, and where Debian puts
+# daemons, which is not on every user's path.
+_PATH = os.pathsep.join(
+  [
+    str(pathlib.Path(sys.executable).absolute().parent),
+    os.environ['PATH'],
+    '/usr/sbin',
+    '/sbin',
+  ]
+)
 _HOST = socket.gethostname().partition('.')[0]
 # JAX resolves a job's first node by name. SLURM takes localhost for another
 # name of this host, which more than one node cannot have.

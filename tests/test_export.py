@@ -221,15 +221,19 @@ def test_computing_in_bfloat16_is_a_choice(original):
     assert ('bf16' in program.mlir_module()) == (dtype == 'bfloat16')
 
 
-def test_the_numpy_file_tells_a_wrong_film_in_one_line(folder, tmp_path):
+def test_the_numpy_file_tells_a_wrong_film_in_one_line(
+  folder, tmp_path, monkeypatch
+):
+  # Python would leave a __pycache__ in the export that other tests share.
+  monkeypatch.setattr(sys, 'dont_write_bytecode', True)
   spec = importlib.util.spec_from_file_location('it', folder / 'predict.py')
   shipped = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(shipped)
   np.save(tmp_path / 'small.npy', np.zeros((16, 16), np.uint8))
-  cv2.imwrite(str(tmp_path / 'colour.png'), np.zeros((32, 32, 3), np.uint8))
+  cv2.imwrite(str(tmp_path / 'color.png'), np.zeros((32, 32, 3), np.uint8))
   for name, message in {
     'small.npy': r'uint8\[16, 16\], not uint8\[32, 32\]',
-    'colour.png': r'uint8\[32, 32, 3\], not uint8\[32, 32\]',
+    'color.png': r'uint8\[32, 32, 3\], not uint8\[32, 32\]',
     'gone.npy': r'No such file .*gone\.npy',
   }.items():
     with pytest.raises(SystemExit, match=f'^error: .*{message}'):
