@@ -7,15 +7,14 @@ python launch.py --mode=predict --workdir=runs/resunet \\
 """
 
 import logging
-import os
-import pathlib
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from pnx_jax import cli, film_flags
+from pnx_jax import cli
 from pnx_jax.config import DEFAULT_RECIPE
 from pnx_jax.errors import UserError
+from pnx_jax.inference import predict_flags
 
 # What needs JAX is imported where it is used: a mistyped flag is reported at
 # once, and the processes that decode radiographs import this file, too.
@@ -35,39 +34,13 @@ _MODE = flags.DEFINE_enum(
   'writes the submission. predict: reads new radiographs. With --workdir, eval '
   'and predict need no --config.',
 )
-_INPUT = flags.DEFINE_multi_string(
-  'input', [], 'File or folder of radiographs to predict; may be repeated.'
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-  'output_dir', None, 'Folder for the worklist of --mode=predict.'
-)
-_MODEL = flags.DEFINE_string(
-  'model', None, 'Folder of an export, for --mode=predict without --workdir.'
-)
-_DICOM_SEG = flags.DEFINE_bool(
-  'dicom_seg', False, 'Write masks of --mode=predict as DICOM SEG, too.'
-)
-_ACCEPT_MODALITY = flags.DEFINE_string(
-  'accept_modality',
-  'CR,DX',
-  'Modalities that --mode=predict assesses; empty for all.',
-)
-_SHARD = flags.DEFINE_string(
-  'shard',
-  None,
-  'Predict a part of the films, for example 3/16; all parts share one '
-  '--output_dir. Tasks of SLURM know their part.',
-)
-_VERIFY = flags.DEFINE_bool(
-  'verify', False, 'Read known films of --mode=predict again, changed or not.'
-)
 _ACCEPT_EDITED = flags.DEFINE_bool(
   'accept_edited',
   False,
   'Continue although files of the run or of its evaluation were edited after '
   'they were sealed; every output names the files.',
 )
-film_flags.define_limits()
+predict_flags.define()
 _COORDINATOR = flags.DEFINE_string(
   'coordinator_address', None, 'host:port of process 0, for several hosts.'
 )
@@ -104,47 +77,29 @@ def _train() -> None:
   from pnx_jax.training.train import train, train_folds
 
   function = train_folds if _MODE.value == 'folds' else train
-  function(
-    _CONFIG.value,
-    _WORKDIR.value or _default_workdir(),
-    accept_edited=_ACCEPT_EDITED.value,
-  )
+  function(_CONFIG.value, _workdir(), accept_edited=_ACCEPT_EDITED.value)
 
 
 def _evaluate() -> None:
   from pnx_jax.evaluation.evaluate import evaluate
   from pnx_jax.training.run_files import load_with_overrides
 
-  workdir = _WORKDIR.value or _default_workdir()
   config = _CONFIG.value
   if not config.eval.predictions:  # Those have no run with a config.
     overrides = config_flags.get_override_values(flags.FLAGS['config'])
-    config = load_with_overrides(workdir, overrides)
-  evaluate(config, workdir, accept_edited=_ACCEPT_EDITED.value)
+    config = load_with_overrides(_workdir(), overrides)
+  evaluate(config, _workdir(), accept_edited=_ACCEPT_EDITED.value)
 
 
 def _predict() -> None:
   from pnx_jax.inference.predict import predict
-  from pnx_jax.inference.shards import Shard
 
-  predict(
-    _INPUT.value,
-    _OUTPUT_DIR.value,
-    model=_WORKDIR.value or _MODEL.value,
-    accept_modality=list(filter(None, _ACCEPT_MODALITY.value.split(','))),
-    with_dicom_seg=_DICOM_SEG.value,
-    shard=Shard.parse(_SHARD.value) if _SHARD.value else Shard.from_slurm(),
-    limits=film_flags.limits(),
-    verify=_VERIFY.value,
-    accept_edited=_ACCEPT_EDITED.value,
-  )
+  predict(**predict_flags.arguments())
 
 
-def _default_workdir() -> str:
-  """runs/resunet for configs/resunet.py, runs/resunet_b4 for ...py:b4."""
-  path, _, variant = flags.FLAGS['config'].config_filename.partition(':')
-  name = pathlib.Path(path).stem
-  return os.path.join('runs', f'{name}_{variant}' if variant else name)
+def _workdir() -> str:
+  recipe = flags.FLAGS['config'].config_filename
+  return _WORKDIR.value or cli.default_workdir(recipe)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -152,7 +107,7 @@ def parse(argv: list[str]) -> list[str]:
   program = cli.parse_flags(argv, recipe=DEFAULT_RECIPE)
   with cli.one_line():
     if _MODE.value == 'predict':
-      _check_predict_flags()
+      predict_flags.check()
     elif flags.FLAGS['config'].config_filename == DEFAULT_RECIPE and not (
       _MODE.value == 'eval' and _WORKDIR.value
     ):
@@ -161,23 +116,6 @@ def parse(argv: list[str]) -> list[str]:
         '--mode=eval needs no more than --workdir'
       )
   return program
-
-
-def _check_predict_flags() -> None:
-  changed = config_flags.get_override_values(flags.FLAGS['config'])
-  if changed:
-    raise UserError(
-      f'--config.{min(changed)} has no effect with --mode=predict: a model '
-      'predicts as it was evaluated'
-    )
-  if bool(_WORKDIR.value) == bool(_MODEL.value):
-    raise UserError(
-      'give one of --workdir, an evaluated run, and --model, an export of one'
-    )
-  if not _INPUT.value:
-    raise UserError('--input is missing: a file or folder of radiographs')
-  if not _OUTPUT_DIR.value:
-    raise UserError('--output_dir is missing: a folder for the worklist')
 
 
 if __name__ == '__main__':

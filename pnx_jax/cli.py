@@ -169,6 +169,16 @@ def load_recipe(name: str) -> Config:
     raise UserError(f'{path}: {type(error).__name__}: {error}') from error
 
 
+def default_workdir(recipe: str) -> str:
+  """Returns the folder of a run that is given none.
+
+  'runs/resunet' for configs/resunet.py, 'runs/resunet_b4' for ...py:b4.
+  """
+  path, _, variant = recipe.partition(':')
+  name = pathlib.Path(path).stem
+  return str(pathlib.Path('runs', f'{name}_{variant}' if variant else name))
+
+
 def _module(path: str) -> ModuleType:
   spec = importlib.util.spec_from_file_location('recipe', path)
   if spec is None or spec.loader is None:

@@ -246,6 +246,10 @@ def check_flags(command):
     file = ROOT / STANDALONE.get(words[0], words[0])
   assert file and file.exists(), command
   source = file.read_text(encoding='utf-8')
+  for shared in ('inference/predict_flags.py', 'film_flags.py'):
+    path = ROOT / 'pnx_jax' / shared
+    if path.stem in source:
+      source += path.read_text(encoding='utf-8')
   for flag in re.findall(r'(?<!\S)\'?--([\w.]+)', command):
     if flag.startswith('config.'):
       assert_field(flag.removeprefix('config.'))

@@ -79,6 +79,7 @@ class Experiment:
     learning_rate: Learning rate by number of updates.
     optimizer: The optimizer.
     metrics: The collection of the training metrics.
+    batch_size: Images per step.
     image_size: Side of the square that the network sees.
     ema_decay: Decay of the averaged weights; 0 for none.
     loss_weights: Weights of the losses that are computed, by name.
@@ -94,7 +95,8 @@ class Experiment:
   model: nn.Module
   learning_rate: optax.Schedule
   optimizer: optax.GradientTransformation
-  metrics: type[SegmentationMetrics]
+  metrics: type[Any]  # CLU declares no types.
+  batch_size: int
   image_size: int
   ema_decay: float
   loss_weights: dict[str, float]
@@ -165,6 +167,7 @@ class Experiment:
       metrics=SegmentationMetrics.with_losses(
         (*losses.names(weights), 'gradient_norm')
       ),
+      batch_size=config.batch_size,
       image_size=config.image_size,
       ema_decay=fields.ema_decay,
       loss_weights=weights,

@@ -1,0 +1,79 @@
+"""The flags of --mode=predict; nothing here loads JAX."""
+
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from pnx_jax import film_flags
+from pnx_jax.errors import UserError
+
+
+def define() -> None:
+  """Defines them, those that limit the reading of a film among them."""
+  flags.DEFINE_multi_string(
+    'input', [], 'File or folder of radiographs to predict; may be repeated.'
+  )
+  flags.DEFINE_string(
+    'output_dir', None, 'Folder for the worklist of --mode=predict.'
+  )
+  flags.DEFINE_string(
+    'model', None, 'Folder of an export, for --mode=predict without --workdir.'
+  )
+  flags.DEFINE_bool(
+    'dicom_seg', False, 'Write masks of --mode=predict as DICOM SEG, too.'
+  )
+  flags.DEFINE_list(
+    'accept_modality',
+    ['CR', 'DX'],
+    'Modalities that --mode=predict assesses; empty for all.',
+  )
+  flags.DEFINE_string(
+    'shard',
+    None,
+    'Predict a part of the films, for example 3/16; all parts share one '
+    '--output_dir. Tasks of SLURM know their part.',
+  )
+  flags.DEFINE_bool(
+    'verify',
+    False,
+    'Read known films of --mode=predict again, changed or not.',
+  )
+  film_flags.define_limits()
+
+
+def check() -> None:
+  """Raises UserError where flags are missing or contradict each other."""
+  given = flags.FLAGS
+  changed = config_flags.get_override_values(given['config'])
+  if changed:
+    raise UserError(
+      f'--config.{min(changed)} has no effect with --mode=predict: a model '
+      'predicts as it was evaluated'
+    )
+  if bool(given.workdir) == bool(given.model):
+    raise UserError(
+      'give one of --workdir, an evaluated run, and --model, an export of one'
+    )
+  if not given.input:
+    raise UserError('--input is missing: a file or folder of radiographs')
+  if not given.output_dir:
+    raise UserError('--output_dir is missing: a folder for the worklist')
+
+
+def arguments() -> dict[str, Any]:
+  """Returns the arguments of `predict.predict` that the flags give."""
+  from pnx_jax.inference.shards import Shard
+
+  given = flags.FLAGS
+  return {
+    'inputs': given.input,
+    'output_dir': given.output_dir,
+    'model': given.workdir or given.model,
+    'accept_modality': list(filter(None, given.accept_modality)),
+    'with_dicom_seg': given.dicom_seg,
+    'shard': Shard.parse(given.shard) if given.shard else Shard.from_slurm(),
+    'limits': film_flags.limits(),
+    'verify': given.verify,
+    'accept_edited': given.accept_edited,
+  }
