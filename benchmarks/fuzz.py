@@ -245,7 +245,7 @@ def fuzz_dicom(seed: int, number: int, folder: pathlib.Path) -> Counts:
       )
     )
     found = entries.find(films, entries.TRAIN, {})
-    shown = [(e.image_id, functools.partial(view.from_dicom, e)) for e in found]
+    shown = [(e.image_id, functools.partial(view.from_film, e)) for e in found]
     counts['view crashed'] += _fails(
       lambda shown=shown, films=films: view.write(
         shown, films / 'pictures', size=64, columns=8, limits=_LIMITS

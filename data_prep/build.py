@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
   }
   for name in ('accept_modality', 'accept_body_part'):
     values[name] = tuple(word.upper() for word in values[name] if word)
+  values['keep_columns'] = tuple(map(str.lower, values['keep_columns']))
   with one_line():
     summary = dataset.build(Request(**values))
   print(report.text(summary, values['output_dir']))
@@ -41,6 +42,9 @@ def _define_flags() -> None:
   flags.DEFINE_string('rle_csv', None, 'Their masks: ImageId,EncodedPixels.')
   flags.DEFINE_string(
     'manifest', None, 'Instead of these: a csv of films; see docs/data.md.'
+  )
+  flags.DEFINE_list(
+    'keep_columns', [], 'Further columns of it, to keep in kept_columns.csv.'
   )
   flags.DEFINE_string('output_dir', None, 'The dataset to make.')
   flags.DEFINE_string('test_dicom_dir', None, 'Unlabeled radiographs.')

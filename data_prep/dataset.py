@@ -39,7 +39,7 @@ def build(request: Request) -> report.Report:
     staging.check_output(
       request.output_dir, request.inputs, overwrite=request.overwrite
     )
-    found, patient_map, annotated = _entries(request)
+    found, patient_map, annotated, unused = _entries(request)
   except (OSError, ValueError) as error:
     raise UserError(error) from error
   films, duplicates = entries.without_duplicates(found)
@@ -62,8 +62,11 @@ def build(request: Request) -> report.Report:
         seed=request.seed,
         built=built,
         retry=request.retry,
+        unused_columns=unused,
       )
       summary = report.write(built, summary, outcomes, splits)
+      if request.keep_columns:
+        report.write_kept(built, request.keep_columns, found, splits)
       staging.publish(built, request.output_dir)
   except OSError as error:
     if error.errno in (errno.ENOSPC, errno.EIO):
@@ -74,8 +77,13 @@ def build(request: Request) -> report.Report:
 
 def _entries(
   request: Request,
-) -> tuple[list[Entry], Mapping[str, str] | None, Collection[str]]:
-  """Returns the films to read, their patients, and the ids of a csv of masks.
+) -> tuple[
+  list[Entry], Mapping[str, str] | None, Collection[str], Sequence[str]
+]:
+  """Returns what the tables say of the films.
+
+  That is the films to read, their patients, the ids of a csv of masks, and the
+  columns of a manifest that are not used.
 
   Raises:
     UserError: The flags do not belong together, or a table is malformed.
@@ -89,12 +97,16 @@ def _entries(
         '--manifest names the films: leave out --dicom_dir, --rle_csv and '
         '--test_dicom_dir'
       )
-    found = manifest_reader.read(request.manifest)
-    return found, patient_map or manifest_reader.patients(found), ()
+    found, unused = manifest_reader.read(request.manifest, request.keep_columns)
+    patient_map = patient_map or manifest_reader.patients(found)
+    return found, patient_map, (), unused
+  if request.keep_columns:
+    raise UserError('--keep_columns has no effect without --manifest')
   if not request.dicom_dir or not request.rle_csv:
     raise UserError('give --dicom_dir and --rle_csv, or --manifest')
   annotations = rle.read_csv(request.rle_csv)
-  return _find(request, annotations, patient_map), patient_map, annotations
+  found = _find(request, annotations, patient_map)
+  return found, patient_map, annotations, ()
 
 
 def _find(

@@ -27,6 +27,7 @@ class Entry:
     masks: Files of masks; their pixels belong to `rles`.
     polygons: Rings of x and y, of each annotation; belong to `rles`.
     boxes: x, y, width and height of each box.
+    boxes_exhaustive: No pneumothorax lies outside of the boxes.
     annotation_size: Columns and rows in which annotations are measured.
     patient: Tells patients apart.
     source: Which of several datasets the film comes from.
@@ -36,6 +37,7 @@ class Entry:
     age: Years, -1 if unknown.
     pixel_spacing: Millimeters between rows and between columns.
     window: Stored values that are black and white.
+    kept: Cells of the columns named by --keep_columns.
   """
 
   path: str
@@ -46,6 +48,7 @@ class Entry:
   masks: tuple[str, ...] = ()
   polygons: tuple[tuple[tuple[float, ...], ...], ...] = ()
   boxes: tuple[tuple[int, int, int, int], ...] = ()
+  boxes_exhaustive: bool = False
   annotation_size: tuple[int, int] | None = None
   patient: str = ''
   source: str = ''
@@ -55,6 +58,7 @@ class Entry:
   age: int = -1
   pixel_spacing: tuple[float, float] | None = None
   window: tuple[float, float] | None = None
+  kept: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

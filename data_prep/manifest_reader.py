@@ -6,11 +6,12 @@ The one column it must have is `path`. docs/data.md describes the others.
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from data_prep.entries import TEST, TRAIN, Entry
 from pnx_jax.errors import UserError
-from pnx_jax.formats import dicom, files, picture
+from pnx_jax.formats import dicom, files, picture, rle
 from pnx_jax.formats.names import printable
 
 COLUMNS = (
@@ -23,6 +24,7 @@ COLUMNS = (
   'mask',
   'rle',
   'box',
+  'boxes_exhaustive',
   'polygon',
   'annotation_size',
   'structure',
@@ -36,7 +38,7 @@ _STRUCTURE = 'pneumothorax'
 # Columns of which every row of a film must say the same, or nothing.
 _OF_FILM = (
   *('path', 'patient', 'source', 'split', 'label', 'annotation_size'),
-  *('view', 'sex', 'age', 'pixel_spacing_mm', 'window'),
+  *('boxes_exhaustive', 'view', 'sex', 'age', 'pixel_spacing_mm', 'window'),
 )
 
 _Cells = dict[str, str]
@@ -52,10 +54,27 @@ class _Film:
   rles: list[str]
   boxes: list[tuple[int, int, int, int]]
   polygons: list[tuple[tuple[float, ...], ...]]
+  kept: dict[str, str]
 
 
-def read(path: str | os.PathLike[str]) -> list[Entry]:
-  """Returns an entry for every film of a manifest, in the order of the rows.
+class Manifest(NamedTuple):
+  """What a manifest says.
+
+  Attributes:
+    entries: One for every film, in the order of the rows.
+    unused: Columns that are neither known nor to be kept.
+  """
+
+  entries: list[Entry]
+  unused: list[str]
+
+
+def read(path: str | os.PathLike[str], keep: Sequence[str] = ()) -> Manifest:
+  """Reads a manifest.
+
+  Args:
+    path: The csv.
+    keep: Columns to keep beside those of `COLUMNS`, in small letters.
 
   Raises:
     UserError: The csv, or a cell of it, cannot be used; names the row.
@@ -70,6 +89,12 @@ def read(path: str | os.PathLike[str]) -> list[Entry]:
     )
   if len(set(header)) != len(header):
     raise UserError(f'{path}: a column is there twice')
+  missing = [name for name in keep if name not in header]
+  if missing:
+    raise UserError(
+      f'--keep_columns: {path} has no column {missing[0]!r}; it has '
+      f'{", ".join(header)}'
+    )
   films: dict[str, _Film] = {}
   folder = os.path.dirname(os.path.abspath(path))
   for line, row in rows:
@@ -77,10 +102,15 @@ def read(path: str | os.PathLike[str]) -> list[Entry]:
     if len(row) != len(header):
       raise UserError(f'{where}: {len(row)} cells instead of {len(header)}')
     cells = {name: cell for name, cell in zip(header, row, strict=True) if cell}
-    _add(films, cells, folder, where, line)
+    film = _add(films, cells, folder, where, line)
+    for column in keep:
+      film.kept.setdefault(column, cells.get(column, ''))
   if not films:
     raise UserError(f'{path} names no film')
-  return [_entry(name, film, path) for name, film in films.items()]
+  return Manifest(
+    [_entry(name, film, path) for name, film in films.items()],
+    [name for name in header if name and name not in (*COLUMNS, *keep)],
+  )
 
 
 def patients(entries: list[Entry]) -> dict[str, str] | None:
@@ -91,13 +121,13 @@ def patients(entries: list[Entry]) -> dict[str, str] | None:
 
 def _add(
   films: dict[str, _Film], cells: _Cells, folder: str, where: str, line: int
-) -> None:
-  """Puts a row to those of its film."""
+) -> _Film:
+  """Adds a row to its film, which it returns."""
   if 'path' not in cells:
     raise UserError(f'{where}: the cell path is empty')
   cells['path'] = os.path.normpath(os.path.join(folder, cells['path']))
   name = cells.get('image_id') or _image_id(cells['path'])
-  film = films.setdefault(name, _Film(line, {}, [], [], [], []))
+  film = films.setdefault(name, _Film(line, {}, [], [], [], [], {}))
   for column in _OF_FILM:
     before = film.cells.setdefault(column, cells.get(column, ''))
     if cells.get(column) and not before:
@@ -108,7 +138,7 @@ def _add(
         f'{printable(before)!r} and {printable(cells[column])!r}'
       )
   if cells.get('structure', _STRUCTURE).lower() != _STRUCTURE:
-    return
+    return film
   if 'mask' in cells:
     film.masks.append(os.path.normpath(os.path.join(folder, cells['mask'])))
   if 'rle' in cells:
@@ -117,15 +147,13 @@ def _add(
     film.boxes.append(_box(cells['box'], where))
   if 'polygon' in cells:
     film.polygons.append(_polygon(cells['polygon'], where))
+  return film
 
 
 def _entry(name: str, film: _Film, path: str | os.PathLike[str]) -> Entry:
   where = f'{path}, line {film.line}'
   cells = film.cells
-  label = cells['label']
-  if label not in ('', '0', '1', '0.0', '1.0'):
-    raise UserError(f'{where}: label is {label!r}: expected 0, 1 or nothing')
-  positive = {'': None, '0': 0, '1': 1}[label[:1]]
+  positive = _flag(cells, 'label', where)
   has_mask = film.masks or film.rles or film.polygons
   if positive == 0 and film.boxes:
     raise UserError(f'{where}: label 0 contradicts a box')
@@ -138,15 +166,17 @@ def _entry(name: str, film: _Film, path: str | os.PathLike[str]) -> Entry:
   if window and not picture.is_picture(cells['path']):
     raise UserError(f'{where}: window is for PNG and JPEG; DICOM has its own')
   sex = cells['sex'].upper()[:1]
+  rles = tuple(text for text in film.rles if not rle.is_empty(text))
   return Entry(
     path=cells['path'],
     image_id=name,
     part=part,
-    rles=tuple(film.rles) if has_mask or positive == 0 else None,
+    rles=rles if has_mask or positive == 0 else None,
     label=positive,
     masks=tuple(film.masks),
     polygons=tuple(film.polygons),
     boxes=tuple(film.boxes),
+    boxes_exhaustive=_flag(cells, 'boxes_exhaustive', where) == 1,
     annotation_size=(int(size[0]), int(size[1])) if size else None,
     patient=cells['patient'],
     source=cells['source'],
@@ -156,7 +186,18 @@ def _entry(name: str, film: _Film, path: str | os.PathLike[str]) -> Entry:
     age=_age(cells['age'], where),
     pixel_spacing=spacing,
     window=window,
+    kept=tuple(film.kept.values()),
   )
+
+
+def _flag(cells: Mapping[str, str], column: str, where: str) -> int | None:
+  """Returns 0, 1, or None for an empty cell."""
+  text = cells[column].lower()
+  if text in ('', 'nan'):
+    return None
+  if text not in ('0', '1', '0.0', '1.0'):
+    raise UserError(f'{where}: {column} is {text!r}: expected 0, 1 or nothing')
+  return int(text[0])
 
 
 def _split(text: str, where: str) -> tuple[str, int | None]:

@@ -35,6 +35,7 @@ from pnx_jax.formats import (
   refusals,
   rle,
   schema,
+  spacing,
   tfrecord,
   typed_json,
 )
@@ -82,6 +83,7 @@ class Prepared:
     truth: As in the record.
     source: As in the record.
     fold: The fold that the film must be in.
+    scaled_mask: Whether a file with its mask had another size.
     records: The file that holds the record, relative to the working folder.
     offset: Where the record starts in it, -1 where none was written.
   """
@@ -99,6 +101,7 @@ class Prepared:
   truth: str = schema.MASK
   source: str = ''
   fold: int | None = None
+  scaled_mask: bool = False
   records: str = ''
   offset: int = -1
 
@@ -211,7 +214,7 @@ def _prepare(
   entry: Entry, *, options: RecordOptions, salt: bytes
 ) -> tuple[schema.Record, Prepared]:
   """Returns a film's record, whose patient is not known yet."""
-  pixels, header = _read(entry, options)
+  pixels, header = read_film(entry, options)
   known = truth.of(entry, header.height, header.width)
   mask = np.zeros((header.height, header.width), bool)
   for one in known.masks:
@@ -244,6 +247,7 @@ def _prepare(
     boxes=known.boxes if len(known.boxes) else boxes.boxes(mask),
     truth=known.kind,
     source=entry.source,
+    boxes_exhaustive=int(known.kind == schema.BOX and entry.boxes_exhaustive),
   )
   prepared = Prepared(
     path=entry.path,
@@ -259,14 +263,19 @@ def _prepare(
     truth=known.kind,
     source=entry.source,
     fold=entry.fold,
+    scaled_mask=known.scaled,
   )
   return record, prepared
 
 
-def _read(
+def read_film(
   entry: Entry, options: RecordOptions
 ) -> tuple[np.ndarray, dicom_header.Header]:
-  """Returns the pixels of a film, and its header with what the entry adds."""
+  """Returns a film, u8[H, W], and its header with what the entry adds.
+
+  Raises:
+    UnusableFilm: The file is not a film that the options accept.
+  """
   if picture.is_picture(entry.path):
     pixels = picture.read(entry.path, window=entry.window or options.window)
     header = dicom_header.unknown(*pixels.shape)
@@ -285,9 +294,12 @@ def _read(
   if entry.age >= 0:
     changes['age'] = entry.age
   if entry.pixel_spacing:
-    changes['pixel_spacing'] = entry.pixel_spacing
-    changes['spacing_plane'] = 'patient'
     changes['pixel_aspect'] = dicom_header.aspect(entry.pixel_spacing)
+    plausible = spacing.is_plausible(entry.pixel_spacing, *pixels.shape)
+    changes['pixel_spacing'] = (
+      entry.pixel_spacing if plausible else spacing.UNKNOWN
+    )
+    changes['spacing_plane'] = 'patient' if plausible else spacing.IMPLAUSIBLE
   return pixels, dicom_header.shortened(dataclasses.replace(header, **changes))
 
 

@@ -33,6 +33,7 @@ def summarize(
   seed: int,
   built: pathlib.Path,
   retry: str,
+  unused_columns: Sequence[str] = (),
 ) -> Report:
   """Returns the content of `build.json`.
 
@@ -82,6 +83,8 @@ def summarize(
     'sources': dict(
       sorted(collections.Counter(o.source for o in labeled).items())
     ),
+    'scaled_masks': sum(o.scaled_mask for o in labeled),
+    'unused_columns': list(unused_columns),
     'near_duplicates': [list(group) for group in alike],
     'lowest_agreement': _lowest_agreement(labeled),
     'unlabeled_images': sorted(o.image_id for o in unlabeled),
@@ -129,6 +132,23 @@ def write(
   return summary
 
 
+def write_kept(
+  built: pathlib.Path,
+  columns: Sequence[str],
+  found: Sequence[Entry],
+  splits: Mapping[str, Sequence[prepare.Prepared]],
+) -> None:
+  """Writes the columns of a manifest that are kept, of every film written."""
+  written = {image.image_id for images in splits.values() for image in images}
+  files.write_csv(
+    built / 'kept_columns.csv',
+    ('image_id', *columns),
+    sorted(
+      {(e.image_id, *e.kept) for e in found if e.image_id in written},
+    ),
+  )
+
+
 def text(summary: Report, output_dir: str) -> str:
   """Returns what the build prints at its end."""
   lines = [
@@ -142,6 +162,16 @@ def text(summary: Report, output_dir: str) -> str:
   ]
   reasons = summary['rejected_by_reason'].items()
   lines += [f'  {count:6} {reason}' for reason, count in reasons]
+  if summary['scaled_masks']:
+    lines.append(
+      f'{summary["scaled_masks"]} films have a mask of another size, a whole '
+      'multiple or fraction of theirs, which was scaled.'
+    )
+  if summary['unused_columns']:
+    lines.append(
+      f'Columns of the manifest without a meaning here: '
+      f'{", ".join(summary["unused_columns"])}; --keep_columns keeps them.'
+    )
   alike = summary['near_duplicates']
   if alike:
     lines.append(

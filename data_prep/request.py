@@ -16,6 +16,7 @@ class Request:
   dicom_dir: str | None = None
   rle_csv: str | None = None
   manifest: str | None = None
+  keep_columns: tuple[str, ...] = ()
   test_dicom_dir: str | None = None
   patient_map: str | None = None
   image_size: int = 1024

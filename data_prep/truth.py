@@ -20,12 +20,14 @@ class Truth(NamedTuple):
     label: 1, 0 or -1 as in the record.
     masks: One per annotation, bool[H, W], none unless the kind is `mask`.
     boxes: i32[N, 5] as in the record, of the kind `box`.
+    scaled: Whether a mask had another size than the film.
   """
 
   kind: str
   label: int
   masks: list[np.ndarray]
   boxes: np.ndarray
+  scaled: bool = False
 
 
 def of(entry: Entry, height: int, width: int) -> Truth:
@@ -36,7 +38,9 @@ def of(entry: Entry, height: int, width: int) -> Truth:
   """
   none = np.zeros((0, 5), np.int32)
   if entry.rles is not None:
-    masks = masks_of(entry, height, width)
+    masks = _masks_of(entry, height, width)
+    files = [_mask_file(path, height, width) for path in entry.masks]
+    masks += [mask for mask, _ in files]
     label = int(any(mask.any() for mask in masks))
     if entry.label is not None and entry.label != label:
       raise UnusableAnnotation(
@@ -44,7 +48,8 @@ def of(entry: Entry, height: int, width: int) -> Truth:
         f'label {entry.label}, but the mask has '
         f'{"some" if label else "no"} pixels',
       )
-    return Truth(schema.MASK, label, masks, none)
+    scaled = any(scaled for _, scaled in files)
+    return Truth(schema.MASK, label, masks, none, scaled)
   if entry.boxes:
     return Truth(schema.BOX, 1, [], _boxes(entry, height, width))
   if entry.label is not None:
@@ -52,12 +57,8 @@ def of(entry: Entry, height: int, width: int) -> Truth:
   return Truth(schema.NONE, schema.UNLABELED, [], none)
 
 
-def masks_of(entry: Entry, height: int, width: int) -> list[np.ndarray]:
-  """Returns an entry's annotations, bool[H, W] each.
-
-  Raises:
-    UnusableAnnotation: One of them is not a mask of a film of this size.
-  """
+def _masks_of(entry: Entry, height: int, width: int) -> list[np.ndarray]:
+  """Returns the annotations in an entry itself, bool[H, W] each."""
   columns, rows = entry.annotation_size or (width, height)
   masks: list[np.ndarray] = []
   try:
@@ -69,17 +70,17 @@ def masks_of(entry: Entry, height: int, width: int) -> list[np.ndarray]:
   for rings in entry.polygons:
     points = [np.reshape(ring, (-1, 2)) for ring in rings]
     masks.append(polygon.mask(points, rows, columns))
-  masks = [letterbox.resized(mask, height, width) for mask in masks]
-  return masks + [_mask_file(path, height, width) for path in entry.masks]
+  return [letterbox.resized(mask, height, width) for mask in masks]
 
 
-def _mask_file(path: str, height: int, width: int) -> np.ndarray:
+def _mask_file(path: str, height: int, width: int) -> tuple[np.ndarray, bool]:
+  """Returns a file's mask, bool[H, W], and whether it had another size."""
   try:
     mask = picture.read_mask(path)
   except refusals.UnusableFilm as error:
     raise UnusableAnnotation('unusable_mask', f'{path}: {error}') from error
   if mask.shape == (height, width):
-    return mask
+    return mask, False
   larger, smaller = (
     max(mask.shape, (height, width)),
     min(mask.shape, (height, width)),
@@ -91,7 +92,7 @@ def _mask_file(path: str, height: int, width: int) -> np.ndarray:
       f'a mask of {mask.shape[0]} x {mask.shape[1]} for a film of '
       f'{height} x {width}',
     )
-  return letterbox.resized(mask, height, width)
+  return letterbox.resized(mask, height, width), True
 
 
 def _boxes(entry: Entry, height: int, width: int) -> np.ndarray:

@@ -2,10 +2,11 @@
 
   python -m data_prep.view --dicom_dir=dicom-images-train \\
       --rle_csv=train-rle.csv --output_dir=pictures
+  python -m data_prep.view --manifest=films.csv --output_dir=pictures
   python -m data_prep.view --data_dir=data/siim --output_dir=pictures
 
-writes a PNG per image and contact sheets. The second form shows the records
-of a built dataset.
+writes a PNG per image and contact sheets. The last form shows the records of a
+built dataset.
 """
 
 import collections
@@ -21,7 +22,7 @@ import numpy as np
 import tqdm
 from absl import app, flags
 
-from data_prep import entries, truth
+from data_prep import entries, manifest_reader, prepare, truth
 from data_prep.entries import Entry
 from pnx_jax import draw, film_flags, pool
 from pnx_jax.case import Case, overlay
@@ -30,7 +31,6 @@ from pnx_jax.errors import UserError
 from pnx_jax.formats import (
   built_dataset,
   dicom,
-  dicom_header,
   files,
   letterbox,
   names,
@@ -42,29 +42,35 @@ from pnx_jax.formats import (
 
 _SHEET = 24  # pictures on a contact sheet
 _FILMS_PER_BATCH = 4
+_ANY_FILM = prepare.RecordOptions(
+  image_size=1, window='auto', accept_modality=(), accept_body_part=()
+)
 
 # An image id and what loads its case; a job has the path of its picture, too.
 _Film = tuple[str, Callable[[], Case]]
 _Job = tuple[str, pathlib.Path, Callable[[], Case]]
 
 
-def from_dicom(entry: Entry) -> Case:
+def from_film(entry: Entry) -> Case:
   """Reads a film of any modality that can be shown, and its annotations.
 
   Raises:
     UnusableFilm: The film or one of its annotations cannot be used.
   """
-  film = dicom.read(entry.path, accept_modality=(), accept_body_part=())
+  pixels, header = prepare.read_film(entry, _ANY_FILM)
+  known = truth.of(entry, *pixels.shape)
   mask = None
-  if entry.rles is not None:
-    mask = np.zeros(film.pixels.shape, bool)
-    for one in truth.masks_of(entry, *film.pixels.shape):
+  if known.kind == schema.MASK:
+    mask = np.zeros(pixels.shape, bool)
+    for one in known.masks:
       mask |= one
   return Case(
-    image=film.pixels,
+    image=pixels,
     mask=mask,
     image_id=entry.image_id,
-    **_known(dicom_header.shortened(film.header)),
+    positive=_positive(known.kind, known.label),
+    boxes=known.boxes if known.kind == schema.BOX else None,
+    **_known(header),
   )
 
 
@@ -80,13 +86,15 @@ def from_record(record: schema.Record) -> Case:
   if square is None:
     raise refusals.UnusableFilm('undecodable', 'the PNG does not decode')
   shape = record.height, record.width
-  labeled = record.label != schema.UNLABELED
+  has_mask = record.truth == schema.MASK
   return Case(
     image=letterbox.unletterbox(
       square, *shape, pixel_aspect=record.pixel_aspect
     ),
-    mask=rle.decode(record.rle, *shape) if labeled else None,
+    mask=rle.decode(record.rle, *shape) if has_mask else None,
     image_id=record.image_id,
+    positive=_positive(record.truth, record.label),
+    boxes=record.boxes if record.truth == schema.BOX else None,
     **_known(record),
   )
 
@@ -207,6 +215,12 @@ def _save(path: pathlib.Path, picture: np.ndarray) -> None:
   files.write(path, png.tobytes())
 
 
+def _positive(kind: str, label: int) -> bool | None:
+  """Returns whether a film without a mask has a pneumothorax, if known."""
+  known = kind in (schema.BOX, schema.LABEL)
+  return label == schema.POSITIVE if known else None
+
+
 def _known(header: dicom.Header | schema.Record) -> dict[str, Any]:
   fields = ('view', 'sex', 'age', 'pixel_spacing', 'spacing_plane')
   known = {name: getattr(header, name) for name in fields}
@@ -234,8 +248,15 @@ def _wanted(
 
 
 def _all(values: Any) -> Iterator[_Film]:
-  if bool(values.dicom_dir) == bool(values.data_dir):
-    raise UserError('give either --dicom_dir (and --rle_csv) or --data_dir')
+  given = values.dicom_dir, values.data_dir, values.manifest
+  if sum(map(bool, given)) != 1:
+    raise UserError(
+      'give either --dicom_dir (and --rle_csv), --manifest or --data_dir'
+    )
+  if values.manifest:
+    for entry in manifest_reader.read(values.manifest).entries:
+      yield entry.image_id, functools.partial(from_film, entry)
+    return
   if values.data_dir:
     records = _records(values.data_dir)
     for n in range(len(records)):
@@ -251,7 +272,7 @@ def _all(values: Any) -> Iterator[_Film]:
   if values.rle_csv:
     entries.check_named(found, annotations, values.rle_csv)
   for entry in found:
-    yield entry.image_id, functools.partial(from_dicom, entry)
+    yield entry.image_id, functools.partial(from_film, entry)
 
 
 @functools.cache
@@ -288,6 +309,9 @@ def main(argv: Sequence[str]) -> None:
 def _define_flags() -> None:
   flags.DEFINE_string('dicom_dir', None, 'Radiographs.')
   flags.DEFINE_string('rle_csv', None, 'Their masks: ImageId,EncodedPixels.')
+  flags.DEFINE_string(
+    'manifest', None, 'A csv of films, instead of these; see docs/data.md.'
+  )
   flags.DEFINE_string('data_dir', None, 'A built dataset, instead of these.')
   flags.DEFINE_string('output_dir', None, 'Folder for the pictures.')
   flags.DEFINE_integer('size', 512, 'Longer side in pixels.', lower_bound=64)

@@ -7,6 +7,7 @@ import numpy as np
 
 from pnx_jax import draw
 from pnx_jax.formats.boxes import boxes
+from pnx_jax.formats.spacing import IMPLAUSIBLE
 
 _SEXES = {'F': 'female', 'M': 'male', 'O': 'other'}
 
@@ -26,6 +27,10 @@ class Case:
     spacing_plane: See `schema.Record`.
     mirrored: See `dicom.Header`.
     probability: Of a pneumothorax if the mask is a prediction, else None.
+    positive: Whether there is a pneumothorax, where that is known without a
+      mask, else None.
+    boxes: i32[N, 4 or more], x, y, width and height in pixels of `image`, where
+      they are known without a mask.
   """
 
   image: np.ndarray
@@ -38,6 +43,8 @@ class Case:
   spacing_plane: str
   mirrored: bool = False
   probability: float | None = None
+  positive: bool | None = None
+  boxes: np.ndarray | None = None
 
   @functools.cached_property
   def regions(self) -> np.ndarray:
@@ -73,7 +80,7 @@ def describe(case: Case) -> list[str]:
     ', '.join(filter(None, person)) or 'view, sex and age unknown',
   ]
   if case.mask is None:
-    return [*lines, 'not labeled']
+    return [*lines, _without_mask(case)]
   area = int(np.count_nonzero(case.mask))
   no, yes = 'pneumothorax: no', 'pneumothorax: yes'
   if case.probability is not None:
@@ -86,13 +93,27 @@ def describe(case: Case) -> list[str]:
   if min(case.pixel_spacing) > 0:
     size += f', {square_millimeters(area, case.pixel_spacing):,.0f} mm2'
     size += ' (detector plane)' if case.spacing_plane == 'detector' else ''
+  elif case.spacing_plane == IMPLAUSIBLE:
+    size += ', mm2 unknown: the pixel spacing is implausible'
   return [*lines, f'{yes}{where and ", " + where}', size]
+
+
+def _without_mask(case: Case) -> str:
+  if case.boxes is not None and len(case.boxes):
+    number = len(case.boxes)
+    return f'pneumothorax: yes, in {number} box{"es" if number > 1 else ""}'
+  if case.positive is None:
+    return 'not labeled'
+  return f'pneumothorax: {"yes, not outlined" if case.positive else "no"}'
 
 
 def overlay(case: Case, size: int) -> np.ndarray:
   """The film with outline, boxes and label text: uint8[h, w, 3]."""
   result = draw.picture(case.image, size)
   letters = max(9, size // 30)
+  if case.boxes is not None:
+    scale = result.shape[1] / case.image.shape[1]
+    result = draw.box(result, case.boxes, scale=scale)
   if case.mask is not None:
     predicted = case.probability is not None
     color = draw.PREDICTION if predicted else draw.TRUTH

@@ -117,7 +117,9 @@ def test_tensorflow_datasets_reads_the_records(archive, built):
   assert set(np.unique(record['mask'])) <= {0, 255}
   assert (record['label'], record['height'], record['width']) == (1, 32, 32)
   assert (record['view'], record['sex'], record['age']) == (b'PA', b'F', 69)
-  np.testing.assert_allclose(record['pixel_spacing'], [0.2, 0.2])
+  # 32 pixels of 0.2 mm are not the width of a chest film.
+  np.testing.assert_array_equal(record['pixel_spacing'], [-1, -1])
+  assert record['spacing_plane'] == b'implausible'
   assert record['num_annotations'] == 2
   assert record['agreement'] == 0
   assert record['boxes'][:, 4].sum() == expected.sum()

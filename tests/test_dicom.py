@@ -232,14 +232,14 @@ def test_header(tmp_path):
     tmp_path / 'a.dcm',
     dicom_files.film(20, 10),
     PixelSpacing=None,
-    ImagerPixelSpacing=[0.3, 0.15],
+    ImagerPixelSpacing=[15, 7.5],
     PatientSex='f',
     Manufacturer='ACME',
   )
   for header in (dicom.read(path).header, dicom.read_header(path)):
     assert (header.height, header.width) == (20, 10)
     assert (header.view, header.sex, header.age) == ('PA', 'F', 69)
-    assert header.pixel_spacing == (0.3, 0.15)
+    assert header.pixel_spacing == (15, 7.5)
     assert header.spacing_plane == 'detector'
     assert header.pixel_aspect == 2
     assert header.manufacturer == 'ACME'

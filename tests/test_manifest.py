@@ -97,6 +97,7 @@ def test_one_truth_in_every_form(tmp_path):
     ],
   )
   assert summary['truth'] == {'mask': 7}
+  assert summary['scaled_masks'] == 1
   for name, (_, record) in records.items():
     decoded = rle.decode(record.rle, *SHAPE)
     np.testing.assert_array_equal(decoded, mask & (name != '4'), err_msg=name)
@@ -144,9 +145,9 @@ def test_what_the_manifest_says_of_a_film(tmp_path):
   _, records = build(
     tmp_path,
     [
-      '0.png;one;p;a;fold1;0;pa;f;069Y;0.2 0.1',
+      '0.png;one;p;a;fold1;0;pa;f;069Y;6 3',
       '1.png;two;p;a;1;0;;;;',
-      '2.png;three;q;b;0;0;AP;M;7;',
+      '2.png;three;q;b;0;0;AP;M;7;0.2 0.1',
       '3.png;four;r;b;0;0;;;;',
     ],
     header='path;image_id;patient;source;split;label;view;sex;age;'
@@ -157,10 +158,43 @@ def test_what_the_manifest_says_of_a_film(tmp_path):
   }  # fmt: skip
   one, two = records['one'][1], records['two'][1]
   assert (one.view, one.sex, one.age, one.source) == ('PA', 'F', 69, 'a')
-  np.testing.assert_allclose(one.pixel_spacing, (0.2, 0.1))
+  assert (one.pixel_spacing, one.spacing_plane) == ((6, 3), 'patient')
   assert one.pixel_aspect == 2
+  # A film of 12 x 8 mm: its spacing is that of other pixels.
+  three = records['three'][1]
+  assert (three.pixel_spacing, three.pixel_aspect) == ((-1, -1), 2)
+  assert three.spacing_plane == 'implausible'
   assert one.patient == two.patient != records['three'][1].patient
   assert (two.view, two.age, two.pixel_spacing) == ('', -1, (-1, -1))
+
+
+def test_boxes_say_whether_they_are_all_there_is(tmp_path):
+  for number in range(4):
+    Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
+  _, records = build(
+    tmp_path,
+    ['0.png,1,1 2 3 4,1', '0.png,,9 9 9 9,', '1.png,1,1 2 3 4,0',
+     '2.png,1,1 2 3 4,', '3.png,0,,1'],
+    header='path,label,box,boxes_exhaustive',
+  )  # fmt: skip
+  found = {
+    name: record.boxes_exhaustive for name, (_, record) in records.items()
+  }
+  assert found == {'0': 1, '1': 0, '2': 0, '3': 0}
+  assert len(records['0'][1].boxes) == 2
+
+
+def test_further_columns_are_kept_when_asked_for(tmp_path):
+  for number in range(3):
+    Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
+  rows = ['0.png,0,x,3', '1.png,0,,', '2.png,0,y,=1']
+  options = {'header': 'path,label,Scanner,note'}
+  summary, _ = build(tmp_path, rows, **options, keep_columns=('scanner',))
+  assert summary['unused_columns'] == ['note']
+  kept = (tmp_path / 'records' / 'kept_columns.csv').read_text().split()
+  assert kept == ['image_id,scanner', '0,x', '1,', '2,y']
+  with pytest.raises(UserError, match="has no column 'site'; it has path"):
+    build(tmp_path, rows, **options, keep_columns=('site',), overwrite=True)
 
 
 def test_folds_hold_films_of_every_source_and_kind(tmp_path):
@@ -186,6 +220,7 @@ def test_folds_hold_films_of_every_source_and_kind(tmp_path):
     ('0.png,1,none.png,,,', 'contradiction'),
     ('0.png,,other.png,,,', 'mask_size'),
     ('0.png,,missing.png,,,', 'unusable_mask'),
+    ('0.png,,mask.jpg,,,', 'unusable_mask'),
     ('0.png,,,3 4 5,,', 'malformed_rle'),
     ('0.png,,,4799 2,,', 'rle_past_end'),
     ('0.png,,,,70 50 20 5,', 'box_outside'),
@@ -201,6 +236,7 @@ def test_a_film_that_cannot_be_used_is_named(tmp_path, row, reason):
   for number in (1, 2):
     Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
   Image.fromarray(blob()).save(tmp_path / 'mask.png')
+  Image.fromarray(film(0)).save(tmp_path / 'mask.jpg')
   Image.fromarray(np.zeros(SHAPE, bool)).save(tmp_path / 'none.png')
   Image.fromarray(np.ones((60, 81), bool)).save(tmp_path / 'other.png')
   gray = film(3)
@@ -225,6 +261,7 @@ def test_a_film_that_cannot_be_used_is_named(tmp_path, row, reason):
     ('path,label', '0.png', 'line 2: 1 cells instead of 2'),
     ('path,label', ',1', 'line 2: the cell path is empty'),
     ('path,label', '0.png,2', "line 2: label is '2'"),
+    ('path,boxes_exhaustive', '0.png,all', "line 2: boxes_exhaustive is 'all'"),
     ('path,box', '0.png,1 2 3', "line 2: box is '1 2 3'"),
     ('path,box', '0.png,1 2 0 5', 'line 2: box'),
     ('path,polygon', '0.png,1 2 3 4', 'line 2: a polygon needs three points'),
@@ -241,6 +278,33 @@ def test_a_cell_that_cannot_be_used_is_named(tmp_path, header, row, message):
   path = tmp_path / 'films.csv'
   path.write_text(f'{header}\n{row}\n')
   with pytest.raises(UserError, match=message):
+    manifest_reader.read(path)
+
+
+@pytest.mark.parametrize(
+  ('encoding', 'delimiter'),
+  [('utf-8', ';'), ('utf-8-sig', ','), ('utf-16', ','), ('utf-8', '\t')],
+)
+def test_csv_files_as_spreadsheets_write_them(tmp_path, encoding, delimiter):
+  rows = [
+    'path,rle,source',
+    'a.png,nan,Genève',
+    'b.png,-1.0,',
+    'c.png,0,',
+    'd.png,-1,',
+  ]
+  path = tmp_path / 'films.csv'
+  text = '\r\n'.join(['path,rle,source', *rows, '']).replace(',', delimiter)
+  path.write_bytes(text.encode(encoding))
+  found = manifest_reader.read(path).entries
+  assert [(e.image_id, e.rles) for e in found] == [(n, ()) for n in 'abcd']
+  assert found[0].source == 'Genève'
+
+
+def test_a_csv_in_another_encoding_is_named(tmp_path):
+  path = tmp_path / 'films.csv'
+  path.write_bytes('path,source\na.png,Genève\n'.encode('latin-1'))
+  with pytest.raises(UserError, match=r'films.csv is not a csv file in UTF-8'):
     manifest_reader.read(path)
 
 

@@ -42,7 +42,7 @@ def folder(tmp_path):
     PatientAge='69',
     PatientSex=None,
     PixelSpacing=None,
-    ImagerPixelSpacing=[0.15, 0.16],
+    ImagerPixelSpacing=[10.5, 10],
     Modality='DX',
     ViewPosition='AP',
   )
@@ -68,15 +68,17 @@ def test_table_of_headers(folder, tmp_path):
     first, second = csv.DictReader(file)
   assert first == {
     'image_id': 'a', 'view': 'AP', 'sex': '', 'age': '69',
-    'height': '32', 'width': '32', 'spacing_row_mm': '0.15',
-    'spacing_column_mm': '0.16', 'spacing_plane': 'detector',
+    'height': '32', 'width': '32', 'spacing_row_mm': '10.5',
+    'spacing_column_mm': '10.0', 'spacing_plane': 'detector',
     'bits_stored': '12', 'photometric': 'MONOCHROME2',
     'transfer_syntax': '1.2.840.10008.1.2.1', 'modality': 'DX',
     'body_part': 'CHEST', 'manufacturer': '',
   }  # fmt: skip
   assert (second['image_id'], second['manufacturer']) == ('b', 'Acme')
   assert (second['height'], second['width']) == ('20', '30')
-  assert second['spacing_plane'] == 'patient'
+  # 4 x 6 mm: the spacing cannot be that of these pixels.
+  assert second['spacing_plane'] == 'implausible'
+  assert second['spacing_row_mm'] == '-1.0'
 
 
 def test_nothing_that_identifies_anybody(folder, tmp_path):
@@ -128,4 +130,8 @@ def test_real_headers(real_data):
   header = pydicom.dcmread(path, stop_before_pixels=True)
   assert table[0].age == int(header.PatientAge)
   assert table[0].view == header.ViewPosition
-  assert table[0].spacing_row_mm == header.PixelSpacing[0]
+  # That of the original detector: 1,024 pixels would be 172 mm.
+  assert header.PixelSpacing[0] == 0.168
+  assert table[0].spacing_plane == 'implausible'
+  planes = [row.spacing_plane for row in table]
+  assert planes.count('implausible') > planes.count('patient')

@@ -143,7 +143,7 @@ def test_text_of_any_length_is_cut_to_what_its_type_allows(tmp_path):
   row = metadata.row(str(tmp_path / 'a.dcm'))
   assert (row.view, row.manufacturer) == (long[:16], 'M' * 64)
   entry = entries.Entry(str(tmp_path / 'a.dcm'), 'a', entries.TRAIN, ())
-  assert view.from_dicom(entry).view == long[:16]
+  assert view.from_film(entry).view == long[:16]
   (prepared,) = prepare.run_batch(
     [(0, entry)],
     options=prepare.RecordOptions(16, 'auto', (), ()),

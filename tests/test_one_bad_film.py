@@ -130,7 +130,7 @@ def test_a_build_leaves_out_what_it_cannot_use(folders, tmp_path):
 def test_pictures_of_all_that_can_be_shown(folders, tmp_path):
   annotations = rle.read_csv(folders / 'rle.csv')
   found = entries.find(folders / 'beside', entries.TRAIN, annotations)
-  films = [(e.image_id, functools.partial(view.from_dicom, e)) for e in found]
+  films = [(e.image_id, functools.partial(view.from_film, e)) for e in found]
   written, failures = view.write(films, tmp_path, size=64, columns=4)
   assert written == len(CLEAN) + len(ODD) + 1 - len(REFUSED)
   assert {line.split(': ')[0] for line in failures} == set(REFUSED)
@@ -312,4 +312,4 @@ def test_a_header_nested_beyond_reason(tmp_path):
   with pytest.raises(
     refusals.UnusableFilm, match='undecodable: RecursionError'
   ):
-    view.from_dicom(entry)
+    view.from_film(entry)

@@ -9,6 +9,7 @@ import cv2
 import dicom_files
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_prep import entries, prepare, view
 from pnx_jax import case as cases
@@ -147,9 +148,9 @@ def test_mask_of_a_dicom_is_the_union_of_its_rows(films):
   folder, table, mask = films
   found = entries.find(folder, entries.TRAIN, rle.read_csv(table))
   first, second, _, third = found  # the third is no DICOM
-  assert np.array_equal(view.from_dicom(first).mask, mask)
-  assert not view.from_dicom(second).mask.any()
-  assert view.from_dicom(third).mask is None
+  assert np.array_equal(view.from_film(first).mask, mask)
+  assert not view.from_film(second).mask.any()
+  assert view.from_film(third).mask is None
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path):
 def test_built_records_show_the_films_own_pixels(films, tmp_path):
   """A record of a non-square film, against that film."""
   folder, _, mask = films
-  film = view.from_dicom(entries.find(folder, entries.TEST, {})[0])
+  film = view.from_film(entries.find(folder, entries.TEST, {})[0])
   square = np.zeros((64, 64), np.uint8)
   square[8:56] = film.image
   record = schema.Record(
@@ -208,8 +209,32 @@ def test_built_records_show_the_films_own_pixels(films, tmp_path):
   assert np.array_equal(shown.mask, mask)
 
 
+def test_films_without_a_mask_say_what_is_known_of_them():
+  boxed = case(None, positive=True, boxes=np.array([[10, 10, 20, 20]]))
+  assert cases.describe(boxed)[2] == 'pneumothorax: yes, in 1 box'
+  assert cases.describe(case(None, positive=True))[2].endswith(
+    'yes, not outlined'
+  )
+  assert cases.describe(case(None))[2] == 'not labeled'
+  plain = cases.overlay(case(None, positive=True), 128)
+  assert not np.array_equal(cases.overlay(boxed, 128)[:96], plain[:96])
+
+
+def test_boxes_of_a_manifest_are_shown(tmp_path):
+  Image.fromarray(dicom_files.film(64, 64)).save(tmp_path / 'a.png')
+  manifest = tmp_path / 'films.csv'
+  manifest.write_text('path,box\na.png,10 20 30 15\n')
+  ((name, load),) = films_of(manifest=str(manifest))
+  shown = load()
+  assert (name, shown.mask) == ('a', None)
+  assert shown.boxes.tolist() == [[10, 20, 30, 15, 450]]
+
+
 def films_of(**values):
-  names = ('dicom_dir', 'rle_csv', 'data_dir', 'num_images', 'image_ids')
+  names = (
+    *('dicom_dir', 'rle_csv', 'data_dir', 'manifest'),
+    *('num_images', 'image_ids'),
+  )
   return view._films(types.SimpleNamespace(**dict.fromkeys(names) | values))
 
 
@@ -262,7 +287,7 @@ def test_side_of_a_mirrored_film_from_its_record(films, tmp_path):
   )
   source = entries.find(folder, entries.TRAIN, rle.read_csv(table))[0]
   assert source.path == str(path)
-  assert view.from_dicom(source).sides == ['right']  # columns 40 to 50 of 64
+  assert view.from_film(source).sides == ['right']  # columns 40 to 50 of 64
   (outcome,) = prepare.run_batch(
     [(0, source)],
     options=prepare.RecordOptions(16, 'auto', (), ()),

@@ -2,8 +2,7 @@
 
 Measured on images with a pneumothorax. Pixels are those of 1024 x 1024, into
 which every film is letterboxed. Millimeters are given only for films whose
-pixel spacing makes them as large as chest films are: headers often carry the
-spacing of another matrix of pixels.
+pixel spacing makes them as large as chest films are, see `formats.spacing`.
 """
 
 import dataclasses
@@ -13,13 +12,11 @@ import numpy as np
 
 from pnx_jax.evaluation.tables import Metrics
 from pnx_jax.formats.schema import Record
+from pnx_jax.formats.spacing import is_plausible
 from pnx_jax.metrics import averages, bootstrap
 from pnx_jax.metrics.summary import Images
 from pnx_jax.metrics.surface import SurfaceDistances, surface_distances
 
-# Longer side of a chest film, in mm: cassettes have 300 to 430, and detectors
-# lie up to a tenth closer to the tube or farther from it.
-_FILM_SIDES = 270.0, 480.0
 _TOLERANCES = {'px': 5.0, 'mm': 2.0}
 MEASURES = tuple(field.name for field in dataclasses.fields(SurfaceDistances))
 COLUMNS = tuple(f'{name}_{unit}' for unit in _TOLERANCES for name in MEASURES)
@@ -38,11 +35,10 @@ TITLES = {
 def spacing(record: Record) -> tuple[float, float] | None:
   """The spacing of rows and columns in mm, or None if it is implausible."""
   rows, columns = map(float, record.pixel_spacing)
-  if min(rows, columns) <= 0:
-    return None
-  longer = max(rows * record.height, columns * record.width)
-  low, high = _FILM_SIDES
-  return (rows, columns) if low <= longer <= high else None
+  known = min(rows, columns) > 0 and is_plausible(
+    (rows, columns), record.height, record.width
+  )
+  return (rows, columns) if known else None
 
 
 def measure(

@@ -9,6 +9,7 @@ import pydicom
 from pydicom import uid
 
 from pnx_jax.formats.names import printable
+from pnx_jax.formats.spacing import IMPLAUSIBLE, UNKNOWN, is_plausible
 
 # ViewCodeSequence in the terms of ViewPosition: of DICOM's context group 4010
 # the codes in SNOMED CT and, as older files have them, in SNOMED RT.
@@ -85,10 +86,14 @@ def parse(dataset: pydicom.Dataset) -> Header:
       else uid.ExplicitVRBigEndian
     )
   spacing, plane = _spacing(dataset)
+  aspect_of_pixels = _aspect(dataset, spacing)
+  height, width = integer(dataset.get('Rows')), integer(dataset.get('Columns'))
+  if not is_plausible(spacing, height, width):
+    spacing, plane = UNKNOWN, IMPLAUSIBLE
   sex = text(dataset, 'PatientSex').upper()
   return Header(
-    height=integer(dataset.get('Rows')),
-    width=integer(dataset.get('Columns')),
+    height=height,
+    width=width,
     modality=text(dataset, 'Modality').upper(),
     body_part=text(dataset, 'BodyPartExamined').upper(),
     view=text(dataset, 'ViewPosition').upper() or _coded_view(dataset),
@@ -96,7 +101,7 @@ def parse(dataset: pydicom.Dataset) -> Header:
     age=_years(text(dataset, 'PatientAge')),
     pixel_spacing=spacing,
     spacing_plane=plane,
-    pixel_aspect=_aspect(dataset, spacing),
+    pixel_aspect=aspect_of_pixels,
     photometric=photometric(dataset),
     bits_stored=integer(dataset.get('BitsStored')),
     transfer_syntax=printable(str(dataset.file_meta.TransferSyntaxUID)),
@@ -117,7 +122,7 @@ def unknown(height: int, width: int) -> Header:
     view='',
     sex='',
     age=-1,
-    pixel_spacing=(-1.0, -1.0),
+    pixel_spacing=UNKNOWN,
     spacing_plane='',
     pixel_aspect=1.0,
     photometric='MONOCHROME2',
@@ -163,7 +168,7 @@ def _spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float], str]:
     pair = _pair(dataset, keyword)
     if pair:
       return pair, plane
-  return (-1.0, -1.0), ''
+  return UNKNOWN, ''
 
 
 def _aspect(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> float:

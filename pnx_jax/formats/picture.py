@@ -55,9 +55,12 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
   """Returns a mask as bool[H, W]: whatever is not 0 in any channel.
 
   Raises:
-    UnusableFilm: The file cannot be read, or is too large.
+    UnusableFilm: The file cannot be read, is too large, or is a JPEG, whose
+      pixels beside the mask are seldom 0.
   """
   with _opened(path) as image:
+    if image.format != 'PNG':
+      raise UnusableFilm('undecodable', 'a mask has to be a PNG')
     if image.mode == 'P':
       image = image.convert('RGB')
     values = np.asarray(ImageOps.exif_transpose(image))

@@ -8,10 +8,12 @@ import dataclasses
 
 import numpy as np
 
+from pnx_jax.formats import spacing
+
 NAME = 'siim'
-VERSION = '1.1.0'
-# Records of 1.0.0 lack the fields that have a default here.
-READABLE_VERSIONS = ('1.0.0', VERSION)
+VERSION = '1.2.0'
+# Records of older versions lack fields that have a default here.
+READABLE_VERSIONS = ('1.0.0', '1.1.0', VERSION)
 TEST_SPLIT = 'test'
 UNLABELED_SPLIT = 'unlabeled'
 
@@ -48,9 +50,10 @@ class Record:
     sex: `F`, `M`, `O`, empty where unknown.
     age: Years, -1 where unknown.
     pixel_spacing: f32[2], millimeters between rows and between columns, -1
-      where unknown.
+      where unknown or implausible, see `formats.spacing`.
     spacing_plane: `patient` (PixelSpacing), `detector` (ImagerPixelSpacing,
-      larger than the body by the magnification), empty where unknown.
+      larger than the body by the magnification), `implausible`, empty where
+      unknown.
     mirrored: 1 where the film's left half is the patient's left, else 0.
     num_annotations: How many annotations `rle` unites.
     agreement: Mean Dice over the pairs of annotations, -1 for fewer than two.
@@ -60,6 +63,8 @@ class Record:
     truth: `mask`, `box`, `label` or `none`. Unless it is `mask`, `rle` and
       `mask` are empty and say nothing; empty in records of version 1.0.0.
     source: Which of several datasets the film comes from, if it is noted.
+    boxes_exhaustive: 1 where the truth is `box` and no pneumothorax lies
+      outside of the boxes, else 0.
   """
 
   image: bytes
@@ -82,11 +87,16 @@ class Record:
   boxes: np.ndarray
   truth: str = ''
   source: str = ''
+  boxes_exhaustive: int = 0
 
   def __post_init__(self) -> None:
     if not self.truth:
       known = NONE if self.label == UNLABELED else MASK
       object.__setattr__(self, 'truth', known)
+    # Records of older versions hold what the header said.
+    if not spacing.is_plausible(self.pixel_spacing, self.height, self.width):
+      object.__setattr__(self, 'pixel_spacing', spacing.UNKNOWN)
+      object.__setattr__(self, 'spacing_plane', spacing.IMPLAUSIBLE)
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))
