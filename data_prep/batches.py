@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -118,7 +119,7 @@ def _function(request: Request, folder: pathlib.Path) -> _Function:
     prepare.run_batch,
     options=request.options,
     folder=folder,
-    salt=staging.salt(folder),
+    salt=staging.secret(request.key_file),
   )
 
 
@@ -128,6 +129,7 @@ def _left_over(
   """Returns what an interrupted build of the same inputs had prepared."""
   inputs = [
     schema.VERSION,
+    hashlib.sha256(staging.secret(request.key_file)).hexdigest(),
     dataclasses.astuple(request.options),
     [(*dataclasses.astuple(entry), *_identity(entry)) for entry in entries],
   ]

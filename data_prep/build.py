@@ -51,6 +51,12 @@ def _define_flags() -> None:
   flags.DEFINE_string(
     'patient_map', None, 'Image id and true patient, e.g. nih_id.csv.'
   )
+  flags.DEFINE_string(
+    'patient_key',
+    None,
+    'The secret that keys the digests of patients, made where there is no such '
+    'file; the default is .patient_key beside the output.',
+  )
   flags.DEFINE_integer(
     'image_size', 1024, 'Side of the records in pixels.', lower_bound=1
   )

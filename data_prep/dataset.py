@@ -50,7 +50,7 @@ def build(request: Request) -> report.Report:
     ) as folder:
       outcomes = duplicates + batches.run(request, films, folder)
       splits, patients, alike = _split(request, outcomes, patient_map)
-      built = _write(request, splits, patients, folder)
+      built = _write(request, splits, patients, patient_map, folder)
       summary = report.summarize(
         found=found,
         outcomes=outcomes,
@@ -222,6 +222,7 @@ def _write(
   request: Request,
   splits: Splits,
   patients: grouping.Patients,
+  patient_map: Mapping[str, str] | None,
   folder: pathlib.Path,
 ) -> pathlib.Path:
   # Late, as it imports TensorFlow, which the workers need not do.
@@ -237,11 +238,21 @@ def _write(
 
     download.beam_runner = request.beam_runner
     download.beam_options = beam.parse(request.beam_options)
+  key = staging.secret(request.key_file)
+
+  def digest(image: prepare.Prepared) -> str:
+    if patient_map is None:
+      return image.patient
+    return prepare.patient_digest(patient_map.get(image.image_id, ''), key)
+
   root = folder / 'tfds'
   shutil.rmtree(root, ignore_errors=True)
   builder = siim.Siim(
     splits={
-      name: [(image, patients.number[image.image_id]) for image in images]
+      name: [
+        (image, patients.number[image.image_id], digest(image))
+        for image in images
+      ]
       for name, images in splits.items()
     },
     folder=folder,

@@ -11,14 +11,13 @@ import cv2
 import numpy as np
 from scipy.sparse import coo_array, csgraph
 
-_SIDE = 128
+from pnx_jax.formats import fingerprints
+
+_SIDE = fingerprints.SIDE
 _FREQUENCIES = 32
 _COARSE = 16  # these frequencies come first, and tell most films apart
-# Of 1024 bits. Copies that were recompressed, resized or re-exposed differ by
-# up to 70, the closest two of 80 real films by 369, the closest two synthetic
-# patients by 203.
-_MOST_DIFFERENT = 150
-_MOST_DIFFERENT_COARSE = 60
+_MOST_DIFFERENT = fingerprints.MOST_DIFFERENT
+_MOST_DIFFERENT_COARSE = fingerprints.MOST_DIFFERENT_COARSE
 # Up to this many films every pair is compared. Among more, films are compared
 # where a random sample of bits is equal; the samples are so many that a pair
 # which differs by the most bits allowed is missed with this probability. Copies

@@ -30,6 +30,7 @@ from pnx_jax.formats import (
   dicom,
   dicom_header,
   files,
+  fingerprints,
   letterbox,
   picture,
   refusals,
@@ -248,6 +249,10 @@ def _prepare(
     truth=known.kind,
     source=entry.source,
     boxes_exhaustive=int(known.kind == schema.BOX and entry.boxes_exhaustive),
+    # Of one size whatever that of the records, so that builds compare.
+    fingerprint=near_duplicates.fingerprint(
+      square(pixels, size=fingerprints.SIDE)
+    ).hex(),
   )
   prepared = Prepared(
     path=entry.path,
@@ -257,8 +262,8 @@ def _prepare(
     area=covered / mask.size,
     num_annotations=record.num_annotations,
     agreement=record.agreement,
-    patient=_digest(header.patient_id, salt),
-    fingerprint=near_duplicates.fingerprint(image).hex(),
+    patient=patient_digest(header.patient_id, salt),
+    fingerprint=record.fingerprint,
     synthetic=header.synthetic,
     truth=known.kind,
     source=entry.source,
@@ -318,8 +323,9 @@ def _png(image: np.ndarray, settings: Sequence[int]) -> bytes:
   return cv2.imencode('.png', image, settings)[1].tobytes()
 
 
-def _digest(patient_id: str, salt: bytes) -> str:
-  if not patient_id:
+def patient_digest(patient: str, key: bytes) -> str:
+  """Returns a patient's keyed digest, empty where the name is."""
+  if not patient:
     return ''
-  digest = hashlib.blake2b(patient_id.encode(), digest_size=16, key=salt)
+  digest = hashlib.blake2b(patient.encode(), digest_size=16, key=key)
   return digest.hexdigest()

@@ -1,6 +1,7 @@
 """What a build is asked for."""
 
 import dataclasses
+import os
 import shlex
 
 from data_prep import prepare
@@ -19,6 +20,7 @@ class Request:
   keep_columns: tuple[str, ...] = ()
   test_dicom_dir: str | None = None
   patient_map: str | None = None
+  patient_key: str | None = None
   image_size: int = 1024
   window: str = 'auto'
   accept_modality: tuple[str, ...] = dicom.RADIOGRAPHY
@@ -37,8 +39,17 @@ class Request:
   def inputs(self) -> list[str]:
     """The files and folders to read."""
     folders = self.dicom_dir, self.test_dicom_dir
-    tables = self.rle_csv, self.patient_map, self.manifest
+    tables = (
+      *(self.rle_csv, self.patient_map, self.patient_key),
+      self.manifest,
+    )
     return [path for path in (*folders, *tables) if path]
+
+  @property
+  def key_file(self) -> str:
+    """The file with the secret that keys the digests of patients."""
+    beside = os.path.dirname(os.path.realpath(self.output_dir))
+    return self.patient_key or os.path.join(beside, '.patient_key')
 
   @property
   def options(self) -> prepare.RecordOptions:

@@ -20,6 +20,9 @@ _Example = tf_example_pb2.Example
 # One shard passes through memory at a time.
 _RECORDS_PER_SHARD = 512
 
+# A record, the number of its patient and that patient's keyed digest.
+_Film = tuple[prepare.Prepared, int, str]
+
 
 class Siim(tfds.core.ShardBasedBuilder):
   """Chest radiographs with masks of pneumothorax."""
@@ -30,12 +33,12 @@ class Siim(tfds.core.ShardBasedBuilder):
   def __init__(
     self,
     *,
-    splits: Mapping[str, Sequence[tuple[prepare.Prepared, int]]],
+    splits: Mapping[str, Sequence[_Film]],
     folder: str | os.PathLike[str],
     image_size: int,
     **kwargs: Any,
   ):
-    """Takes the records of every split, each with its patient's number."""
+    """Takes the records of every split, each with patient and digest."""
     self._splits = splits
     self._folder = os.fspath(folder)
     self._image_size = image_size
@@ -99,9 +102,7 @@ def features(image_size: int) -> tfds.features.FeaturesDict:
   )
 
 
-def _shards(
-  records: Sequence[tuple[prepare.Prepared, int]],
-) -> list[list[tuple[prepare.Prepared, int]]]:
+def _shards(records: Sequence[_Film]) -> list[list[_Film]]:
   """Returns the records in an order that depends on their ids alone."""
   records = sorted(
     records,
@@ -113,10 +114,10 @@ def _shards(
 
 
 def _examples(
-  folder: str, shard: Sequence[tuple[prepare.Prepared, int]]
+  folder: str, shard: Sequence[_Film]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  for prepared, patient in shard:
+  for prepared, patient, digest in shard:
     record = prepare.read_record(folder, prepared)
     example = {name: getattr(record, name) for name in schema.FIELDS}
-    example['patient'] = patient
+    example |= {'patient': patient, 'patient_digest': digest}
     yield record.image_id, example

@@ -5,6 +5,7 @@ user who builds, and nobody else has access, unless Beam's workers need it.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +20,6 @@ from pnx_jax.formats import files
 
 _LOCK = 'lock'
 _INPUTS = 'inputs.json'
-_SALT = 'salt'
 _READY = 'ready'
 _WRITTEN = ('build.json', 'dataset_info.json')
 
@@ -95,18 +95,17 @@ def matches(path: pathlib.Path, inputs: Any) -> bool:
   return same
 
 
-def salt(path: pathlib.Path) -> bytes:
-  """Returns random bytes that live as long as what is in the folder."""
+def secret(path: str | os.PathLike[str]) -> bytes:
+  """Returns 32 bytes from a file; random ones are put in a new one."""
   flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-  descriptor = os.open(path / _SALT, flags, 0o600)
+  descriptor = os.open(path, flags, 0o600)
   with open(descriptor, 'rb+') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # Two builds may begin at once.
     content = file.read()
-    if len(content) != 32:
+    if not content:
       content = os.urandom(32)
-      file.seek(0)
-      file.truncate()
       file.write(content)
-  return content
+  return hashlib.sha256(content).digest()
 
 
 def empty(path: pathlib.Path) -> None:

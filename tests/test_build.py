@@ -49,6 +49,7 @@ def request(archive, output_dir, **changes):
     'dicom_dir': str(archive / 'train'),
     'rle_csv': str(archive / 'train-rle.csv'),
     'test_dicom_dir': str(archive / 'test'),
+    'patient_key': str(archive / 'patient.key'),
     'output_dir': str(output_dir),
     'image_size': 16,
     'num_folds': 2,

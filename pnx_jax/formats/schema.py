@@ -65,6 +65,11 @@ class Record:
     source: Which of several datasets the film comes from, if it is noted.
     boxes_exhaustive: 1 where the truth is `box` and no pneumothorax lies
       outside of the boxes, else 0.
+    fingerprint: What copies of the film have in common whatever their id, size
+      and compression, in hexadecimal digits, see `formats.fingerprints`; empty
+      where unknown.
+    patient_digest: The patient's name, hashed with a secret key: equal for one
+      patient in all builds with that key. Empty where unknown.
   """
 
   image: bytes
@@ -88,6 +93,8 @@ class Record:
   truth: str = ''
   source: str = ''
   boxes_exhaustive: int = 0
+  fingerprint: str = ''
+  patient_digest: str = ''
 
   def __post_init__(self) -> None:
     if not self.truth:
@@ -97,6 +104,11 @@ class Record:
     if not spacing.is_plausible(self.pixel_spacing, self.height, self.width):
       object.__setattr__(self, 'pixel_spacing', spacing.UNKNOWN)
       object.__setattr__(self, 'spacing_plane', spacing.IMPLAUSIBLE)
+
+  @property
+  def mask_is_known(self) -> bool:
+    """Whether every pixel's truth is known: without pneumothorax it is."""
+    return self.truth == MASK or self.label == NEGATIVE
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))
