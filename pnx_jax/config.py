@@ -139,6 +139,16 @@ FIELDS: dict[str, Field] = {
     'epoch, linear in between. () shows every image once per epoch.',
     _FREE,
   ),
+  'source_weights': Field(
+    '',
+    "How much of an epoch is from each source of the dataset: 'siim=2,nih=1'; "
+    "'' takes all images alike. positive_share is applied first and holds as "
+    'it stands; then positives and negatives are each divided by weight among '
+    'the sources that have some, so an empty cell leaves its part to the other '
+    'sources. Every source is named, 0 leaves it out; images without a source '
+    "are 'unnamed'.",
+    _FREE,
+  ),
   'patient_share': Field(
     1.0,
     'Share of the training patients whose images are trained on, for learning '

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pnx_jax.errors import UserError
-from pnx_jax.input.sampling import Schedule
+from pnx_jax.input.sampling import Schedule, parse_weights
 
 LABELS = np.array([1] * 6 + [0] * 20)
 SHARE = ((0, 0.8), (4, 0.4))
@@ -79,3 +79,81 @@ def test_epoch_and_position_are_inverse():
 def test_impossible_schedules_are_refused(labels, share, words):
   with pytest.raises(UserError, match=words):
     Schedule(np.array(labels), positive_share=share)
+
+
+# 6 positives of a, none of b, 2 of c; 8 negatives of a, 4 of b and of c.
+SOURCES = np.array([*'aaaaaacc', *'aaaaaaaabbbbcccc'])
+OF_SOURCES = np.array([1] * 8 + [0] * 16)
+WEIGHTED = {'sources': SOURCES, 'source_weights': {'a': 1, 'b': 2, 'c': 1}}
+
+
+def counts_of(schedule, first_epoch, last_epoch):
+  """How many images of each source and label some epochs have."""
+  first, last = schedule.start(first_epoch), schedule.start(last_epoch)
+  drawn = records(schedule, first, last)
+  return collections.Counter(
+    (str(SOURCES[i]), int(OF_SOURCES[i])) for i in drawn
+  )
+
+
+def test_weights_divide_each_label_among_the_sources_that_have_it():
+  schedule = Schedule(
+    OF_SOURCES, positive_share=((0, 0.5),), seed=2, **WEIGHTED
+  )
+  assert schedule.share(0) == 0.5
+  for epoch in range(20):
+    counts = counts_of(schedule, epoch, epoch + 1)
+    # 8 positives: b has none, so a and c have half each. 8 negatives: b half.
+    expected = {
+      ('a', 1): 4, ('c', 1): 4, ('a', 0): 2, ('b', 0): 4, ('c', 0): 2,
+    }  # fmt: skip
+    assert counts == expected
+
+
+def test_small_weights_are_right_in_the_long_run():
+  weights = {'a': 0.97, 'b': 0.02, 'c': 0.01}
+  schedule = Schedule(
+    OF_SOURCES, positive_share=((0, 0.5),), sources=SOURCES,
+    source_weights=weights,
+  )  # fmt: skip
+  counts = counts_of(schedule, 0, 1000)
+  for (source, label), count in counts.items():
+    total = weights['a'] + weights['c'] + (0 if label else weights['b'])
+    assert abs(count - 8000 * weights[source] / total) < 40
+
+
+def test_cells_are_drawn_without_replacement_and_from_the_position_alone():
+  options = {'positive_share': SHARE, 'seed': 5, **WEIGHTED}
+  forward, backward = (Schedule(OF_SOURCES, **options) for _ in range(2))
+  expected = records(forward, 0, 400)
+  assert [backward.record(i) for i in reversed(range(400))][::-1] == expected
+  drawn = records(forward, 0, forward.start(30))
+  for source in 'abc':
+    for label in (0, 1):
+      cell = np.flatnonzero((source == SOURCES) & (label == OF_SOURCES))
+      counts = [drawn.count(i) for i in cell]
+      assert max(counts, default=0) - min(counts, default=0) <= 1
+
+
+def test_a_source_of_weight_0_is_left_out():
+  weights = {'a': 1, 'b': 0, 'c': 0}
+  schedule = Schedule(OF_SOURCES, sources=SOURCES, source_weights=weights)
+  assert counts_of(schedule, 0, 1) == {('a', 1): 6, ('a', 0): 8}
+
+
+def test_weights_are_read_from_text():
+  assert parse_weights('') == {}
+  assert parse_weights('siim=2, nih = 0.5,a=b=1') == {
+    'siim': 2.0, 'nih': 0.5, 'a=b': 1.0,
+  }  # fmt: skip
+  for text in ('siim', 'siim=', 'siim=-1', 'siim=1,siim=2', '=1', 'a=inf'):
+    with pytest.raises(UserError, match='every source once with a number'):
+      parse_weights(text)
+
+
+def test_weights_of_other_sources_are_refused():
+  for weights in ({'a': 1, 'b': 1}, {'a': 1, 'b': 1, 'c': 1, 'd': 1}):
+    with pytest.raises(UserError, match='are from a, b, c: give each'):
+      Schedule(OF_SOURCES, sources=SOURCES, source_weights=weights)
+  with pytest.raises(UserError, match='every weight is 0'):
+    Schedule([0, 1], sources=['', ''], source_weights={'unnamed': 0})
