@@ -116,13 +116,13 @@ def test_films_of_which_less_is_known(tmp_path):
   summary, records = build(
     tmp_path,
     [
-      '0.png,0,,',
-      '1.png,1,,',
-      '2.png,,10 20 30 15,',
-      '3.png,,,',
-      '4.png,,,test',
+      '0.png,0,,,',
+      '1.png,1,,,',
+      '2.png,,10 20 30 15,,1',
+      '3.png,,,,',
+      '4.png,,,test,',
     ],
-    header='path,label,box,split',
+    header='path,label,box,split,boxes_exhaustive',
   )
   kinds = {name: record.truth for name, (_, record) in records.items()}
   assert kinds == {
@@ -133,10 +133,15 @@ def test_films_of_which_less_is_known(tmp_path):
   assert {'3', '4'}.isdisjoint(built_dataset.folds_of(tmp_path / 'records'))
   assert records['2'][1].boxes.tolist() == [[10, 20, 30, 15, 450]]
   assert [records[name][1].label for name in '0123'] == [0, 1, 1, -1]
+  exhaustive = [records[name][1].boxes_exhaustive for name in '0123']
+  assert exhaustive == [0, 0, 1, 0]
   assert (summary['written'], summary['unlabeled']) == (3, 1)
   # The mask of a film with a label alone must not be taken for an empty one.
-  with pytest.raises(UserError, match='2 films of which only a label or boxes'):
-    pipeline.Dataset(str(tmp_path / 'records'), ['fold0', 'fold1'])
+  data = pipeline.Dataset(str(tmp_path / 'records'), ['fold0', 'fold1'])
+  known = zip(data.records, data.mask_known, data.partly_known, strict=True)
+  assert {record.image_id: (whole, part) for record, whole, part in known} == {
+    '0': (True, False), '1': (False, False), '2': (False, True),
+  }  # fmt: skip
 
 
 def test_what_the_manifest_says_of_a_film(tmp_path):

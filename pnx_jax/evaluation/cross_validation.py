@@ -47,6 +47,12 @@ class HeldOut:
           f'{data_dir} has no labeled image in fold {fold}: there is nothing '
           'to evaluate; build it with fewer --num_folds'
         )
+      if not dataset.mask_known.all():
+        raise UserError(
+          f'{data_dir} holds films in fold {fold} of which only a label or '
+          'boxes are known; an evaluation needs masks: build it from a '
+          'manifest without them'
+        )
     sizes = [len(dataset) for dataset in self._datasets.values()]
     self._first = dict(zip(predictors, np.cumsum([0, *sizes]), strict=False))
     self.fold: np.ndarray = np.repeat(list(predictors), sizes)

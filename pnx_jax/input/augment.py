@@ -65,10 +65,10 @@ class Augmentation:
     Args:
       key: Random key of this step.
       image: f32[B, H, H, 1] in 0..1.
-      label: bool[B, H, H, 1].
+      label: bool[B, H, H, L], for L labels of each pixel.
 
     Returns:
-      Image f32[B, C, C, 1] in 0..1 and label bool[B, C, C, 1] with C =
+      Image f32[B, C, C, 1] in 0..1 and label bool[B, C, C, L] with C =
       crop_size or H.
     """
     keys = jax.random.split(key, len(image))
@@ -82,7 +82,12 @@ class Augmentation:
     rows, columns = (
       (axis + 0.5) * side - 0.5 for axis in self.grid(grid_key, side)
     )
-    image, label = bilinear(image, label, rows, columns)
+    image, *first = bilinear(image, label[..., :1], rows, columns)
+    others = [
+      bilinear(jnp.zeros_like(image), label[..., place, None], rows, columns)[1]
+      for place in range(1, label.shape[-1])
+    ]
+    label = jnp.concatenate([*first, *others], axis=-1) if others else first[0]
     return self._tone(tone_key, image), label
 
   def grid(self, key: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:

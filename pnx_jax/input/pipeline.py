@@ -5,7 +5,10 @@ number of processes: process p of P loads the p-th part of every global batch.
 Evaluation pads the last batch with `valid=False`, so every image counts once.
 
 A batch is a dict of `image` u8[B, S, S, 1], `label` bool[B, S, S, 1], `valid`
-bool[B] and `index` i32[B], the position of the record in the dataset.
+bool[B] and `index` i32[B], the position of the record in the dataset. Where not
+every mask is known, it also has `mask_weight` and `presence_weight` f32[B], see
+`truths`, perhaps `presence` f32[B], the label of the record, and, where some
+images are known outside of their boxes, `unknown` bool[B, S, S, 1].
 """
 
 import dataclasses
@@ -20,6 +23,7 @@ import numpy as np
 
 from pnx_jax.errors import UserError
 from pnx_jax.formats import built_dataset, letterbox, rle, schema, tfrecord
+from pnx_jax.input import truths
 from pnx_jax.input.sampling import Schedule
 
 Example: TypeAlias = dict[str, np.ndarray]
@@ -57,7 +61,6 @@ class Dataset:
       dataclasses.replace(tfrecord.parse(example), image=b'', mask=b'')
       for example in self._source
     ]
-    _check_truth(data_dir, records)
     patients = _some({record.patient for record in records}, patient_share)
     self._positions = [
       position
@@ -76,6 +79,21 @@ class Dataset:
   def labels(self) -> np.ndarray:
     """i64[N]: 1 pneumothorax, 0 none, -1 not annotated."""
     return np.array([record.label for record in self.records], np.int64)
+
+  @property
+  def sources(self) -> list[str]:
+    """N names of the sources, empty where unknown."""
+    return [record.source for record in self.records]
+
+  @functools.cached_property
+  def mask_known(self) -> np.ndarray:
+    """bool[N]: whether the truth of all pixels is known."""
+    return np.array([record.mask_is_known for record in self.records], bool)
+
+  @functools.cached_property
+  def partly_known(self) -> np.ndarray:
+    """bool[N]: whether the truth of the pixels outside of boxes is known."""
+    return np.array([truths.partly_known(r) for r in self.records], bool)
 
   def image(self, index: int, size: int) -> np.ndarray:
     """Returns the image of a record as u8[size, size].
@@ -122,30 +140,45 @@ class Dataset:
     return image
 
   def label(self, index: int, size: int) -> np.ndarray:
-    """Returns the mask of a record, letterboxed to bool[size, size]."""
+    """Returns the mask of a record, letterboxed to bool[size, size].
+
+    It is empty where the mask is not known.
+    """
     record = self.records[index]
     mask = rle.decode(record.rle, record.height, record.width)
     return letterbox.letterbox(mask, size, pixel_aspect=record.pixel_aspect)
+
+  def unknown(self, index: int, size: int) -> np.ndarray:
+    """Returns bool[size, size], the inside of boxes of a partly known record.
+
+    Pixels that a box covers in part belong to it.
+    """
+    inside = np.zeros((size, size), bool)
+    if self.partly_known[index]:
+      for left, top, right, bottom in self.boxes(index, size):
+        rows = slice(math.floor(top), math.ceil(bottom))
+        inside[rows, math.floor(left) : math.ceil(right)] = True
+    return inside
+
+  def boxes(self, index: int, size: int) -> np.ndarray:
+    """Returns the boxes of a record on the square of side `size`.
+
+    Returns:
+      f64[N, 4]: left, top, right and bottom edges in pixels.
+    """
+    record = self.records[index]
+    place = letterbox.place(
+      record.height, record.width, size, pixel_aspect=record.pixel_aspect
+    )
+    scale = np.array([place.width / record.width, place.height / record.height])
+    start = np.array([place.left, place.top]) + record.boxes[:, :2] * scale
+    return np.concatenate([start, start + record.boxes[:, 2:4] * scale], axis=1)
 
 
 def _some(patients: set[int], share: float) -> set[int]:
   """A random share of the patients, rounded up, the same at every call."""
   order = np.random.default_rng(0).permutation(sorted(patients))
   return set(order[: math.ceil(share * len(order))].tolist())
-
-
-def _check_truth(data_dir: str, records: Sequence[schema.Record]) -> None:
-  """Raises UserError for records whose truth is neither a mask nor none.
-
-  Their empty mask would be taken for that of a film without pneumothorax.
-  """
-  others = [r for r in records if r.truth not in (schema.MASK, schema.NONE)]
-  if others:
-    raise UserError(
-      f'{data_dir} holds {len(others)} films of which only a label or boxes '
-      f'are known, such as {others[0].image_id}; nothing learns from these '
-      'yet: build it from a manifest without them'
-    )
 
 
 def folds(data_dir: str) -> list[str]:
@@ -240,6 +273,8 @@ def training_batches(
   loader: Loader,
   first_step: int,
   last_step: int,
+  accumulate_steps: int = 1,
+  cropped: bool = False,
 ) -> Iterator[Batch]:
   """Loads the batches that follow `first_step`, up to that of `last_step`.
 
@@ -250,11 +285,31 @@ def training_batches(
     loader: Batch size, processes and threads.
     first_step: Number of steps taken before.
     last_step: Number of steps taken after the last batch.
+    accumulate_steps: Steps per update of the weights, over which the losses
+      of images with some truth are averaged.
+    cropped: Whether images are cropped, so that a record's label says nothing
+      of what remains of a positive one.
   """
+  truth_fields = None
+  if not dataset.mask_known.all():
+    positive = dataset.labels == schema.POSITIVE
+    truth_fields = truths.TruthFields(
+      mask=dataset.mask_known | dataset.partly_known,
+      presence=dataset.mask_known if cropped else np.ones(len(dataset), bool),
+      label=None if cropped else positive.astype(np.float32),
+      record=schedule.record,
+      images_per_update=accumulate_steps * loader.batch_size,
+    )
+  some_boxes = dataset.partly_known.any()
 
   def example(position: int) -> Example:
     index = schedule.record(position)
-    return _example(dataset, index, image_size)
+    example = _example(dataset, index, image_size)
+    if truth_fields:
+      example |= truth_fields(position)
+    if some_boxes:
+      example['unknown'] = dataset.unknown(index, image_size)[..., None]
+    return example
 
   return loader.batches(example, first_step, last_step)
 
@@ -265,6 +320,7 @@ def evaluation_batches(
   image_size: int,
   loader: Loader,
   truth_size: int | None = None,
+  with_truths: bool = False,
 ) -> Iterator[Batch]:
   """Loads every record once, in order; padding is not `valid`.
 
@@ -275,12 +331,25 @@ def evaluation_batches(
     truth_size: T, where batches are also to have `truth` bool[B, T, T], the
       label letterboxed to that side, and `place` i32[B, 4], the radiograph's
       place on that square (see `letterbox.Place`).
+    with_truths: Whether batches are also to tell what is known of an image,
+      as those of the training. Known outside of boxes is not known here.
   """
+  truth_fields = None
+  if with_truths:
+    truth_fields = truths.TruthFields(
+      mask=dataset.mask_known,
+      presence=np.ones(len(dataset), bool),
+      label=(dataset.labels == schema.POSITIVE).astype(np.float32),
+      record=lambda position: position,
+      images_per_update=len(dataset),
+    )
 
   def example(position: int) -> Example:
     valid = position < len(dataset)
     index = position if valid else 0
     example = _example(dataset, index, image_size)
+    if truth_fields:
+      example |= truth_fields(index)
     if truth_size is not None:
       record = dataset.records[index]
       example['truth'] = dataset.label(index, truth_size)

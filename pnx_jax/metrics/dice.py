@@ -6,7 +6,7 @@ images. Areas are counted at many thresholds in one pass, so that every
 post-processing rule can be scored later without the network (see rules.py).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import clu.metrics
@@ -87,9 +87,15 @@ class MeanDice(clu.metrics.Average):
 
   @classmethod
   def from_model_output(
-    cls, *, dice: jax.Array, mask: jax.Array | None = None, **_: Any
+    cls,
+    *,
+    dice: jax.Array,
+    mask: jax.Array | None = None,
+    known: Mapping[str, jax.Array] | None = None,
+    **_: Any,
   ) -> 'MeanDice':
-    """From f32[B] and, of real images, bool[B]."""
+    """From f32[B] and bool[B], see `SegmentationMetrics`."""
+    mask = _counting('dice', mask, known)
     return super().from_model_output(dice, mask=mask)
 
 
@@ -104,11 +110,47 @@ class PositiveDice(clu.metrics.Average):
     dice: jax.Array,
     label: jax.Array,
     mask: jax.Array | None = None,
+    known: Mapping[str, jax.Array] | None = None,
     **_: Any,
   ) -> 'PositiveDice':
-    """From f32[B], bool[B] and, of real images, bool[B]."""
+    """From f32[B], bool[B] and bool[B], see `SegmentationMetrics`."""
+    mask = _counting('dice', mask, known)
     positive = label if mask is None else label & mask
     return super().from_model_output(dice, mask=positive)
+
+
+def _counting(
+  name: str,
+  mask: jax.Array | None,
+  known: Mapping[str, jax.Array] | None,
+) -> jax.Array | None:
+  """Returns which images count for a metric, bool[B]; None for all."""
+  if not known or name not in known:
+    return mask
+  return known[name] if mask is None else mask & known[name]
+
+
+def _mean_of(name: str) -> type[clu.metrics.Average]:
+  """Returns the mean of a loss over the images that count for it."""
+
+  @flax.struct.dataclass
+  class Mean(clu.metrics.Average):
+    """Mean of the output of that name."""
+
+    @classmethod
+    def from_model_output(
+      cls,
+      *,
+      mask: jax.Array | None = None,
+      known: Mapping[str, jax.Array] | None = None,
+      **outputs: jax.Array,
+    ) -> 'Mean':
+      """From f32[B] and bool[B], see `SegmentationMetrics`."""
+      return super().from_model_output(
+        jnp.array(outputs[name]), mask=_counting(name, mask, known)
+      )
+
+  return Mean
 
 
 @flax.struct.dataclass
@@ -117,7 +159,8 @@ class SegmentationMetrics(clu.metrics.Collection):
 
   `single_from_model_output` takes the keyword arguments `dice` f32[B], `label`
   bool[B] (the image has a pneumothorax), `mask` bool[B] (the image is real and
-  not padding), and f32[B] for each name given to `with_losses`.
+  not padding), f32[B] for each name given to `with_losses`, and `known`, which
+  has bool[B] for 'dice' and losses that do not count all real images.
   """
 
   dice: MeanDice
@@ -133,5 +176,5 @@ class SegmentationMetrics(clu.metrics.Collection):
     taken = sorted(set(names) & set(cls.__annotations__))
     if taken:
       raise ValueError(f'The loss {taken[0]!r} has the name of a metric.')
-    losses = {name: clu.metrics.Average.from_output(name) for name in names}
+    losses = {name: _mean_of(name) for name in names}
     return cls.create(**cls.__annotations__, **losses)

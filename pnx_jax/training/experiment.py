@@ -9,7 +9,8 @@ import jax
 import optax
 
 from pnx_jax.config import Config, loss_weights
-from pnx_jax.input import pipeline
+from pnx_jax.errors import UserError
+from pnx_jax.input import pipeline, sampling
 from pnx_jax.input.augment import Augmentation
 from pnx_jax.input.sampling import Schedule
 from pnx_jax.metrics.dice import SegmentationMetrics
@@ -125,8 +126,18 @@ class Experiment:
     )
     held_out = pipeline.Dataset(config.data_dir, held_out_splits)
     dataset.check_size(config.image_size)
+    if not held_out.mask_known.any():
+      raise UserError(
+        f'no mask is known of any film in {", ".join(held_out_splits)} of '
+        f'{config.data_dir}: the best checkpoint is chosen by the Dice there; '
+        'build the dataset with films that have a mask, or with fewer folds'
+      )
     schedule = Schedule(
-      dataset.labels, positive_share=config.positive_share, seed=config.seed
+      dataset.labels,
+      positive_share=config.positive_share,
+      seed=config.seed,
+      sources=dataset.sources,
+      source_weights=sampling.parse_weights(config.source_weights),
     )
     fields = config.optimizer
     length = durations.resolve(

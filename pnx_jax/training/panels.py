@@ -33,7 +33,8 @@ class Panels:
     image_size: int,
     mesh: jax.sharding.Mesh,
   ):
-    positives = np.flatnonzero(dataset.labels == 1)[:_NUM_POSITIVES]
+    marked = (dataset.labels == 1) & dataset.mask_known
+    positives = np.flatnonzero(marked)[:_NUM_POSITIVES]
     negatives = np.flatnonzero(dataset.labels == 0)[:_NUM_NEGATIVES]
     self._cases = [*positives, *negatives]
     self._dataset = dataset

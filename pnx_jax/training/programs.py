@@ -65,4 +65,6 @@ class Programs:
       run.schedule,
       image_size=config.image_size,
       loader=experiment.loader(config, config.batch_size),
+      accumulate_steps=run.accumulate_steps,
+      cropped=config.augmentation.crop_size > 0,
     )

@@ -32,7 +32,8 @@ def train_step(
 
   Args:
     state: The state before the step.
-    batch: `image` u8[B, S, S, 1] and `label` bool[B, S, S, 1].
+    batch: `image` u8[B, S, S, 1] and `label` bool[B, S, S, 1]; where not every
+      mask is known, also what `input.pipeline` adds then.
     model: The network.
     optimizer: The optimizer.
     loss_weights: Weights of the losses, by name.
@@ -46,7 +47,7 @@ def train_step(
   """
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   augment_key, dropout_key = jax.random.split(key)
-  image, label = augmentation(augment_key, scaled(batch), batch['label'])
+  image, label, truth = _augmented(augmentation, augment_key, batch)
   constants = {k: v for k, v in state.variables.items() if k != 'params'}
 
   def loss(params: Any) -> tuple[jax.Array, Any]:
@@ -57,7 +58,7 @@ def train_step(
       mutable=list(constants),
       rngs={'dropout': dropout_key},
     )
-    parts = losses.compute(outputs, label, weights=loss_weights)
+    parts = losses.compute(outputs, label, weights=loss_weights, truth=truth)
     return parts['loss'].mean(), (outputs, changed, parts)
 
   params = state.variables['params']
@@ -68,7 +69,10 @@ def train_step(
   variables = {'params': optax.apply_updates(params, updates), **changed}
   norm = jnp.full(len(image), optax.tree.norm(grads))
   window = state.metrics.single_from_model_output(
-    **plain_dice(outputs, label), **parts, gradient_norm=norm
+    **plain_dice(outputs, label),
+    **parts,
+    gradient_norm=norm,
+    known=_known(batch, loss_weights),
   )
   next_state = TrainState(
     step=state.step + 1,
@@ -94,7 +98,8 @@ def eval_step(
   Args:
     variables: The network's `params` and `batch_stats`.
     batch: `image` u8[B, S, S, 1], `label` bool[B, S, S, 1], `valid` bool[B] and
-      `index` i32[B].
+      `index` i32[B]; where not every mask is known, also `mask_weight`,
+      `presence_weight` and `presence` f32[B].
     model: The network.
     loss_weights: Weights of the losses, by name.
 
@@ -102,7 +107,9 @@ def eval_step(
     `probability` f32[B] of the presence head, or the maximum pixel probability
     if that head has no loss; `label` bool[B]; `dice` f32[B] at the plain
     threshold; the areas of `metrics.dice.threshold_areas`; the losses f32[B]
-    by name; and the batch's `valid` and `index`.
+    by name; and the batch's `valid` and `index`. Where not every mask is known,
+    also `mask_known` bool[B], without which the areas, the Dice and the losses
+    of the mask mean nothing, and `label` is that of the record.
   """
   outputs = model.apply(variables, scaled(batch), train=False)
   probs = jax.nn.sigmoid(outputs['mask_logits'])
@@ -110,14 +117,63 @@ def eval_step(
   probability = jax.nn.sigmoid(outputs['presence_logit'])
   if 'presence' not in loss_weights:
     probability = probs.max(axis=(1, 2, 3))
-  return {
+  truth = _truth(batch, None)
+  computed = {
     'probability': probability,
     **plain_dice(outputs, batch['label']),
     **areas,
-    **losses.compute(outputs, batch['label'], weights=loss_weights),
+    **losses.compute(
+      outputs, batch['label'], weights=loss_weights, truth=truth
+    ),
     'valid': batch['valid'],
     'index': batch['index'],
   }
+  if truth is not None:
+    computed['mask_known'] = truth.mask > 0
+    computed['label'] = batch['presence'] > 0
+  return computed
+
+
+def _augmented(
+  augmentation: Augmentation, key: jax.Array, batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array, losses.Truth | None]:
+  """Returns image and label of a batch, augmented, and what is known of it."""
+  if 'unknown' not in batch:
+    image, label = augmentation(key, scaled(batch), batch['label'])
+    return image, label, _truth(batch, None)
+  labels = jnp.concatenate([batch['label'], batch['unknown']], axis=-1)
+  image, labels = augmentation(key, scaled(batch), labels)
+  return image, labels[..., :1], _truth(batch, labels[..., 1:])
+
+
+def _truth(
+  batch: Mapping[str, jax.Array], unknown: jax.Array | None
+) -> losses.Truth | None:
+  """Returns what is known of a batch, None where every mask is."""
+  if 'mask_weight' not in batch:
+    return None
+  return losses.Truth(
+    mask=batch['mask_weight'],
+    presence=batch['presence_weight'],
+    label=batch.get('presence'),
+    unknown=unknown,
+  )
+
+
+def _known(
+  batch: Mapping[str, jax.Array], loss_weights: Mapping[str, float]
+) -> dict[str, jax.Array]:
+  """Returns by metric which images count, bool[B]; all where it lacks one."""
+  if 'mask_weight' not in batch:
+    return {}
+  mask = batch['mask_weight'] > 0
+  known = {
+    f'{name}_loss': batch['presence_weight'] > 0 if name == 'presence' else mask
+    for name in loss_weights
+  }
+  if 'unknown' in batch:
+    mask &= ~batch['unknown'].any(axis=(1, 2, 3))
+  return {**known, 'dice': mask}
 
 
 def scaled(batch: Mapping[str, jax.Array]) -> jax.Array:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from pnx_jax.input import pipeline
+from pnx_jax.input import pipeline, sampling
 from pnx_jax.metrics import curves, rules
 from pnx_jax.metrics.dice import SegmentationMetrics
 from pnx_jax.models import compiled
@@ -50,7 +50,9 @@ class Validation:
       dataset,
       image_size=image_size,
       loader=loader,
+      with_truths=not dataset.mask_known.all(),
     )
+    self._sources = np.array([x or sampling.UNNAMED for x in dataset.sources])
     self._mesh = mesh
     self._image_size = image_size
     step = functools.partial(
@@ -79,6 +81,13 @@ class Validation:
     statistics = self.statistics(state.best_variables)
     averaged, rule = scores(statistics, image_size=self._image_size)
     events.scalars(step, prefixed('validation', averaged))
+    for source in sorted({*self._sources.tolist()}):
+      chosen = self._sources == source
+      if chosen.all():
+        break
+      part = {name: x[chosen] for name, x in statistics.items()}
+      found = source_scores(part, rule, image_size=self._image_size)
+      events.scalars(step, prefixed(f'validation_of/{source}', found))
     events.precision_recall(
       step, 'presence', statistics['label'], statistics['probability']
     )
@@ -126,20 +135,24 @@ def scores(
     By name: means of the losses; `dice` and `dice_positive` under the best
     rule, `dice_at_0.5` and `dice_positive_at_0.5` at the plain threshold,
     `all_empty_dice` of a network that marks nothing, and `auc` of the presence
-    head. The second value is that rule.
+    head. Images whose mask is not known count for the last one alone. The
+    second value is that rule.
   """
-  scale = (REFERENCE_SIZE / image_size) ** 2
-  areas = {
-    name: statistics[name] * scale
-    for name in ('truth_area', 'predicted_area', 'intersection')
-  }
+  names = [name for name in statistics if name.endswith('loss')]
+  label = statistics['label']
+  known = statistics.get('mask_known', np.ones(len(label), bool))
+  counting = {}
+  if 'mask_known' in statistics:
+    of_all = 'loss', 'presence_loss'
+    counting = {x: known for x in ('dice', *names) if x not in of_all}
+  areas = _areas(statistics, known, image_size)
   rule, dice = rules.best_rule(areas, rules.SMALL_GRID)
   per_image = rules.dice_per_image(areas, rule)
-  label = statistics['label']
-  names = [name for name in statistics if name.endswith('loss')]
+  positive = label[known]
   means = SegmentationMetrics.with_losses(names).single_from_model_output(
     dice=statistics['dice'],
     label=label,
+    known=counting,
     **{name: statistics[name] for name in names},
   )
   plain = {name: float(value) for name, value in means.compute().items()}
@@ -147,10 +160,50 @@ def scores(
     **{name: plain[name] for name in names},
     'dice': dice,
     'dice_positive': (
-      float(per_image[label].mean()) if label.any() else float('nan')
+      float(per_image[positive].mean()) if positive.any() else float('nan')
     ),
     'dice_at_0.5': plain['dice'],
     'dice_positive_at_0.5': plain['dice_positive'],
-    'all_empty_dice': float((~label).mean()),
+    'all_empty_dice': float((~positive).mean()),
     'auc': float(curves.curve(statistics['probability'], label).auc),
   }, rule
+
+
+def source_scores(
+  statistics: dict[str, np.ndarray], rule: rules.Rule, *, image_size: int
+) -> dict[str, float]:
+  """Returns the scores of the images of one source, NaN where undefined.
+
+  Args:
+    statistics: Those of these images, as `Validation.statistics` returns them.
+    rule: The rule that is best for all images.
+    image_size: Side of the square that the network sees.
+
+  Returns:
+    By name: `num_images`, `num_masks`, `auc` and, of the images whose mask is
+    known, `dice` and `dice_positive`.
+  """
+  label = statistics['label']
+  known = statistics.get('mask_known', np.ones(len(label), bool))
+  dice = rules.dice_per_image(_areas(statistics, known, image_size), rule)
+  positive = label[known]
+  return {
+    'num_images': len(label),
+    'num_masks': int(known.sum()),
+    'auc': float(curves.curve(statistics['probability'], label).auc),
+    'dice': float(dice.mean()) if len(dice) else float('nan'),
+    'dice_positive': (
+      float(dice[positive].mean()) if positive.any() else float('nan')
+    ),
+  }
+
+
+def _areas(
+  statistics: dict[str, np.ndarray], known: np.ndarray, image_size: int
+) -> dict[str, np.ndarray]:
+  """Returns the areas of some images, in pixels of the reference square."""
+  scale = (REFERENCE_SIZE / image_size) ** 2
+  return {
+    name: statistics[name][known] * scale
+    for name in ('truth_area', 'predicted_area', 'intersection')
+  }
