@@ -3,7 +3,7 @@
     python -m benchmarks.predict --workdir=runs/resnet34 --torch_python=...
 
 The run is one of configs/resunet.py:resnet34; what its weights are does not
-matter. Both sides read n and 4n films in turns, on the same cores, with the
+matter. Both sides read n and 4n films alternately, on the same cores, with the
 mirror image; what a film costs is the difference, so that starting up is
 counted apart. Needs a quiet machine: OpenMP's threads, PyTorch's, lose several
 times what other jobs take.

@@ -13,9 +13,9 @@ there at 1024.
 
 What differs: AdamW with one cosine instead of Adam with restarts and plateaus;
 the 3 checkpoints' weights are averaged instead of their predictions (set
---config.eval.checkpoints=3 for those); the presence head is trained along;
-folds keep patients apart, so scores are lower than on the place's own folds.
-The place also used ResNet-50 and SE-ResNeXt-50:
+--config.eval.checkpoints=3 for those); the presence head is trained together
+with the mask; folds keep patients apart, so scores are lower than on that
+team's own folds. The team also used ResNet-50 and SE-ResNeXt-50:
 --config.model.encoder=resnet50.
 """
 

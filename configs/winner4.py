@@ -5,12 +5,12 @@
 
 A U-Net with a ResNet-34 encoder whose BatchNorm is frozen (size and cost:
 configs/resunet.py); 2.7 BCE + 0.9 Dice + 0.1 presence cross-entropy; the share
-of positives falls from 0.8 to 0.22;
-squares of 512 cut from 768, predictions at 768; masks under 800 px are
-dropped, which the search for post-processing rules finds by itself.
+of positives falls from 0.8 to 0.22; squares of 512 cut from 768, predictions at
+768; masks under 800 px are dropped, which the search for a post-processing rule
+can choose as well.
 
 What differs: the presence head here looks at the bottleneck's mean and maximum
-and at the mask's surest pixel; AdamW with one cosine; 5 folds that keep
+and at the largest mask probability; AdamW with one cosine; 5 folds that keep
 patients apart instead of 8 that do not (build with --num_folds=8 for eight).
 """
 

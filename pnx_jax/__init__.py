@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 # Imported when they are first used: most of pnx_jax needs no networks.
-_ROOMS = {
+_MODULES = {
   'Prediction': 'pnx_jax.prediction.predictor',
   'Predictor': 'pnx_jax.prediction.predictor',
   'create_model': 'pnx_jax.models',
@@ -30,9 +30,9 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> object:
-  if name not in _ROOMS:
+  if name not in _MODULES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  return getattr(importlib.import_module(_ROOMS[name]), name)
+  return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

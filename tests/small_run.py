@@ -53,7 +53,7 @@ def seal(workdir):
 
 
 def events(path, fold=0):
-  """(step, value) of every scalar that is no timing, by name."""
+  """(step, value) of every scalar but timings, by name."""
   folder = run_files.fold_dir(path, fold) / 'events'
   accumulator = event_accumulator.EventAccumulator(
     str(folder), size_guidance={'scalars': 0}

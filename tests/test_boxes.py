@@ -1,4 +1,4 @@
-"""Boxes against scipy's labelling, and the csv and json they are written as."""
+"""Boxes against scipy's labeling, and the csv and json they are written as."""
 
 import functools
 import subprocess
@@ -15,7 +15,7 @@ from pnx_jax.formats.boxes import boxes
 
 
 def reference(mask):
-  """The same rows, by scipy's labelling and slices."""
+  """The same rows, by scipy's labeling and slices."""
   labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
   rows = []
   for number, (down, across) in enumerate(ndimage.find_objects(labels), 1):
@@ -33,7 +33,7 @@ def test_regions_agree_with_scipy(density):
     assert list(map(tuple, boxes(mask).tolist())) == reference(mask)
 
 
-def test_diagonal_neighbours_are_one_region():
+def test_diagonal_neighbors_are_one_region():
   assert boxes(np.eye(5, dtype=bool)).tolist() == [[0, 0, 5, 5, 5]]
 
 

@@ -1,4 +1,4 @@
-"""The schema of the configuration: complete, and equal to what rooms know."""
+"""The schema of the configuration: complete, and what the packages expect."""
 
 import dataclasses
 import math

@@ -262,8 +262,8 @@ def check_flags(command):
 def our_flags():
   """The names of all flags that a command of ours defines."""
   sources = [ROOT / 'launch.py']
-  for room in ('data_prep', 'pnx_jax', 'benchmarks'):
-    sources += (ROOT / room).rglob('*.py')
+  for package in ('data_prep', 'pnx_jax', 'benchmarks'):
+    sources += (ROOT / package).rglob('*.py')
   text = ''.join(path.read_text(encoding='utf-8') for path in sources)
   defined = r"""(?:DEFINE_\w+|add_argument)\(\s*f?['"](?:--)?(\w+)['"]"""
   return set(re.findall(defined, text))

@@ -89,13 +89,13 @@ def _convolution(variables, image):
 
 
 def _bilinear(image, size):
-  """Pixel centres at (i + 0.5) / n, edges held."""
+  """Pixel centers at (i + 0.5) / n, edges held."""
 
   def weights(old):
-    centre = (np.arange(size) + 0.5) * old / size - 0.5
-    low = np.floor(centre)
+    center = (np.arange(size) + 0.5) * old / size - 0.5
+    low = np.floor(center)
     matrix = np.zeros((size, old))
-    for offset, weight in ((0, 1 - centre + low), (1, centre - low)):
+    for offset, weight in ((0, 1 - center + low), (1, center - low)):
       column = np.clip(low + offset, 0, old - 1).astype(int)
       np.add.at(matrix, (np.arange(size), column), weight)
     return matrix

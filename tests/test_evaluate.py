@@ -49,7 +49,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def workdir(trained_run, tmp_path_factory):
   """A copy of the small run with two folds, the second trained like the first.
 
-  Six steps teach nothing: what is tested is that the figures are right.
+  Six steps teach nothing: what is tested is that the metrics are right.
   """
   path = tmp_path_factory.mktemp('evaluated') / 'run'
   shutil.copytree(trained_run, path)
@@ -508,7 +508,7 @@ def test_mistyped_scales_are_one_line(workdir, dataset_dir, scales):
     evaluation.evaluate(config, workdir)
 
 
-def test_a_fold_without_labelled_images_is_one_line(monkeypatch):
+def test_a_fold_without_labeled_images_is_one_line(monkeypatch):
   monkeypatch.setattr(pipeline, 'Dataset', lambda *_: [])
   with pytest.raises(UserError, match='no labeled image in fold 2'):
     HeldOut('data', {2: None})

@@ -78,14 +78,14 @@ def test_missing_rows_are_refused_though_all_lines_are_whole(path):
   [
     (',0.75,', ',0.85,', 'edited: it has .* as mean Dice'),
     ('4,0,1,0.9', '4,0,0,0.9', 'it has 1 positive images'),
-    ('4,0,1,0.9', '4,0,2,0.9', "line 2: '2' is no value of label"),
-    ('0.9,', 'nan,', "line 2: 'nan' is no value of probability"),
-    ('0.9,', '1.9,', "'1.9' is no value of probability"),
-    (',900,', ',-900,', "line 2: '-900' is no value of truth_area"),
-    (',900,', ',many,', "'many' is no value of truth_area"),
+    ('4,0,1,0.9', '4,0,2,0.9', "line 2: '2' is not a valid label"),
+    ('0.9,', 'nan,', "line 2: 'nan' is not a valid probability"),
+    ('0.9,', '1.9,', "'1.9' is not a valid probability"),
+    (',900,', ',-900,', "line 2: '-900' is not a valid truth_area"),
+    (',900,', ',many,', "'many' is not a valid truth_area"),
     (',PA,', ',PA,PA,', 'line 2: 13 cells instead of 12'),
     ('dice', 'Dice', "no column 'dice'"),
-    ('0.9,', '\0,', 'is no value of probability|damaged'),
+    ('0.9,', '\0,', 'is not a valid probability|damaged'),
   ],
 )
 def test_a_damaged_cell_is_named(path, before, after, message):

@@ -433,7 +433,7 @@ def test_a_full_disk_leaves_no_model(folder, run, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
   monkeypatch.undo()
   monkeypatch.setattr(export, 'files', lambda run, **_: content)
-  # What an interruption left is no hindrance, and an empty folder is none.
+  # Neither what an interruption left nor an empty folder prevents an export.
   (tmp_path / '.model.partial').mkdir()
   (tmp_path / 'model').mkdir()
   export.export(run, tmp_path / 'model')

@@ -53,7 +53,7 @@ def holder(tmp_path):
   process.stdout.close()
 
 
-def test_a_second_training_is_told_who_trains_and_a_killed_one_is_no_hindrance(
+def test_a_second_training_names_the_first_and_a_killed_one_leaves_no_lock(
   holder, tmp_path
 ):
   words = f'process {holder.pid} on {socket.gethostname()}'

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Each may import those before it; rooms on one floor do not import each other.
-FLOORS = [
+# Each may import those before it; those of one layer do not import each other.
+LAYERS = [
   {'errors', 'pages'},
   {'config'},
   {'cli'},
@@ -24,7 +24,7 @@ FLOORS = [
   {'prediction'},
   {'evaluation', 'export', 'triage', 'inference'},
 ]
-FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # Of the metrics only what is numpy alone: quartiles and curves.
 BELOW_DATA_PREP = {
   *('cli', 'errors', 'pool', 'film_flags'),
@@ -63,12 +63,12 @@ def imported(source):
         yield text + '?'
 
 
-def not_below(source, room):
-  """What a file in a room imports of ours that does not lie below it.
+def not_below(source, package):
+  """The modules of ours that a file imports although they are not below it.
 
   Args:
     source: text of the file.
-    room: name of a module or package in pnx_jax.
+    package: name of the module or package in pnx_jax that holds the file.
 
   Returns:
     Sorted dotted names.
@@ -79,8 +79,8 @@ def not_below(source, room):
     if top == 'pnx_jax':
       other = rest.split('.')[0]
       # `import pnx_jax` itself is caught where an attribute of it is used.
-      below = not other or FLOOR.get(other, len(FLOORS)) < FLOOR[room]
-      if not (below or other == room):
+      below = not other or LAYER.get(other, len(LAYERS)) < LAYER[package]
+      if not (below or other == package):
         wrong.add(name)
     elif top in OWN:
       wrong.add(name)
@@ -95,19 +95,19 @@ def sources(*names):
       yield file, file.read_text(encoding='utf-8')
 
 
-def test_the_documentation_shows_these_floors():
+def test_the_documentation_shows_these_layers():
   page = (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8')
   table = page.split('pnx_jax/__init__ ')[1].split('```')[0]
   rows = [line.split('  ')[0].split() for line in table.splitlines()[1:]]
-  assert [set(row) for row in reversed(rows)] == FLOORS
+  assert [set(row) for row in reversed(rows)] == LAYERS
 
 
-def test_no_room_imports_upwards():
+def test_nothing_imports_upward():
   for path, source in sources('pnx_jax'):
-    room = path.relative_to(ROOT / 'pnx_jax').with_suffix('').parts[0]
-    if room != '__init__':
-      assert room in FLOOR, f'{path} has no floor'
-      assert not_below(source, room) == [], path
+    package = path.relative_to(ROOT / 'pnx_jax').with_suffix('').parts[0]
+    if package != '__init__':
+      assert package in LAYER, f'{path} has no layer'
+      assert not_below(source, package) == [], path
 
 
 @pytest.mark.parametrize(

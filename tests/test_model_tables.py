@@ -1,4 +1,4 @@
-"""The figures in the recipes' docstrings and in the README are the counted."""
+"""Recipes' docstrings and the README give parameters and GFLOPs as counted."""
 
 import importlib
 import itertools
@@ -22,10 +22,10 @@ def test_sizes_and_costs(recipe):
   for line in counted:
     assert f'\n{line}  ' in module.__doc__
   name = f'configs/{recipe}.py'
-  for variant, *figures in re.findall(
+  for variant, *counts in re.findall(
     rf'\| `{name}:?(\w*)` \| (.+?) M \| (\d+) \|', README.read_text()
   ):
-    assert [variant or '(none)', figures[0], 'M', figures[1]] in [
+    assert [variant or '(none)', counts[0], 'M', counts[1]] in [
       line.split() for line in counted
     ]
 

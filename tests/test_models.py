@@ -29,12 +29,12 @@ def count(tree):
 
 def drawn(shapes):
   """Variables of these shapes, with which few activations are dead."""
-  centres = {'scale': 1.0, 'var': 1.0, 'bias': 0.3}
+  centers = {'scale': 1.0, 'var': 1.0, 'bias': 0.3}
   random = np.random.default_rng(0)
 
   def draw(path, shape):
-    centre = centres.get(path[-1].key, 0.0)
-    return random.normal(centre, 0.1, shape.shape).astype(np.float32)
+    center = centers.get(path[-1].key, 0.0)
+    return random.normal(center, 0.1, shape.shape).astype(np.float32)
 
   return jax.tree.map_with_path(draw, shapes)
 

@@ -62,13 +62,13 @@ def _readings():
 
 
 def _write(folder, readings, *, num_pictures=None):
-  """The page of films whose pictures are of an even grey each."""
+  """The page of films whose pictures are of one even gray each."""
   pictures = folder / 'pictures'
   pictures.mkdir(exist_ok=True)
   assessed = [reading for reading in readings if reading.assessed]
   for i, reading in enumerate(assessed[:num_pictures]):
-    grey = np.full((60, 50), 40 * i % 256, np.uint8)
-    cv2.imwrite(str(pictures / f'{reading.name}.jpg'), grey)
+    gray = np.full((60, 50), 40 * i % 256, np.uint8)
+    cv2.imwrite(str(pictures / f'{reading.name}.jpg'), gray)
   path = folder / 'worklist.html'
   page.write(
     path,
@@ -195,7 +195,7 @@ def test_a_click_opens_the_film_large(worklist, tab):
     '/films/3.dcm'
   )
   screen = cv2.imdecode(np.frombuffer(tab.screenshot(), np.uint8), 0)
-  # Most of the window is the film's own grey, JPEG's rounding allowed for.
+  # Most of the window is the film's own gray, JPEG's rounding allowed for.
   assert np.mean(np.abs(screen.astype(int) - 120) < 3) > 0.3
   tab.click('[data-step="1"]')
   assert _rank_in_dialog(tab) == 5

@@ -83,8 +83,8 @@ def test_the_table_is_in_order_and_agrees_with_the_files(
     mask = rle.decode(masks[row['image_id']], header.height, header.width)
     area = int(row['area_px'])
     assert area == mask.sum()
-    millimetres = area * header.pixel_spacing[0] * header.pixel_spacing[1]
-    assert float(row['area_mm2']) == pytest.approx(millimetres, abs=0.06)
+    millimeters = area * header.pixel_spacing[0] * header.pixel_spacing[1]
+    assert float(row['area_mm2']) == pytest.approx(millimeters, abs=0.06)
     name = discovery.name_of(row['path'])
     picture = cv2.imread(str(everything / 'pictures' / f'{name}.jpg'))
     assert picture.shape[1] == 640

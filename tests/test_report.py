@@ -110,7 +110,7 @@ def test_pictures_are_described_and_names_escaped(report):
   for image in drawn:
     _, data = image['src'].split('base64,')
     ET.fromstring(base64.b64decode(data))
-    # What is seen is told, with numbers.
+    # What the pictures show is also given in numbers.
     assert re.search(r'\d', image['alt']) or 'table below' in image['alt']
   assert 'runs &amp; &lt;tests&gt;' in report
 

@@ -91,5 +91,5 @@ def test_groups_keep_patients_whole_and_share_positives():
 
 
 def test_no_images_are_an_error():
-  with pytest.raises(UserError, match='no labelled images'):
+  with pytest.raises(UserError, match='no labeled images'):
     rule_search.patient_groups(np.zeros(0, int), np.zeros(0, bool))

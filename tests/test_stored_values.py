@@ -102,7 +102,7 @@ def test_bits_outside_of_those_stored_are_not_part_of_a_value(high_bit, signed):
 
 
 def test_a_high_bit_that_cannot_be():
-  """Above the allocated ones it says nothing; there must be room below it."""
+  """Above the allocated bits it is ignored; the stored bits must fit below."""
   values = samples(12)
   made = dicom_files.dataset(values, bits=12, HighBit=40)
   np.testing.assert_array_equal(decoded(made), values)

@@ -131,7 +131,7 @@ def test_begins_are_those_of_readers_one_by_one():
 
 @pytest.fixture
 def cohort():
-  """90 films of 30 patients; a third positive, and well told apart."""
+  """90 films of 30 patients; a third positive, and well separated."""
   rng = np.random.default_rng(0)
   label = np.arange(90) % 3 == 0
   probability = np.clip(0.3 * label + 0.7 * rng.random(90), 0, 1)

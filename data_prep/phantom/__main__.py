@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _define_flags() -> None:
   flags.DEFINE_string('output_dir', None, 'The folder to make.')
-  flags.DEFINE_integer('num_images', 600, 'Labelled images.', lower_bound=1)
+  flags.DEFINE_integer('num_images', 600, 'Labeled images.', lower_bound=1)
   flags.DEFINE_integer('num_test_images', 12, 'Others.', lower_bound=0)
   flags.DEFINE_float('prevalence', 0.22, 'Share with a pneumothorax.')
   flags.DEFINE_integer('seed', 0, 'Same seed, same bytes.', lower_bound=0)

@@ -1,7 +1,7 @@
 """Leaks: images that are scored must not be those of the training.
 
-`training.train` refuses the third kind, weights to start from that were trained
-on images which are held out.
+`training.initial_weights` refuses the third kind, weights to start from that
+were trained on images which are held out.
 """
 
 import logging

@@ -137,7 +137,7 @@ def patient_groups(
   """
   names, members = np.unique(patients, return_inverse=True)
   if not len(names):
-    raise UserError('there are no labelled images to evaluate')
+    raise UserError('there are no labeled images to evaluate')
   positive = np.bincount(members, label, minlength=len(names)) > 0
   shuffled = np.random.default_rng(seed).permutation(len(names))
   dealt = shuffled[np.argsort(~positive[shuffled], kind='stable')]

@@ -155,7 +155,7 @@ def write(
   """
   check_installed()
   if not mask.any():
-    raise ValueError('an empty mask is no segmentation')
+    raise ValueError('an empty mask cannot be a segmentation')
   film, replaced = (
     source if isinstance(source, Reference) else reference(source)
   )
@@ -206,7 +206,7 @@ def _valid_text(dataset: pydicom.Dataset, keyword: str) -> str:
 
 
 def _segmentation(film, mask, model, rules) -> pydicom.Dataset:
-  import highdicom  # It is no part of a plain installation.
+  import highdicom  # Not part of a plain installation.
 
   version = f'{model}, rules {rules}'
   segment = highdicom.seg.SegmentDescription(

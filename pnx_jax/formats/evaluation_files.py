@@ -195,7 +195,7 @@ def _column(
       values.append(parse(row[name]))
     except ValueError:
       raise UserError(
-        f'{path}, line {line}: {row[name]!r} is no value of {name}; {_REMEDY}'
+        f'{path}, line {line}: {row[name]!r} is not a valid {name}; {_REMEDY}'
       ) from None
   return np.array(values, object if parse is str else None)
 

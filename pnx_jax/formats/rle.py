@@ -31,7 +31,7 @@ def decode(rle: str, height: int, width: int) -> np.ndarray:
 
   Raises:
     PastTheEnd: The encoding is one of a larger mask.
-    UserError: The string is no encoding of a mask at all.
+    UserError: The string does not encode a mask.
   """
   flat = np.zeros(height * width, bool)
   if not is_empty(rle):

@@ -1,7 +1,7 @@
 """Convolution, upsampling and pooling, each in its platform's fastest form.
 
 The forms of one operation compute the same. Which one is used, and why
-(benchmarks/RESULTS.md has the figures):
+(benchmarks/RESULTS.md has the measurements):
 
 operation            CPU               GPU    TPU
 depthwise            `cpu.depthwise`   XLA's  XLA's

@@ -153,7 +153,7 @@ class EfficientNetEncoder(nn.Module):
   Attributes:
     variant: Member of the family.
     depth: How often the image is halved, at most 5.
-    drop_path: The rate that grows linearly from 0 at the first block towards
+    drop_path: The rate that grows linearly from 0 at the first block toward
       the last.
     style: Of the layers; padding, statistics and activation are the family's.
   """
