@@ -14,7 +14,8 @@ Loss: BCE + Dice of the batch. Augmentation: mirror, shift, scale, rotate.
 AdamW with a cosine. Scored are the last averaged weights, mean of the image
 and its mirror image. The network has no presence head: the probability of a
 film is the largest of its pixels. OUT holds a 16-bit png for every held-out
-film, `predictions.csv` and `run.json`.
+film, `predictions.csv` and `run.json`. `checkpoint.pt` is written every 50
+steps; the same command resumes from it.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from torch.nn import functional
 _MEAN, _DEVIATION = 127 / 255, 128 / 255
 _WHITE = 65535
 _LOG_STEPS = 25
+_CHECKPOINT_STEPS = 50
 _EMA_DECAY = 0.99
 # What this project's default recipe draws.
 _FLIP, _AFFINE, _SHIFT, _SCALE, _ROTATE = 0.5, 0.5, 0.1, 0.15, 15.0
@@ -121,8 +123,8 @@ def predict(model, image: np.ndarray) -> np.ndarray:
   return ((probs[0] + probs[1].flip(-1)) / 2).numpy()
 
 
-def train(films, flags) -> torch.nn.Module:
-  """Returns the averaged weights after the last step."""
+def train(films, flags) -> tuple[torch.nn.Module, float]:
+  """Returns the averaged weights after the last step, and the minutes."""
   torch.manual_seed(flags.seed)
   random = torch.Generator().manual_seed(flags.seed)
   model = network(flags.weights).to(memory_format=torch.channels_last)
@@ -134,9 +136,25 @@ def train(films, flags) -> torch.nn.Module:
   order = films['order'][: flags.steps or None]
   schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(order))
   dice = smp.losses.DiceLoss('binary')
+  stateful = {
+    'model': model,
+    'ema': ema,
+    'optimizer': optimizer,
+    'schedule': schedule,
+  }
+  path = flags.output / 'checkpoint.pt'
+  first, before = 0, 0.0
+  if path.exists():
+    saved = torch.load(path, weights_only=True)
+    for name, part in stateful.items():
+      part.load_state_dict(saved[name])
+    random.set_state(saved['random'])
+    torch.set_rng_state(saved['dropout'])
+    first, before = saved['step'], saved['seconds']
   model.train()
   start = time.monotonic()
-  for step, indices in enumerate(order):
+  for step in range(first, len(order)):
+    indices = order[step]
     image, label = batch_of(films, indices, random)
     logits = model(normalized(image))
     loss = functional.binary_cross_entropy_with_logits(logits, label)
@@ -146,14 +164,21 @@ def train(films, flags) -> torch.nn.Module:
     optimizer.step()
     schedule.step()
     averaged(ema, model, step)
+    seconds = time.monotonic() - start
     if (step + 1) % _LOG_STEPS == 0:
-      rate = (step + 1) * len(indices) / (time.monotonic() - start)
+      rate = (step + 1 - first) * len(indices) / seconds
       print(
         f'step {step + 1}/{len(order)}  loss {loss.item():.4f}  '
         f'{rate:.1f} images/s',
         flush=True,
       )
-  return ema.eval()
+    if (step + 1) % _CHECKPOINT_STEPS == 0:
+      saved = {name: part.state_dict() for name, part in stateful.items()}
+      saved |= {'random': random.get_state(), 'dropout': torch.get_rng_state()}
+      saved |= {'step': step + 1, 'seconds': before + seconds}
+      torch.save(saved, path.with_suffix('.tmp'))
+      path.with_suffix('.tmp').replace(path)
+  return ema.eval(), (before + time.monotonic() - start) / 60
 
 
 def main() -> None:
@@ -167,12 +192,10 @@ def main() -> None:
   parser.add_argument('--threads', type=int, default=2)
   flags = parser.parse_args()
   torch.set_num_threads(flags.threads)
-  start = time.monotonic()
+  flags.output.mkdir(parents=True, exist_ok=True)
   with np.load(flags.films) as file:
     films = dict(file)
-  model = train(films, flags)
-  minutes = (time.monotonic() - start) / 60
-  flags.output.mkdir(parents=True, exist_ok=True)
+  model, minutes = train(films, flags)
   rows = []
   for index in films['held_out']:
     probs = predict(model, films['image'][index])
@@ -191,6 +214,7 @@ def main() -> None:
       {
         'learning_rate': flags.learning_rate,
         'minutes': round(minutes, 1),
+        'threads': flags.threads,
         'load': round(os.getloadavg()[1], 1),
         'torch': torch.__version__,
         'smp': smp.__version__,
