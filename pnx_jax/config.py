@@ -262,6 +262,21 @@ FIELDS: dict[str, Field] = {
     'model.deep_supervision).',
     _AT_LEAST_0,
   ),
+  # Learning from images without annotation (training/mean_teacher.py).
+  'mean_teacher.unlabeled_share': Field(
+    0.0,
+    'Share of the images of a step that come from the split `unlabeled`; the '
+    'rest is annotated. 0 = no mean teacher.',
+    _PROBABILITY,
+  ),
+  'mean_teacher.weight': Field(
+    1.0,
+    'Weight of the consistency of the network with its averaged weights.',
+    _AT_LEAST_0,
+  ),
+  'mean_teacher.ramp_epochs': Field(
+    5.0, 'Epochs over which that weight rises.', _AT_LEAST_0
+  ),
   'optimizer.name': Field(
     'adamw', "'sgd' has Nesterov momentum 0.9.", ('adamw', 'sgd')
   ),
@@ -573,6 +588,11 @@ def check_config(config: Config) -> None:
       f'augmentation.crop_size={config.augmentation.crop_size} does not fit '
       f'into image_size={config.image_size}; lower the former or raise the '
       'latter'
+    )
+  if config.mean_teacher.unlabeled_share and not config.optimizer.ema_decay:
+    raise UserError(
+      'mean_teacher.unlabeled_share needs averaged weights: set '
+      '--config.optimizer.ema_decay above 0'
     )
   if config.model.normalization == 'frozen' and not (
     config.pretrained or config.init_from

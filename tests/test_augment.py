@@ -203,3 +203,20 @@ def test_preview_shows_each_radiograph_beside_its_changes(dataset_dir):
   mirrored = np.abs(tiles[0][:, ::-1].astype(int) - tiles[1])
   plain = np.abs(tiles[0].astype(int) - tiles[1])
   assert mirrored.mean() < plain.mean() / 2
+
+
+def test_two_views_show_the_same_places_in_other_intensities():
+  image, _ = film()
+  geometry = dataclasses.replace(
+    FULL, intensity_probability=0.0, noise_probability=0.0
+  )
+  one, other = geometry.two_views(jax.random.key(3), image)
+  np.testing.assert_array_equal(one, other)
+  assert not np.array_equal(one, image)
+  changed, again = FULL.two_views(jax.random.key(3), image)
+  assert not np.array_equal(changed, again)
+  # Brightness, contrast and gamma keep the order of places; noise is small.
+  for view in (changed, again):
+    for number in range(len(image)):
+      correlation = np.corrcoef(view[number].ravel(), one[number].ravel())
+      assert correlation[0, 1] > 0.8

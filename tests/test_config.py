@@ -106,6 +106,10 @@ def test_ranges(values, inside, outside):
     ({'model__normalization': 'frozen'}, '--config.pretrained'),
     ({'losses__deep': 1.0}, 'no deep heads'),
     (
+      {'mean_teacher__unlabeled_share': 0.5, 'optimizer__ema_decay': 0.0},
+      'needs averaged weights',
+    ),
+    (
       {'losses__deep': 1.0, 'losses__bce': 0.0, 'losses__dice': 0.0},
       'repeats the mask losses',
     ),

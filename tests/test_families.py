@@ -68,7 +68,10 @@ def test_learns_on_eight_devices_as_on_one_and_is_restored(
   @functools.partial(jax.jit, compiler_options=QUICK)
   def loss_on_one_device(variables, batch):
     outputs, _ = run.model.apply(
-      variables, steps.scaled(batch), train=True, mutable=['batch_stats']
+      variables,
+      steps.scaled(batch['image']),
+      train=True,
+      mutable=['batch_stats'],
     )
     parts = losses.compute(outputs, batch['label'], weights=run.loss_weights)
     return parts['loss'].mean()

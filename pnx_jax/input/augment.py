@@ -74,21 +74,49 @@ class Augmentation:
     keys = jax.random.split(key, len(image))
     return jax.vmap(self._one)(keys, image, label)
 
+  def two_views(
+    self, key: jax.Array, image: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Augments every image twice: the same points, other intensities.
+
+    Args:
+      key: Random key of this step.
+      image: f32[B, H, H, 1] in 0..1.
+
+    Returns:
+      Two images f32[B, C, C, 1] in 0..1 with C = crop_size or H.
+    """
+    keys = jax.random.split(key, len(image))
+    return jax.vmap(self._two)(keys, image)
+
   def _one(
     self, key: jax.Array, image: jax.Array, label: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     grid_key, tone_key = jax.random.split(key)
+    image, label = self._sampled(grid_key, image, label)
+    return self._tone(tone_key, image), label
+
+  def _two(
+    self, key: jax.Array, image: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    grid_key, tone_key, other_tone_key = jax.random.split(key, 3)
+    image, _ = self._sampled(grid_key, image, jnp.zeros(image.shape, bool))
+    return self._tone(tone_key, image), self._tone(other_tone_key, image)
+
+  def _sampled(
+    self, key: jax.Array, image: jax.Array, label: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Image and label at the points of a grid that is drawn."""
     side = image.shape[0]
-    rows, columns = (
-      (axis + 0.5) * side - 0.5 for axis in self.grid(grid_key, side)
-    )
+    rows, columns = ((axis + 0.5) * side - 0.5 for axis in self.grid(key, side))
+    black = jnp.zeros_like(image)
     image, *first = bilinear(image, label[..., :1], rows, columns)
     others = [
-      bilinear(jnp.zeros_like(image), label[..., place, None], rows, columns)[1]
+      bilinear(black, label[..., place, None], rows, columns)[1]
       for place in range(1, label.shape[-1])
     ]
     label = jnp.concatenate([*first, *others], axis=-1) if others else first[0]
-    return self._tone(tone_key, image), label
+    return image, label
 
   def grid(self, key: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:
     """Draws the sampling grid of one image.

@@ -265,6 +265,47 @@ class Loader:
     return iter(dataset.to_iter_dataset(options))
 
 
+@dataclasses.dataclass(frozen=True)
+class Unlabeled:
+  """Images without annotation that are seen beside the annotated ones.
+
+  Attributes:
+    dataset: The images.
+    schedule: Their order.
+    batch_size: Images per step, over all processes.
+  """
+
+  dataset: Dataset
+  schedule: Schedule
+  batch_size: int
+
+  @classmethod
+  def read(cls, data_dir: str, *, batch_size: int, seed: int) -> 'Unlabeled':
+    """Reads the split `unlabeled`, each image once a pass.
+
+    Args:
+      data_dir: A folder written by `python -m data_prep.build`.
+      batch_size: Images per step, over all processes.
+      seed: Seeds the order.
+
+    Raises:
+      UserError: There is no such split.
+    """
+    if schema.UNLABELED_SPLIT not in built_dataset.split_sizes(data_dir):
+      raise UserError(
+        'mean_teacher.unlabeled_share needs images without annotation: '
+        f'{data_dir} has no split {schema.UNLABELED_SPLIT!r}; build it from a '
+        'manifest with films that have neither label nor annotation'
+      )
+    dataset = Dataset(data_dir, [schema.UNLABELED_SPLIT], labeled_only=False)
+    order = Schedule(np.zeros(len(dataset), np.int64), seed=seed)
+    return cls(dataset, order, batch_size)
+
+  def image(self, position: int, size: int) -> np.ndarray:
+    """Returns the image u8[size, size, 1] at a position of the sequence."""
+    return self.dataset.image(self.schedule.record(position), size)[..., None]
+
+
 def training_batches(
   dataset: Dataset,
   schedule: Schedule,
@@ -275,6 +316,7 @@ def training_batches(
   last_step: int,
   accumulate_steps: int = 1,
   cropped: bool = False,
+  unlabeled: Unlabeled | None = None,
 ) -> Iterator[Batch]:
   """Loads the batches that follow `first_step`, up to that of `last_step`.
 
@@ -289,6 +331,7 @@ def training_batches(
       of images with some truth are averaged.
     cropped: Whether images are cropped, so that a record's label says nothing
       of what remains of a positive one.
+    unlabeled: Where batches are also to have `unlabeled` u8[U, S, S, 1].
   """
   truth_fields = None
   if not dataset.mask_known.all():
@@ -311,7 +354,18 @@ def training_batches(
       example['unknown'] = dataset.unknown(index, image_size)[..., None]
     return example
 
-  return loader.batches(example, first_step, last_step)
+  batches = loader.batches(example, first_step, last_step)
+  if unlabeled is None:
+    return batches
+
+  def other(position: int) -> Example:
+    return {'unlabeled': unlabeled.image(position, image_size)}
+
+  others = dataclasses.replace(loader, batch_size=unlabeled.batch_size)
+  pairs = zip(
+    batches, others.batches(other, first_step, last_step), strict=True
+  )
+  return (batch | films for batch, films in pairs)
 
 
 def evaluation_batches(

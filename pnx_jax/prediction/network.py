@@ -144,7 +144,7 @@ def predict(
     scales: see `Network`.
   """
   images = _resized(images, image_size)
-  images = steps.scaled({'image': images})
+  images = steps.scaled(images)
   views = [
     _view(
       variables, _resized(images, _side(images, scale, model)), model, mirror

@@ -25,6 +25,7 @@ class Durations:
     total_updates: Updates of the whole run; one takes `accumulate_steps` steps.
     warmup_updates: Updates before the learning rate is at its peak.
     freeze_encoder_updates: Updates before the encoder's parameters change.
+    ramp_steps: Steps over which the weight of the mean teacher rises.
     log_steps: Steps between two log lines; one follows the last step, too.
     checkpoint_steps: Steps between two checkpoints; each validation has one,
       too.
@@ -36,6 +37,7 @@ class Durations:
   total_updates: int
   warmup_updates: int
   freeze_encoder_updates: int
+  ramp_steps: int
   log_steps: int
   checkpoint_steps: int
   validation_steps: frozenset[int]
@@ -68,12 +70,13 @@ def resolve(
   warmup_epochs: float,
   freeze_encoder_epochs: float,
   accumulate_steps: int,
+  ramp_epochs: float = 0.0,
 ) -> Durations:
   """Converts the epochs of a config into steps.
 
   Args:
     schedule: The training sequence, which says how long each epoch is.
-    batch_size: Images per step.
+    batch_size: Annotated images per step.
     total_epochs: Length of the run.
     total_steps: Length of the run in steps, or None where total_epochs gives
       it.
@@ -83,6 +86,7 @@ def resolve(
     warmup_epochs: Epochs before the learning rate is at its peak.
     freeze_encoder_epochs: Epochs before the encoder's parameters change.
     accumulate_steps: Steps per update.
+    ramp_epochs: Epochs over which the weight of the mean teacher rises.
 
   Raises:
     UserError: The run has no step, or no update.
@@ -112,6 +116,7 @@ def resolve(
     total_updates=total // accumulate_steps,
     warmup_updates=steps(warmup_epochs) // accumulate_steps,
     freeze_encoder_updates=steps(freeze_encoder_epochs) // accumulate_steps,
+    ramp_steps=steps(ramp_epochs),
     log_steps=log_steps,
     checkpoint_steps=checkpoint_steps,
     validation_steps=frozenset(validation_steps),

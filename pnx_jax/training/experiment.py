@@ -18,6 +18,7 @@ from pnx_jax.models import segmenter
 from pnx_jax.training import (
   durations,
   losses,
+  mean_teacher,
   optim,
   sharding,
   steps,
@@ -87,6 +88,9 @@ class Experiment:
     augmentation: The augmentation of the training images.
     accumulate_steps: Steps per update of the weights.
     seed: Seeds weights and augmentation.
+    labeled_size: Annotated images per step.
+    unlabeled: The images without annotation, where there is a teacher.
+    teacher: How strongly the network is to agree with its averaged weights.
   """
 
   dataset: pipeline.Dataset
@@ -104,6 +108,9 @@ class Experiment:
   augmentation: Augmentation
   accumulate_steps: int
   seed: int
+  labeled_size: int
+  unlabeled: pipeline.Unlabeled | None
+  teacher: mean_teacher.MeanTeacher | None
 
   @classmethod
   def build(cls, config: Config, *, platform: str) -> 'Experiment':
@@ -139,10 +146,15 @@ class Experiment:
       sources=dataset.sources,
       source_weights=sampling.parse_weights(config.source_weights),
     )
+    unlabeled = _unlabeled(config)
+    labeled_size = config.batch_size
+    if unlabeled is not None:
+      labeled_size -= unlabeled.batch_size
+      unlabeled.dataset.check_size(config.image_size)
     fields = config.optimizer
     length = durations.resolve(
       schedule,
-      batch_size=config.batch_size,
+      batch_size=labeled_size,
       total_epochs=config.total_epochs,
       total_steps=config.total_steps,
       eval_epochs=config.eval_epochs,
@@ -150,6 +162,7 @@ class Experiment:
       checkpoint_steps=config.checkpoint_steps,
       warmup_epochs=fields.warmup_epochs,
       freeze_encoder_epochs=fields.freeze_encoder_epochs,
+      ramp_epochs=config.mean_teacher.ramp_epochs,
       accumulate_steps=fields.accumulate_steps,
     )
     learning_rate = optim.learning_rate(
@@ -167,6 +180,15 @@ class Experiment:
       freeze_encoder_steps=length.freeze_encoder_updates,
     )
     weights = loss_weights(config)
+    loss_names = [*losses.names(weights), 'gradient_norm']
+    teacher = None
+    if unlabeled is not None:
+      loss_names.append('consistency_loss')
+      teacher = mean_teacher.MeanTeacher(
+        weight=config.mean_teacher.weight,
+        ramp_steps=length.ramp_steps,
+        presence=weights.get('presence', 0.0),
+      )
     return cls(
       dataset=dataset,
       held_out=held_out,
@@ -175,9 +197,7 @@ class Experiment:
       model=network(config, platform=platform),
       learning_rate=learning_rate,
       optimizer=optimizer,
-      metrics=SegmentationMetrics.with_losses(
-        (*losses.names(weights), 'gradient_norm')
-      ),
+      metrics=SegmentationMetrics.with_losses(loss_names),
       batch_size=config.batch_size,
       image_size=config.image_size,
       ema_decay=fields.ema_decay,
@@ -185,6 +205,9 @@ class Experiment:
       augmentation=Augmentation(**config.augmentation),
       accumulate_steps=fields.accumulate_steps,
       seed=config.seed,
+      labeled_size=labeled_size,
+      unlabeled=unlabeled,
+      teacher=teacher,
     )
 
   def create_state(self, key: jax.Array) -> TrainState:
@@ -209,8 +232,35 @@ class Experiment:
       augmentation=self.augmentation,
       ema_decay=self.ema_decay,
       seed=self.seed,
+      teacher=self.teacher,
     )
 
   def learning_rate_of(self, step: int) -> float:
     """Returns the learning rate of a step, from 1."""
     return float(self.learning_rate((step - 1) // self.accumulate_steps))
+
+
+def _unlabeled(config: Config) -> pipeline.Unlabeled | None:
+  """Returns the images that have no annotation, where the run sees some.
+
+  Raises:
+    UserError: There are none, or their share of a batch is none or all.
+  """
+  share = config.mean_teacher.unlabeled_share
+  if not share:
+    return None
+  size = round(share * config.batch_size)
+  if not 0 < size < config.batch_size:
+    raise UserError(
+      f'mean_teacher.unlabeled_share={share} of batch_size='
+      f'{config.batch_size} leaves no image without or none with an '
+      'annotation: choose another share, or a larger batch'
+    )
+  for name, count in (
+    ('unlabeled', size),
+    ('annotated', config.batch_size - size),
+  ):
+    sharding.check_batch_size(count, f'the {name} part of batch_size')
+  return pipeline.Unlabeled.read(
+    config.data_dir, batch_size=size, seed=config.seed
+  )

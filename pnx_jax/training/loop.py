@@ -133,7 +133,7 @@ class Loop:
     metrics = jax.device_get(state.metrics).compute()
     rates = progress.report(step)
     schedule = self._run.schedule
-    epoch = schedule.epoch(step * progress.batch_size)
+    epoch = schedule.epoch(step * self._run.labeled_size)
     scalars = {
       **prefixed('train', metrics),
       **prefixed('speed', rates | sharding.memory()),

@@ -41,9 +41,7 @@ class Panels:
     self._image_size = image_size
 
     def probabilities(variables: Any, image: jax.Array) -> jax.Array:
-      outputs = model.apply(
-        variables, steps.scaled({'image': image}), train=False
-      )
+      outputs = model.apply(variables, steps.scaled(image), train=False)
       return jax.nn.sigmoid(outputs['mask_logits'])[..., 0]
 
     self._replicated = sharding.replicated(mesh)

@@ -64,7 +64,8 @@ class Programs:
       run.dataset,
       run.schedule,
       image_size=config.image_size,
-      loader=experiment.loader(config, config.batch_size),
+      loader=experiment.loader(config, run.labeled_size),
       accumulate_steps=run.accumulate_steps,
       cropped=config.augmentation.crop_size > 0,
+      unlabeled=run.unlabeled,
     )

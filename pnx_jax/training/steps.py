@@ -10,11 +10,14 @@ import optax
 
 from pnx_jax.input.augment import Augmentation
 from pnx_jax.metrics import dice
-from pnx_jax.training import losses
+from pnx_jax.training import losses, mean_teacher
+from pnx_jax.training.mean_teacher import MeanTeacher
 from pnx_jax.training.train_state import TrainState
 
 # The threshold of the Dice that is logged beside the best rule's.
 PLAIN_THRESHOLD = 0.5
+# `jax.random.split` into two takes 0 and 1.
+_TEACHER_STREAM = 2
 
 
 def train_step(
@@ -27,19 +30,23 @@ def train_step(
   augmentation: Augmentation,
   ema_decay: float,
   seed: int,
+  teacher: MeanTeacher | None = None,
 ) -> tuple[TrainState, jax.Array]:
   """Augments a batch, updates the weights and their average, and counts.
 
   Args:
     state: The state before the step.
     batch: `image` u8[B, S, S, 1] and `label` bool[B, S, S, 1]; where not every
-      mask is known, also what `input.pipeline` adds then.
+      mask is known, also what `input.pipeline` adds then; with a teacher also
+      `unlabeled` u8[U, S, S, 1], images without annotation.
     model: The network.
     optimizer: The optimizer.
     loss_weights: Weights of the losses, by name.
     augmentation: The augmentation.
     ema_decay: Decay of the averaged weights.
     seed: Seeds augmentation and dropout, together with the step's number.
+    teacher: How strongly the network is to agree with its averaged weights on
+      the unlabeled images.
 
   Returns:
     The next state, and the loss f32[] of this batch; NaN where the weights are
@@ -48,18 +55,36 @@ def train_step(
   key = jax.random.fold_in(jax.random.key(seed), state.step)
   augment_key, dropout_key = jax.random.split(key)
   image, label, truth = _augmented(augmentation, augment_key, batch)
+  seen, views = image, None
+  if teacher is not None:
+    views = mean_teacher.views(
+      jax.random.fold_in(key, _TEACHER_STREAM),
+      scaled(batch['unlabeled']),
+      model=model,
+      variables=state.ema,
+      augmentation=augmentation,
+    )
+    seen = jnp.concatenate([image, views.image])
   constants = {k: v for k, v in state.variables.items() if k != 'params'}
 
   def loss(params: Any) -> tuple[jax.Array, Any]:
     outputs, changed = model.apply(
       {'params': params, **constants},
-      image,
+      seen,
       train=True,
       mutable=list(constants),
       rngs={'dropout': dropout_key},
     )
+    if teacher is None:
+      parts = losses.compute(outputs, label, weights=loss_weights, truth=truth)
+      return parts['loss'].mean(), (outputs, changed, parts)
+    others = jax.tree.map(lambda x: x[len(image) :], outputs)
+    outputs = jax.tree.map(lambda x: x[: len(image)], outputs)
     parts = losses.compute(outputs, label, weights=loss_weights, truth=truth)
-    return parts['loss'].mean(), (outputs, changed, parts)
+    mean = teacher.consistency(others, views).mean()
+    total = parts['loss'].mean() + teacher.weight_at(state.step) * mean
+    parts['consistency_loss'] = jnp.full(len(image), mean)
+    return total, (outputs, changed, parts)
 
   params = state.variables['params']
   (mean_loss, (outputs, changed, parts)), grads = jax.value_and_grad(
@@ -111,7 +136,7 @@ def eval_step(
     also `mask_known` bool[B], without which the areas, the Dice and the losses
     of the mask mean nothing, and `label` is that of the record.
   """
-  outputs = model.apply(variables, scaled(batch), train=False)
+  outputs = model.apply(variables, scaled(batch['image']), train=False)
   probs = jax.nn.sigmoid(outputs['mask_logits'])
   areas = dice.threshold_areas(probs[..., 0], batch['label'][..., 0])
   probability = jax.nn.sigmoid(outputs['presence_logit'])
@@ -139,10 +164,10 @@ def _augmented(
 ) -> tuple[jax.Array, jax.Array, losses.Truth | None]:
   """Returns image and label of a batch, augmented, and what is known of it."""
   if 'unknown' not in batch:
-    image, label = augmentation(key, scaled(batch), batch['label'])
+    image, label = augmentation(key, scaled(batch['image']), batch['label'])
     return image, label, _truth(batch, None)
   labels = jnp.concatenate([batch['label'], batch['unknown']], axis=-1)
-  image, labels = augmentation(key, scaled(batch), labels)
+  image, labels = augmentation(key, scaled(batch['image']), labels)
   return image, labels[..., :1], _truth(batch, labels[..., 1:])
 
 
@@ -176,9 +201,9 @@ def _known(
   return {**known, 'dice': mask}
 
 
-def scaled(batch: Mapping[str, jax.Array]) -> jax.Array:
-  """Returns the batch's `image` u8[B, S, S, 1] as f32[B, S, S, 1] in 0..1."""
-  return batch['image'].astype(jnp.float32) / 255
+def scaled(image: jax.Array) -> jax.Array:
+  """Returns images u8[B, S, S, 1] as f32[B, S, S, 1] in 0..1."""
+  return image.astype(jnp.float32) / 255
 
 
 def plain_dice(

@@ -157,6 +157,13 @@ def _log_start(
     first_step,
     run.durations.total_steps,
   )
+  if run.unlabeled is not None:
+    _logger.info(
+      'Mean teacher: %d of %d images of a step are of %d without annotation.',
+      run.unlabeled.batch_size,
+      run.labeled_size + run.unlabeled.batch_size,
+      len(run.unlabeled.dataset),
+    )
   if first_step < run.durations.total_steps:
     _logger.info('Compiling the training step, which can take minutes ...')
 

@@ -1,0 +1,157 @@
+"""Learning from images without annotation, on records of 32 x 32."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_run
+
+from pnx_jax.errors import UserError
+from pnx_jax.formats import schema
+from pnx_jax.input import pipeline
+from pnx_jax.models import compiled
+from pnx_jax.training import experiment, sharding
+from pnx_jax.training.mean_teacher import MeanTeacher, Views
+from pnx_jax.training.train import train
+
+TEACHER = MeanTeacher(weight=2.0, ramp_steps=4, presence=0.3)
+FIELDS = {'batch_size': 16, 'mean_teacher.unlabeled_share': 0.5}
+
+
+@pytest.fixture
+def unlabeled_are_test_films(monkeypatch):
+  """The dataset's three films for testing stand for unlabeled ones."""
+  monkeypatch.setattr(schema, 'UNLABELED_SPLIT', schema.TEST_SPLIT)
+
+
+def batches(run, first, last, **processes):
+  return list(
+    pipeline.training_batches(
+      run.dataset,
+      run.schedule,
+      image_size=32,
+      loader=pipeline.Loader(batch_size=8, threads=2, **processes),
+      first_step=first,
+      last_step=last,
+      unlabeled=run.unlabeled,
+    )
+  )
+
+
+def build(dataset_dir, **changes):
+  config = small_run.config(dataset_dir, **(FIELDS | changes))
+  return experiment.Experiment.build(config, platform='cpu')
+
+
+def test_consistency_is_the_squared_difference_over_the_squares():
+  random = np.random.default_rng(0)
+  logits = random.normal(size=(2, 8, 8, 1)).astype(np.float32)
+  presence = random.normal(size=2).astype(np.float32)
+  mask = random.random((2, 8, 8, 1)).astype(np.float32)
+  views = Views(image=logits, mask=mask, presence=np.float32([0.5, 0.5]))
+  found = TEACHER.consistency(
+    {'mask_logits': jnp.asarray(logits), 'presence_logit': presence}, views
+  )
+  for i in range(2):
+    ours = 1 / (1 + np.exp(-logits[i].astype(float)))
+    ratio = ((ours - mask[i]) ** 2).sum()
+    ratio /= (ours**2).sum() + (mask[i].astype(float) ** 2).sum() + 1
+    head = (1 / (1 + np.exp(-float(presence[i]))) - 0.5) ** 2
+    np.testing.assert_allclose(found[i], ratio + 0.3 * head, rtol=1e-5)
+
+
+def test_a_student_that_equals_its_teacher_has_no_consistency_loss():
+  logits = jnp.linspace(-4, 4, 64).reshape(1, 8, 8, 1)
+  outputs = {'mask_logits': logits, 'presence_logit': jnp.ones(1)}
+  views = Views(
+    image=logits,
+    mask=jax.nn.sigmoid(logits),
+    presence=jax.nn.sigmoid(jnp.ones(1)),
+  )
+  assert float(TEACHER.consistency(outputs, views)[0]) == 0
+
+
+def test_the_weight_rises_to_its_value_and_stays():
+  found = [float(TEACHER.weight_at(step)) for step in (0, 1, 2, 3, 100)]
+  expected = [2 * np.exp(-5 * (1 - t) ** 2) for t in (0.25, 0.5, 0.75, 1, 1)]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  at_once = dataclasses.replace(TEACHER, ramp_steps=0)
+  assert float(at_once.weight_at(0)) == 2
+
+
+@pytest.mark.usefixtures('unlabeled_are_test_films')
+def test_unlabeled_images_depend_on_seed_and_step_alone(dataset_dir):
+  run = build(dataset_dir)
+  whole = batches(run, 0, 4)
+  np.testing.assert_array_equal(
+    batches(run, 3, 4)[0]['unlabeled'], whole[3]['unlabeled']
+  )
+  halves = [
+    batches(run, 0, 1, process_index=index, process_count=2)[0]['unlabeled']
+    for index in range(2)
+  ]
+  np.testing.assert_array_equal(np.concatenate(halves), whole[0]['unlabeled'])
+  # Three films: every one is seen once before any is seen again.
+  shown = np.concatenate([batch['unlabeled'] for batch in whole])
+  assert all(
+    len(np.unique(shown[start : start + 3], axis=0)) == 3
+    for start in range(0, 30, 3)
+  )
+
+
+def step_on(number, run, before):
+  """State and loss after the first step on so many devices."""
+  mesh = sharding.mesh(jax.devices()[:number])
+  whole = sharding.replicated(mesh)
+  step = compiled.jit(run.train_step, out_shardings=whole)
+  batch = sharding.put(batches(run, 0, 1)[0], mesh)
+  return jax.device_get(step(jax.device_put(before, whole), batch))
+
+
+@pytest.mark.usefixtures('unlabeled_are_test_films')
+def test_a_step_on_eight_devices_adds_the_consistency_to_the_loss(dataset_dir):
+  run = build(dataset_dir)
+  before = jax.device_get(jax.jit(run.create_state)(jax.random.key(0)))
+  state, loss = step_on(8, run, before)
+  found = state.metrics.compute()
+  weight = float(run.teacher.weight_at(0))
+  assert 0 < found['consistency_loss'] < 2
+  assert float(loss) == pytest.approx(
+    found['loss'] + weight * found['consistency_loss'], rel=1e-5
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('unlabeled_are_test_films')
+def test_one_device_takes_the_same_step_as_eight(dataset_dir):
+  run = build(dataset_dir)
+  before = jax.device_get(jax.jit(run.create_state)(jax.random.key(0)))
+  (_, one), (_, eight) = (step_on(number, run, before) for number in (1, 8))
+  np.testing.assert_allclose(one, eight, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('unlabeled_are_test_films')
+def test_a_run_with_a_teacher_trains_and_logs_it(dataset_dir, tmp_path):
+  config = small_run.config(
+    dataset_dir, **(FIELDS | {'total_steps': 2, 'log_steps': 1})
+  )
+  scores = train(config, tmp_path)
+  assert np.isfinite(scores['dice'])
+  logged = small_run.events(tmp_path)['train/consistency_loss']
+  assert [step for step, _ in logged] == [1, 2]
+  assert all(0 < value < 2 for _, value in logged)
+
+
+def test_without_unlabeled_images_a_teacher_is_refused(dataset_dir):
+  with pytest.raises(UserError, match="has no split 'unlabeled'"):
+    build(dataset_dir)
+
+
+@pytest.mark.usefixtures('unlabeled_are_test_films')
+@pytest.mark.parametrize('share', [0.01, 0.99])
+def test_a_batch_has_images_of_both_kinds(dataset_dir, share):
+  with pytest.raises(UserError, match='leaves no image without'):
+    build(dataset_dir, **{'mean_teacher.unlabeled_share': share})
