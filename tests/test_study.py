@@ -188,6 +188,29 @@ def test_predictive_values_count_a_thousand_films():
   assert found == pytest.approx((40 / 135, 855 / 865))
 
 
+def test_groups_count_the_films_that_are_flagged():
+  wanted = made_up()
+  wanted.view[::3] = 'AP'
+  found = {
+    group.name: group for group in comparison.by_group(wanted, specificity=0.9)
+  }
+  threshold = np.sort(wanted.maximum[~wanted.label])[
+    round(0.9 * (~wanted.label).sum()) - 1
+  ]
+  chosen = wanted.label & (wanted.view == 'AP')
+  group = found['positive, AP']
+  assert group.count == chosen.sum()
+  share = (wanted.maximum[chosen] > threshold).mean()
+  assert group.flagged == pytest.approx(share, abs=2 / group.count)
+  assert group.flagged_interval[0] <= group.flagged <= group.flagged_interval[1]
+  positives = [each for name, each in found.items() if 'px' in name]
+  assert sum(each.count for each in positives) == wanted.label.sum()
+  assert [each.count for each in positives] == pytest.approx(
+    [wanted.label.sum() / 4] * 4, abs=1
+  )
+  assert np.isnan(found['negative, PA'].dice)
+
+
 def test_doubtful_negatives_are_left_empty_less_often():
   table = made_up()
   doubtful = ~table.label & (table.maximum > np.median(table.maximum))

@@ -7,6 +7,7 @@ to 78 % negatives, nor saying much, as the Dice on positives alone does, and it
 does not hang on how probabilities are scaled.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -43,6 +44,14 @@ def _plain(films: Films, level: float) -> rule_search.Outcome:
   return rule_search.apply(films.statistics(), rules.Rule(level, 0, level))
 
 
+def _ungated(films: Films) -> np.ndarray:
+  """Dice f64[N] of the masks above the threshold that is best on positives."""
+  return max(
+    (_plain(films, level).dice for level in _MASK_LEVELS),
+    key=lambda scores: scores[films.label].mean(),
+  )
+
+
 def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
   """A function from weights f64[R, N] to every metric, f64[R].
 
@@ -62,10 +71,7 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
     **{f'at_{level:g}': _plain(films, level) for level in FIXED},
     'rule': cross_fitted(films),
   }
-  masks = max(
-    (_plain(films, level).dice for level in _MASK_LEVELS),
-    key=lambda scores: scores[label].mean(),
-  )
+  masks = _ungated(films)
   quartile = averages.quartiles(films.truth_area, label)
 
   def compute(weights: np.ndarray) -> Metrics:
@@ -237,6 +243,62 @@ def empty_share(
     float(empty[negative & doubtful].mean()),
     float(empty[negative & ~doubtful].mean()),
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """What is found of some films.
+
+  Attributes:
+    name: What the films have in common.
+    count: How many they are.
+    flagged: Share whose largest pixel is above the threshold.
+    flagged_interval: Of that share; patients are drawn, the threshold is not.
+    dice: Mean Dice, no film left out; NaN where the films are negative.
+  """
+
+  name: str
+  count: int
+  flagged: float
+  flagged_interval: Interval
+  dice: float
+
+
+def by_group(films: Films, *, specificity: float) -> list[Group]:
+  """What is found by quartile of the size and by view.
+
+  Args:
+    films: N films.
+    specificity: Of all films together, by the largest pixel; it sets the
+      threshold.
+  """
+  label, area, view = films.label, films.truth_area, films.view
+  flagged = films.maximum > np.quantile(films.maximum[~label], specificity)
+  dice = _ungated(films)
+  quartile = averages.quartiles(area, label)
+  groups = {}
+  for number in range(1, averages.NUM_QUARTILES + 1):
+    chosen = quartile == number
+    groups[f'positive, {area[chosen].min()} to {area[chosen].max()} px'] = (
+      chosen
+    )
+  for name in ('AP', 'PA'):
+    groups[f'positive, {name}'] = label & (view == name)
+    groups[f'negative, {name}'] = ~label & (view == name)
+  weights = bootstrap.cluster_weights(films.patient, replicates=REPLICATES)
+  return [
+    Group(
+      name=name,
+      count=int(chosen.sum()),
+      flagged=float(flagged[chosen].mean()),
+      flagged_interval=_bounds(weighted_mean(flagged, weights, chosen)),
+      dice=float(dice[chosen & label].mean())
+      if label[chosen].any()
+      else np.nan,
+    )
+    for name, chosen in groups.items()
+    if chosen.any()
+  ]
 
 
 def corrected_for_choice(

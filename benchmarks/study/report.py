@@ -96,6 +96,11 @@ def text(results: pathlib.Path, *, real_data: str | None = None) -> str:
     f'Sensitivity:\n\n{_scores(recipes, _SENSITIVITY)}',
   ]
   parts.append(f'Predictive values:\n\n{_predictive_values(recipes)}')
+  parts += [
+    f'Found of {name} at 90 % specificity of the largest pixel:\n\n'
+    f'{_groups(recipes[name][0])}'
+    for name in _names(recipes)
+  ]
   if real_data:
     parts.append(f'Doubtful negatives:\n\n{_doubtful(recipes, real_data)}')
   parts += [
@@ -170,6 +175,20 @@ def _predictive_values(recipes: Mapping[str, Sequence[Films]]) -> str:
     for value in ('PPV', 'NPV')
   ]
   return _table(['recipe', *head], rows)
+
+
+def _groups(recipe: Films) -> str:
+  """By size and view."""
+  rows = [
+    [
+      group.name,
+      group.count,
+      _cell(group.flagged, group.flagged_interval),
+      '' if np.isnan(group.dice) else f'{group.dice:.3f}',
+    ]
+    for group in comparison.by_group(recipe, specificity=0.9)
+  ]
+  return _table(['films', 'number', 'share flagged', 'Dice'], rows)
 
 
 def _doubtful(recipes: Mapping[str, Sequence[Films]], real_data: str) -> str:
