@@ -78,12 +78,28 @@ def _train(run: plan.Run, output: pathlib.Path, results: pathlib.Path) -> None:
   """In a process of its own, which leaves no memory behind."""
   if plan.fields(run.variant)['pretrained'] == plan.FINDINGS:
     _pretrain(plan.findings_path(output))
+  if plan.UNLABELED in plan.fields(run.variant):
+    _build_unlabeled(plan.records(run.variant, _DATA_DIR.value))
   _run(
     'benchmarks.study.fold',
     f'--run={run}',
     f'--data_dir={_DATA_DIR.value}',
     f'--output_dir={output}',
     f'--results_dir={results}',
+  )
+
+
+def _build_unlabeled(data_dir: str) -> None:
+  """The records that `mean_teacher` is trained on."""
+  if pathlib.Path(data_dir, 'build.json').exists():
+    return
+  if not _REAL_DATA.value:
+    raise app.UsageError('--real_data is missing: the folder of nih_labelled')
+  _run(
+    'benchmarks.study.unlabeled',
+    f'--real_data={_REAL_DATA.value}',
+    f'--data_dir={_DATA_DIR.value}',
+    f'--output={data_dir}',
   )
 
 

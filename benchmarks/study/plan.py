@@ -26,6 +26,8 @@ BASE = {
 }
 # Stands for the encoder that `pretrain.py` writes.
 FINDINGS = 'findings'
+# A variant with this field is trained on the records of `unlabeled.py`.
+UNLABELED = 'mean_teacher.unlabeled_share'
 SCREENED_FOLDS = (0, 1, 2)
 ALL_FOLDS = (0, 1, 2, 3, 4)
 
@@ -132,6 +134,13 @@ VARIANTS = (
     changes={'positive_share': ((0, 0.5),)},
   ),
   Variant(
+    name='mean_teacher',
+    why='Films without annotation say what does not matter to a mask.',
+    parent='mild',
+    # Beside the same 8 annotated films of each step.
+    changes={'batch_size': 16, UNLABELED: 0.5},
+  ),
+  Variant(
     name='slow_encoder',
     why='Keeps what ImageNet taught while the decoder learns fast.',
     parent='mild',
@@ -221,6 +230,11 @@ def findings_path(output_dir: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(output_dir, 'findings.safetensors')
 
 
+def records(chosen: Variant, data_dir: str) -> str:
+  """Where the records lie that a variant is trained on."""
+  return f'{data_dir}_unlabeled' if UNLABELED in fields(chosen) else data_dir
+
+
 def config(
   run: Run, data_dir: str, *, output_dir: str
 ) -> ml_collections.ConfigDict:
@@ -231,7 +245,7 @@ def config(
     chosen['pretrained'] = str(findings_path(output_dir))
   made.update_from_flattened_dict(
     {
-      'data_dir': data_dir,
+      'data_dir': records(run.variant, data_dir),
       'seed': run.seed,
       'fold': run.fold,
       'eval.batch_size': 8,
