@@ -220,3 +220,13 @@ def test_two_views_show_the_same_places_in_other_intensities():
     for number in range(len(image)):
       correlation = np.corrcoef(view[number].ravel(), one[number].ravel())
       assert correlation[0, 1] > 0.8
+
+
+def test_every_label_of_a_pixel_moves_alike_when_cropped():
+  image, label = film()
+  cropped = dataclasses.replace(FULL, crop_size=16)
+  _, found = cropped(
+    jax.random.key(4), image, jnp.concatenate([label, label], axis=-1)
+  )
+  assert found.shape == (4, 16, 16, 2)
+  np.testing.assert_array_equal(found[..., 0], found[..., 1])

@@ -109,10 +109,10 @@ class Augmentation:
     """Image and label at the points of a grid that is drawn."""
     side = image.shape[0]
     rows, columns = ((axis + 0.5) * side - 0.5 for axis in self.grid(key, side))
-    black = jnp.zeros_like(image)
-    image, *first = bilinear(image, label[..., :1], rows, columns)
+    whole = image
+    image, *first = bilinear(whole, label[..., :1], rows, columns)
     others = [
-      bilinear(black, label[..., place, None], rows, columns)[1]
+      bilinear(jnp.zeros_like(whole), label[..., place, None], rows, columns)[1]
       for place in range(1, label.shape[-1])
     ]
     label = jnp.concatenate([*first, *others], axis=-1) if others else first[0]
