@@ -16,6 +16,10 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export TF_CPP_MIN_LOG_LEVEL := 3
 
+# Two workers: of a test, starting Python and compiling use one core each.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+  --no-loadscope-reorder
+
 # What another version of Python is most likely to break, in three minutes.
 SHORT := $(addprefix tests/test_, configs.py dicom.py layering.py losses.py \
   packaging.py pipeline.py rle.py train.py)
@@ -49,10 +53,10 @@ study: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-short: $(VENV)/installed
-	$(BIN)/python -m pytest $(SHORT)
+	$(PYTEST) $(SHORT)
 
 # What takes minutes; PNX_REAL_DATA is the folder with the real radiographs.
 proofs: $(VENV)/installed

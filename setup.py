@@ -79,6 +79,7 @@ setuptools.setup(
       'playwright',
       'pycocotools',
       'pytest',
+      'pytest-xdist',
       'pyyaml',
       'ruff',
       'scikit-learn',

@@ -7,6 +7,8 @@ from tensorboard.backend.event_processing import event_accumulator
 from configs import default
 from pnx_jax.training import run_files, run_seal
 
+# Of a process with one device; compiling shall not take it long.
+ONE_DEVICE = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 FIELDS = {
   'image_size': 32,
   'batch_size': 8,

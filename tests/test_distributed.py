@@ -100,10 +100,7 @@ def test_a_checkpoint_of_eight_devices_opens_on_one(trained_run, dataset_dir):
 
 
 def two_processes(dataset_dir, path, before='', stderr=None):
-  """A training by two processes; they run the lines `before` first.
-
-  Each compiles for itself, so XLA is told not to take long over it.
-  """
+  """A training by two processes; they run the lines `before` first."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
@@ -122,7 +119,7 @@ runpy.run_path('launch.py', run_name='__main__')
         f'--process_id={process}',
       ],
       cwd=ROOT,
-      env={**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+      env=os.environ | small_run.ONE_DEVICE,
       stdout=subprocess.PIPE,
       stderr=stderr,
       text=True,

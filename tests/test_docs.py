@@ -20,6 +20,7 @@ import cv2
 import ml_collections
 import numpy as np
 import pytest
+import small_run
 
 from configs import default
 from pnx_jax.formats import files, rle
@@ -37,10 +38,14 @@ FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 LINK = re.compile(r'\]\(([^)\s]+)\)')
 
 # What makes a command small. Of flags given twice the last one counts.
+# Trainings that differ in nothing else share a compiled program.
 _TRAINING = (
   *('image_size=32', 'batch_size=2', 'total_steps=1', 'log_steps=1'),
   *('model.width=4', 'model.depth=2', 'read_threads=2', 'checkpoint_steps=1'),
   *('eval.batch_size=2', 'average_checkpoints=1', 'augmentation.crop_size=0'),
+  *('augmentation.distortion_probability=0', 'losses.presence=0.5'),
+  *('optimizer.warmup_epochs=0', 'optimizer.learning_rate=1e-3'),
+  'optimizer.ema_decay=0.98',
 )
 _EVALUATION = ('eval.batch_size=8', 'eval.bootstrap=20', 'eval.num_overlays=1')
 SMALLER = {
@@ -113,7 +118,7 @@ class Workplace:
     self._server = subprocess.Popen(
       [sys.executable, ROOT / 'tests' / 'command_server.py', self._output],
       cwd=folder,
-      env=os.environ | {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''},
+      env=os.environ | small_run.ONE_DEVICE | {'PYTHONPATH': str(ROOT)},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,

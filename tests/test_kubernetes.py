@@ -93,7 +93,7 @@ def test_the_entry_point_runs_with_the_environment_that_it_sets(
     # Of flags that are given twice the last one counts.
     words += [*small_run.flags(dataset_dir), f'--workdir={tmp_path}']
     processes.append(
-      subprocess.Popen(words, cwd=ROOT, env={**os.environ, 'XLA_FLAGS': ''})
+      subprocess.Popen(words, cwd=ROOT, env=os.environ | small_run.ONE_DEVICE)
     )
   assert [process.wait(timeout=300) for process in processes] == [0, 0]
   assert 'train/loss' in small_run.events(tmp_path)

@@ -24,8 +24,6 @@ pytestmark = pytest.mark.skipif(
   reason=f'not installed: {", ".join(slurm_cluster.missing())}',
 )
 
-# One device a task, and little time for compiling.
-ONE_DEVICE = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 # Steps take a second until the job is requeued: time for a signal to come.
 SLOW_FIRST_START = """
 import os
@@ -46,7 +44,7 @@ NO_SAVES = {'checkpoint_steps': 1000, 'eval_epochs': 1000.0}
 def cluster():
   folder = pathlib.Path(tempfile.mkdtemp(prefix='slurm'))
   with slurm_cluster.started(folder) as cluster:
-    cluster.environment.update(ONE_DEVICE)
+    cluster.environment.update(small_run.ONE_DEVICE)
     yield cluster
   shutil.rmtree(folder)
 
@@ -171,7 +169,7 @@ def test_two_nodes_have_the_losses_of_one_process(
     pytest.skip('the name of this host is not the loopback interface')
   folder = pathlib.Path(tempfile.mkdtemp(prefix='slurm'))
   with slurm_cluster.started(folder, nodes=2) as cluster:
-    cluster.environment.update(ONE_DEVICE)
+    cluster.environment.update(small_run.ONE_DEVICE)
     jobs, run = Jobs(cluster, tmp_path), tmp_path / 'run'
     options = ['--nodes=2', '--ntasks-per-node=1']
     jobs.finish(jobs.submit(*train_flags(dataset_dir, run), options=options))

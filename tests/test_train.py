@@ -144,7 +144,7 @@ def test_a_signal_during_the_last_validation_keeps_other_folds_from_starting(
     return {'dice': 0.5}
 
   monkeypatch.setattr(Validation, 'run', interrupted)
-  config = small_run.config(dataset_dir, total_steps=1)
+  config = small_run.config(dataset_dir, eval_epochs=100.0)
   training.train_folds(config, tmp_path)
   assert run_files.trained_folds(tmp_path) == [0]
 
