@@ -114,6 +114,19 @@ def test_the_preview_explains_mistakes_as_training_does(flag, words):
 
 
 @pytest.mark.parametrize(
+  ('old', 'new'),
+  [
+    ('inference.export', 'pnx_jax.export'),
+    ('inference.triage', 'pnx_jax.triage'),
+    ('input.augment', 'pnx_jax.input.preview --output=FILE'),
+  ],
+)
+def test_an_old_command_names_the_new_one(old, new):
+  result = launch('--flag=x', command=('-m', f'pnx_jax.{old}'))
+  assert_one_line(result, [f'python -m {new}`'])
+
+
+@pytest.mark.parametrize(
   ('flags', 'environment', 'words'),
   [
     (['--num_processes=2'], {}, '--coordinator_address=HOST:PORT'),

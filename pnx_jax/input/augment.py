@@ -12,11 +12,13 @@ one gather, of words that hold two neighboring pixels of image and label.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from pnx_jax.cli import one_line
+from pnx_jax.errors import UserError
 
 _ELASTIC_CELLS = 6
 _GRID_CELLS = 5
@@ -269,4 +271,8 @@ def bilinear(
 
 
 if __name__ == '__main__':
-  sys.exit('error: the command is `python -m pnx_jax.input.preview` now')
+  with one_line():
+    raise UserError(
+      '`python -m pnx_jax.input.augment --preview=FILE` is now '
+      '`python -m pnx_jax.input.preview --output=FILE`'
+    )
