@@ -15,7 +15,13 @@ import pydicom
 from pnx_jax import pool
 from pnx_jax.errors import UserError
 from pnx_jax.formats import boxes, dicom, letterbox
-from pnx_jax.prediction import decoding, deployment, exported, screening
+from pnx_jax.prediction import (
+  array_film,
+  decoding,
+  deployment,
+  exported,
+  screening,
+)
 from pnx_jax.prediction.decoding import (
   DecodedFilm,
   Film,
@@ -31,8 +37,6 @@ from pnx_jax.training import sharding
 # Films that a device takes at a time; a CPU gains nothing by several.
 _FILMS_ON_CPU = 1
 _FILMS_ON_ACCELERATOR = 32
-_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): None}
-
 _IN_MEMORY = (np.ndarray, pydicom.Dataset)
 
 Result = TypeVar('Result')
@@ -159,7 +163,7 @@ class Predictor:
   def _read(self, film, bits, photometric, pixel_spacing, screen) -> dicom.Film:
     window = self.ensemble.window
     if isinstance(film, np.ndarray):
-      dataset = _dataset(
+      dataset = array_film.as_dataset(
         film, bits=bits, photometric=photometric, pixel_spacing=pixel_spacing
       )
       read = dicom.from_dataset(dataset, window=window, accept_modality=())
@@ -339,47 +343,3 @@ def _rows(found):
     return ()
   found = jax.device_get(found)
   return zip(found['probs'], found['probability'].tolist(), strict=True)
-
-
-def _dataset(pixels, *, bits, photometric, pixel_spacing) -> pydicom.Dataset:
-  """An array as a DICOM dataset, so that it is read like one."""
-  if pixels.ndim != 2 or pixels.dtype not in _BITS:
-    raise UserError(
-      f'expected uint8[H, W] or uint16[H, W], not {pixels.dtype}'
-      f'{list(pixels.shape)}'
-    )
-  bits = bits or _BITS[pixels.dtype]
-  if bits is None:
-    raise UserError(
-      'a uint16 array needs bits=, for example 12: how many bits are used'
-    )
-  most = pixels.dtype.itemsize * 8
-  if not 2 <= bits <= most:
-    raise UserError(f'bits={bits}: {pixels.dtype} has 2 to {most}')
-  if pixels.size and pixels.max() >> bits:
-    raise UserError(f'a pixel is {pixels.max()}, more than {bits} bits hold')
-  photometric = photometric or 'MONOCHROME2'
-  if photometric not in ('MONOCHROME1', 'MONOCHROME2'):
-    raise UserError(
-      f'photometric={photometric!r}: known are MONOCHROME1, MONOCHROME2'
-    )
-  dataset = pydicom.Dataset()
-  dataset.Rows, dataset.Columns = pixels.shape
-  dataset.SamplesPerPixel = 1
-  dataset.PhotometricInterpretation = photometric
-  dataset.PixelRepresentation = 0
-  dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = (
-    most,
-    bits,
-    bits - 1,
-  )
-  if pixel_spacing is not None:
-    spacing = [float(value) for value in pixel_spacing]
-    if len(spacing) != 2 or not min(spacing) > 0:
-      raise UserError(
-        f'pixel_spacing={pixel_spacing}: expected two numbers above 0'
-      )
-    dataset.PixelSpacing = spacing
-  dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder('<')).tobytes()
-  dataset['PixelData'].VR = 'OW'
-  return dataset
