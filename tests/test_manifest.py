@@ -291,13 +291,7 @@ def test_a_cell_that_cannot_be_used_is_named(tmp_path, header, row, message):
   [('utf-8', ';'), ('utf-8-sig', ','), ('utf-16', ','), ('utf-8', '\t')],
 )
 def test_csv_files_as_spreadsheets_write_them(tmp_path, encoding, delimiter):
-  rows = [
-    'path,rle,source',
-    'a.png,nan,Genève',
-    'b.png,-1.0,',
-    'c.png,0,',
-    'd.png,-1,',
-  ]
+  rows = ['a.png,nan,Genève', 'b.png,-1.0,', 'c.png,0,', 'd.png,-1,']
   path = tmp_path / 'films.csv'
   text = '\r\n'.join(['path,rle,source', *rows, '']).replace(',', delimiter)
   path.write_bytes(text.encode(encoding))

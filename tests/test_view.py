@@ -224,7 +224,7 @@ def test_boxes_of_a_manifest_are_shown(tmp_path):
   Image.fromarray(dicom_files.film(64, 64)).save(tmp_path / 'a.png')
   manifest = tmp_path / 'films.csv'
   manifest.write_text('path,box\na.png,10 20 30 15\n')
-  ((name, load),) = films_of(manifest=str(manifest))
+  ((name, load),) = films_of(manifest=str(manifest), image_ids=[])
   shown = load()
   assert (name, shown.mask) == ('a', None)
   assert shown.boxes.tolist() == [[10, 20, 30, 15, 450]]
