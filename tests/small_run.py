@@ -44,7 +44,7 @@ def seal(workdir):
   """
   config = run_files.load(workdir)
   for fold in run_files.trained_folds(workdir):
-    images = run_files.trained_on(workdir, fold)
+    images = run_files.seen(workdir, fold)
     folder = run_files.checkpoint_dir(workdir, fold)
     for path in folder.glob('*/checksums/metadata'):
       sums = json.loads(path.read_text())

@@ -41,6 +41,7 @@ from pnx_jax.metrics.rules import Rule
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.network import SIZE
 from pnx_jax.prediction.postprocess import Postprocess
+from pnx_jax.training import run_files
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -135,7 +136,7 @@ def test_metrics_follow_from_the_table_of_images(evaluated, dataset_dir):
 
 def test_what_was_trained_and_scored_on_is_told(evaluated, workdir):
   folder, metrics = evaluated
-  seen = json.loads((workdir / 'fold0' / 'trained_on.json').read_text())
+  seen = run_files.trained_on(workdir, 0)
   told = json.loads((folder / 'deployment.json').read_text())['data']
   assert told == (
     f'Trained on films of the data set records: {len(seen)} (fold 0 held out); '

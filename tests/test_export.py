@@ -452,7 +452,7 @@ def test_the_card_tells_the_scores_and_no_names(folder, run):
   assert f'Scored on {images} films of records of {patients} patients' in card
   assert 'In records are 60 films, all of them synthetic, 24 with a' in card
 
-  trained_on = json.loads((run / 'fold0' / 'trained_on.json').read_text())
+  trained_on = run_files.trained_on(run, 0)
   assert f'data set records: {len(trained_on)} (fold 0 held out).' in card
   text = card + (folder / 'model.json').read_text()
   assert not any(image_id in text for image_id in trained_on)

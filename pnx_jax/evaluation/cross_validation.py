@@ -11,6 +11,8 @@ from pnx_jax.evaluation.dataset_predictor import DatasetPredictor, Subset
 from pnx_jax.evaluation.stored_predictions import StoredPredictions
 from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
+from pnx_jax.training import seen_films
+from pnx_jax.training.seen_films import SeenFilm
 
 _logger = logging.getLogger(__name__)
 
@@ -107,9 +109,9 @@ class HeldOut:
         for index, (probs, probability) in zip(chosen, found, strict=True):
           yield index, probs, probability
 
-  def image_ids(self, fold: int) -> set[str]:
-    """The ids of a fold's images."""
-    return {record.image_id for record in self._datasets[fold].records}
+  def films(self, fold: int) -> list[SeenFilm]:
+    """The films of a fold."""
+    return seen_films.of(self._datasets[fold].records)
 
   def _find(self, index):
     """The dataset of an image and its place there."""

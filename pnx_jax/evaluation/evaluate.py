@@ -205,11 +205,14 @@ def _predictors(
     },
   )
   leaks.check_out_of_fold(
-    {fold: held_out.image_ids(fold) for fold in plan.folds},
+    {fold: held_out.films(fold) for fold in plan.folds},
     {
       fold: plan.deployment.members(workdir, [fold] if out_of_fold else ())
       for fold in plan.folds
     },
+    build=()
+    if plan.saved_rules
+    else built_dataset.folds_of(config.data_dir).keys(),
   )
   return everyone, held_out
 

@@ -1,7 +1,8 @@
-"""Leaks: images that are scored must not be those of the training.
+"""Leaks: films that are scored must not be those of the training.
 
 `training.initial_weights` refuses the third kind, weights to start from that
-were trained on images which are held out.
+were trained on films which are held out. Films are compared by id, content and
+patient; runs and datasets of older versions by id alone.
 """
 
 import logging
@@ -12,45 +13,87 @@ from collections.abc import Collection, Mapping, Sequence
 from pnx_jax.errors import UserError
 from pnx_jax.formats import evaluation_files
 from pnx_jax.prediction.deployment import Member
-from pnx_jax.training import run_files
+from pnx_jax.training import run_files, seen_films
+from pnx_jax.training.seen_films import SeenFilm
 
 _logger = logging.getLogger(__name__)
 
 
 def check_out_of_fold(
-  image_ids: Mapping[int, Collection[str]],
+  films: Mapping[int, Collection[SeenFilm]],
   members: Mapping[int, Sequence[Member]],
+  *,
+  build: Collection[str],
 ) -> None:
-  """Checks that no network is scored on an image of its own training.
+  """Checks that no network is scored on a film of its own training.
 
-  That happens where runs were trained on builds with different folds.
+  That happens where runs were trained on builds with different folds. Copies
+  and patients of a film of the same build are in its fold.
 
   Args:
-    image_ids: of each fold, the images that are scored.
+    films: of each fold, the films that are scored.
     members: of each fold, the networks that predict it.
+    build: ids of all labeled films of the dataset; () where networks have been
+      trained on none of them.
 
   Raises:
-    UserError: a network was trained on one of its images.
+    UserError: a network was trained on one of its films, on a copy or on the
+      patient of one; or it was chosen by one, where the dataset is foreign.
   """
-  scored: dict[tuple[str, int], set[str]] = {}
-  for fold, ids in image_ids.items():
+  scored: dict[tuple[str, int], list[SeenFilm]] = {}
+  for fold, some in films.items():
     for member in members[fold]:
-      scored.setdefault((member.workdir, member.fold), set()).update(ids)
-  for (run, left_out), ids in sorted(scored.items()):
-    seen = run_files.trained_on(run, left_out)
-    if not seen:
+      scored.setdefault((member.workdir, member.fold), []).extend(some)
+  for (run, left_out), some in sorted(scored.items(), key=lambda x: x[0]):
+    seen = run_files.seen(run, left_out)
+    trained = [film for film in seen if film.use == seen_films.TRAINED]
+    if not trained:
       _logger.warning(
         'Fold %d of %s has no trained_on.json: whether it was trained on these '
         'images cannot be checked.',
         left_out,
         run,
       )
-    if both := seen.intersection(ids):
+    if both := {x.image_id for x in trained} & {x.image_id for x in some}:
       raise UserError(
         f'fold {left_out} of {run} was trained with {min(both)}, which is '
         'held out in this build: it would be scored on images that it has '
         'seen; use runs of one build, and --config.data_dir of that build'
       )
+    others = [
+      film
+      for film in seen
+      if film.image_id not in build
+      and (film.use == seen_films.TRAINED or not build)
+    ]
+    _check_content(run, left_out, others, some)
+
+
+def _check_content(
+  run: str,
+  fold: int,
+  seen: Sequence[SeenFilm],
+  scored: Collection[SeenFilm],
+) -> None:
+  """Raises UserError where scored films are copies of films that were seen."""
+  pictures = [film for film in seen if film.use == seen_films.UNLABELED]
+  learned = [film for film in seen if film.use != seen_films.UNLABELED]
+  if learned and not any(film.is_known for film in learned):
+    _logger.info(
+      'Fold %d of %s has no fingerprints of films: only ids are compared.',
+      fold,
+      run,
+    )
+  if shared := seen_films.overlap(learned, scored):
+    raise UserError(
+      f'fold {fold} of {run} was trained on or chosen by {shared}, which would '
+      'be scored here: it would be scored on what it has seen; build the '
+      'dataset without them'
+    )
+  if shared := seen_films.overlap(pictures, scored):
+    _logger.warning(
+      'Fold %d of %s has seen %s, without annotations.', fold, run, shared
+    )
 
 
 def check_external(

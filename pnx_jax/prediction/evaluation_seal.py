@@ -13,7 +13,7 @@ from typing import Any
 from pnx_jax import config
 from pnx_jax.errors import UserError
 from pnx_jax.formats import files, seal
-from pnx_jax.training import run_files
+from pnx_jax.training import run_files, seen_films
 
 SEALED = 'sealed'
 NOT_SEALED = 'not sealed'
@@ -111,8 +111,8 @@ def _edited(workdir, deployment) -> Iterator[str]:
 
 
 def _trained_on(run, fold) -> str:
-  """A digest of the ids, the empty one where they are not noted."""
-  return seal.digest({'ids': sorted(run_files.trained_on(run, fold))})
+  """A digest of the films, the empty one where they are not noted."""
+  return seen_films.digest(run_files.seen(run, fold))
 
 
 def _run(workdir, run) -> str:

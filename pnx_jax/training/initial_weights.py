@@ -10,18 +10,21 @@ import jax.numpy as jnp
 from pnx_jax.config import Config
 from pnx_jax.errors import UserError
 from pnx_jax.models import pretrained
-from pnx_jax.training import run_files
+from pnx_jax.training import run_files, seen_films
 from pnx_jax.training.checkpoint import Checkpoints
 from pnx_jax.training.experiment import Experiment
+from pnx_jax.training.seen_films import SeenFilm
 from pnx_jax.training.train_state import TrainState
 
 _logger = logging.getLogger(__name__)
 
 
-def images_trained_on(
+def films_seen(
   config: Config, workdir: str | os.PathLike[str], run: Experiment
-) -> list[str]:
-  """Returns the ids of all images that the weights are trained on.
+) -> list[SeenFilm]:
+  """Returns all films that the weights have seen or are chosen by.
+
+  Of a dataset without fingerprints those by which they are chosen are missing.
 
   Args:
     config: The config of the run.
@@ -30,21 +33,56 @@ def images_trained_on(
 
   Raises:
     UserError: A leak: the run that this one starts from was trained on images
-      that are held out here.
+      or patients that are held out here.
   """
-  trained_on = {record.image_id for record in run.dataset.records}
-  if config.init_from:
-    before = run_files.trained_on(
-      config.init_from, config.fold
-    ) or run_files.trained_on(workdir, config.fold)
-    leaked = before & {record.image_id for record in run.held_out.records}
-    if leaked:
-      raise UserError(
-        f'init_from={config.init_from} was trained on {len(leaked)} of the '
-        'images that are held out here: use the same build and fold for both'
-      )
-    trained_on |= before
-  return sorted(trained_on)
+  films = seen_films.of(run.dataset.records)
+  held_out = seen_films.of(run.held_out.records, use=seen_films.VALIDATED)
+  if any(film.is_known for film in films):
+    films += held_out
+  if run.unlabeled is not None:
+    records = run.unlabeled.dataset.records
+    films += seen_films.of(records, use=seen_films.UNLABELED)
+  if not config.init_from:
+    return films
+  before = run_files.seen(config.init_from, config.fold) or run_files.seen(
+    workdir, config.fold
+  )
+  trained = [film for film in before if film.use == seen_films.TRAINED]
+  _check_held_out(config.init_from, trained, films, held_out)
+  ids = {film.image_id for film in films}
+  return films + [film for film in before if film.image_id not in ids]
+
+
+def _check_held_out(
+  init_from: str,
+  trained: list[SeenFilm],
+  films: list[SeenFilm],
+  held_out: list[SeenFilm],
+) -> None:
+  """Checks that none of the films that a run was trained on is held out.
+
+  Raises:
+    UserError: One is, or another film of its patient.
+  """
+  ids = {film.image_id for film in (*films, *held_out)}
+  same = {film.image_id for film in held_out} & {x.image_id for x in trained}
+  if same:
+    raise UserError(
+      f'init_from={init_from} was trained on {len(same)} of the images that '
+      'are held out here: use the same build and fold for both'
+    )
+  # Those of this build are in other folds than their copies and patients.
+  others = [film for film in trained if film.image_id not in ids]
+  if shared := seen_films.overlap(others, held_out):
+    raise UserError(
+      f'init_from={init_from} was trained on {shared} that are held out here: '
+      'build the dataset without them, or use one build and fold for both'
+    )
+  if others and not any(film.is_known for film in trained):
+    _logger.info(
+      '%s has no fingerprints of films: only their ids are compared.',
+      init_from,
+    )
 
 
 def load(

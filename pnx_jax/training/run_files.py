@@ -1,10 +1,11 @@
 """The files of a workdir: one run with its config, folds and evaluation."""
 
 import json
+import logging
 import os
 import pathlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import jax
 
@@ -16,7 +17,11 @@ from pnx_jax.config import (
   flatten,
 )
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, typed_json
+from pnx_jax.formats import files, fingerprints, typed_json
+from pnx_jax.training import seen_films
+from pnx_jax.training.seen_films import SeenFilm
+
+_logger = logging.getLogger(__name__)
 
 Path = str | os.PathLike[str]
 
@@ -66,20 +71,46 @@ def check_same_run(workdir: Path, config: Config) -> None:
 
 
 def check_same_images(
-  workdir: Path, fold: int, image_ids: Sequence[str]
-) -> None:
-  """Checks that a fold, if it has begun, was trained on these images.
+  workdir: Path, fold: int, films: Iterable[SeenFilm | str]
+) -> list[SeenFilm]:
+  """Checks that a fold, if it has begun, was trained on these films.
+
+  Returns:
+    The films that the fold began with, where it has begun, else those given.
 
   Raises:
-    UserError: It was trained on others.
+    UserError: It was trained on others, or on others with the same ids.
   """
-  before = trained_on(workdir, fold)
-  if before and before != set(image_ids):
+  before, now = seen(workdir, fold), seen_films.from_json(films)
+  trained = [_by_id(films, seen_films.TRAINED) for films in (before, now)]
+  if not trained[0]:
+    return now
+  if trained[0].keys() != trained[1].keys() or _other_content(*trained):
     raise UserError(
       f'fold {fold} in {workdir} began with other training images: the '
       'dataset was built again with other folds or files. Choose another '
       '--workdir, or --config.data_dir of the first build'
     )
+  if any(f.is_known for f in now) and not any(f.is_known for f in before):
+    _logger.info(
+      '%s has no fingerprints of films: only their ids are compared.',
+      _trained_on_path(workdir, fold),
+    )
+  return before
+
+
+def seen(workdir: Path, fold: int) -> list[SeenFilm]:
+  """Returns the films that a fold's networks have seen, for whatever use.
+
+  Raises:
+    UserError: trained_on.json is damaged.
+  """
+  path = _trained_on_path(workdir, fold)
+  if not path.exists():
+    return []
+  remedy = 'restore it from a copy, or train in another --workdir'
+  content = typed_json.load(path, list[str | SeenFilm], remedy=remedy)
+  return seen_films.from_json(content)
 
 
 def trained_on(workdir: Path, fold: int) -> set[str]:
@@ -88,15 +119,13 @@ def trained_on(workdir: Path, fold: int) -> set[str]:
   Raises:
     UserError: trained_on.json is damaged.
   """
-  path = _trained_on_path(workdir, fold)
-  if not path.exists():
-    return set()
-  remedy = 'restore it from a copy, or train in another --workdir'
-  return set(typed_json.load(path, list[str], remedy=remedy))
+  return {*_by_id(seen(workdir, fold), seen_films.TRAINED)}
 
 
-def write(workdir: Path, config: Config, image_ids: Sequence[str]) -> None:
-  """Writes the config and the ids of the training images, where they differ.
+def write(
+  workdir: Path, config: Config, films: Iterable[SeenFilm | str]
+) -> None:
+  """Writes the config and the films that are seen, where they differ.
 
   A file that says the same already, if under old names, stays as it is.
 
@@ -110,10 +139,11 @@ def write(workdir: Path, config: Config, image_ids: Sequence[str]) -> None:
     # Several folds may start at once.
     with files.atomic(path, contended=True) as file:
       file.write((config.to_json_best_effort(indent=2) + '\n').encode())
-  if trained_on(workdir, config.fold) != set(image_ids):
+  films = seen_films.from_json(films)
+  if set(seen(workdir, config.fold)) != set(films):
     files.write(
       _trained_on_path(workdir, config.fold),
-      json.dumps(sorted(image_ids), indent=0) + '\n',
+      json.dumps(seen_films.to_json(films), indent=0) + '\n',
     )
 
 
@@ -177,6 +207,25 @@ def commit() -> str:
     ).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
     return 'unknown'
+
+
+def _by_id(films: Iterable[SeenFilm], use: str) -> dict[str, SeenFilm]:
+  return {film.image_id: film for film in films if film.use == use}
+
+
+def _other_content(
+  before: Mapping[str, SeenFilm], now: Mapping[str, SeenFilm]
+) -> bool:
+  """Whether films of the same ids are not the same pictures."""
+  changed = {
+    image_id: (film.fingerprint, now[image_id].fingerprint)
+    for image_id, film in before.items()
+    if film.fingerprint and now[image_id].fingerprint
+  }
+  return any(
+    one != other and not fingerprints.copies({'': one}, {'': other})
+    for one, other in changed.values()
+  )
 
 
 def _config_path(workdir: Path) -> pathlib.Path:

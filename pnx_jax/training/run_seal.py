@@ -13,16 +13,17 @@ from typing import Any
 from pnx_jax.config import RENAMED, Config, fixed_fields
 from pnx_jax.errors import UserError
 from pnx_jax.formats import seal
-from pnx_jax.training import run_files
+from pnx_jax.training import run_files, seen_films
+from pnx_jax.training.seen_films import SeenFilm
 
 _logger = logging.getLogger(__name__)
 
 
-def record(config: Config, image_ids: Iterable[str]) -> dict[str, Any]:
+def record(config: Config, films: Iterable[SeenFilm | str]) -> dict[str, Any]:
   """Returns what a checkpoint records of config.json and trained_on.json."""
   return {
     'config': fixed_fields(config),
-    'trained_on': _digest(image_ids),
+    'trained_on': seen_films.digest(films),
   }
 
 
@@ -98,7 +99,9 @@ def _edited(
   path = run_files.fold_dir(workdir, fold) / 'trained_on.json'
   if not path.exists():
     yield f'{path} (missing)'
-  elif _digest(run_files.trained_on(workdir, fold)) != recorded['trained_on']:
+  elif (
+    seen_films.digest(run_files.seen(workdir, fold)) != recorded['trained_on']
+  ):
     yield f'{path} (other images)'
 
 
@@ -110,7 +113,3 @@ def _recorded(step: pathlib.Path) -> dict[str, Any] | None:
     return recorded if {'config', 'trained_on'} <= recorded.keys() else None
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None
-
-
-def _digest(image_ids: Iterable[str]) -> str:
-  return seal.digest({'ids': sorted(image_ids)})

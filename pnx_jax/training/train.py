@@ -58,8 +58,9 @@ def train(
   programs = Programs(run, config, mesh)
 
   run_files.check_same_run(workdir, config)
-  trained_on = initial_weights.images_trained_on(config, workdir, run)
-  run_files.check_same_images(workdir, config.fold, trained_on)
+  films = run_files.check_same_images(
+    workdir, config.fold, initial_weights.films_seen(config, workdir, run)
+  )
   fold_dir = run_files.fold_dir(workdir, config.fold)
   with (
     fold_lock.held(fold_dir),
@@ -76,7 +77,7 @@ def train(
       state = initial_weights.load(
         config, programs.random_state(), programs.abstract_state.variables
       )
-    run_files.write(workdir, config, trained_on)
+    run_files.write(workdir, config, films)
     first_step = int(state.step)
     if stop_requested(first_step):
       _logger.info(
@@ -102,7 +103,7 @@ def train(
         checkpoints=checkpoints,
         events=events,
         profiler=Profiler(fold_dir / 'events', steps=profiled_steps),
-        record=run_seal.record(config, trained_on),
+        record=run_seal.record(config, films),
       )
       if validation_missing:
         loop.validate_and_save(state, first_step)
