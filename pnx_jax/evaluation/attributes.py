@@ -13,7 +13,7 @@ _logger = logging.getLogger(__name__)
 
 UNKNOWN = 'unknown'
 # Names of the subgroups that every evaluation has.
-_TAKEN = ('size_quartile', 'view', 'sex', 'age', 'operating_point')
+_TAKEN = ('size_quartile', 'view', 'sex', 'age', 'source', 'operating_point')
 _MOST_VALUES = 20
 
 

@@ -163,6 +163,10 @@ def _sides(
     place: evaluation_files.read_per_image(place / 'per_image.csv')
     for place in itertools.chain(*places)
   }
+  # Runs are compared on the films whose mask is known.
+  tables = {
+    place: table[np.isfinite(table.dice)] for place, table in tables.items()
+  }
   ids = [set(table.image_id.tolist()) for table in tables.values()]
   common = set.intersection(*ids)
   if not common:

@@ -28,9 +28,10 @@ class HeldOut:
     records: of all images.
     fold: int[N], of each image.
     label: bool[N], whether the image shows a pneumothorax.
+    mask_known: bool[N], whether its mask is known.
 
   Raises:
-    UserError: a fold has no labeled image.
+    UserError: a fold has no labeled image, or no mask of any image is known.
   """
 
   def __init__(
@@ -49,12 +50,6 @@ class HeldOut:
           f'{data_dir} has no labeled image in fold {fold}: there is nothing '
           'to evaluate; build it with fewer --num_folds'
         )
-      if not dataset.mask_known.all():
-        raise UserError(
-          f'{data_dir} holds films in fold {fold} of which only a label or '
-          'boxes are known; an evaluation needs masks: build it from a '
-          'manifest without them'
-        )
     sizes = [len(dataset) for dataset in self._datasets.values()]
     self._first = dict(zip(predictors, np.cumsum([0, *sizes]), strict=False))
     self.fold: np.ndarray = np.repeat(list(predictors), sizes)
@@ -65,6 +60,15 @@ class HeldOut:
     ]
     labels = [record.label for record in self.records]
     self.label: np.ndarray = np.array(labels) == schema.POSITIVE
+    self.mask_known: np.ndarray = np.concatenate(
+      [dataset.mask_known for dataset in self._datasets.values()]
+    )
+    if not self.mask_known.any():
+      raise UserError(
+        f'no mask is known of any film of {data_dir}: its films have a '
+        'pneumothorax and only a label or boxes; build it with some that have '
+        'a mask or no pneumothorax'
+      )
 
   def __len__(self) -> int:
     return len(self.records)
@@ -85,16 +89,23 @@ class HeldOut:
     return dataset.label(place, size)
 
   def statistics(self) -> dict[str, np.ndarray]:
-    """Areas and probability of every image; see `DatasetPredictor`."""
+    """Areas and probability of every image; see `DatasetPredictor`.
+
+    Where not every mask is known, also `mask_known` bool[N]: the other images
+    have no areas of truth and intersection.
+    """
     parts = []
     for fold, dataset in self._datasets.items():
       start = time.monotonic()
       parts.append(self._predictors[fold].statistics(dataset))
       seconds = time.monotonic() - start
       _logger.info('Fold %d: %d images in %.1f s.', fold, len(dataset), seconds)
-    return {
+    found = {
       name: np.concatenate([part[name] for part in parts]) for name in parts[0]
     }
+    if not self.mask_known.all():
+      found['mask_known'] = self.mask_known
+    return found
 
   def probabilities(
     self, indices: Sequence[int]

@@ -16,6 +16,7 @@ from pnx_jax.evaluation import (
   bedside,
   data_description,
   leaks,
+  localization,
   outlines,
   protocol,
   result_files,
@@ -124,12 +125,19 @@ def evaluate(
     metrics = {'seal': plan.seal, **metrics}
   if any(cleaning.values()):
     cleaned = {'dice_cleaned': second.cleaned_dice}
-    metrics['dice_cleaned'] = float(second.cleaned_dice.mean())
+    metrics['dice_cleaned'] = float(np.nanmean(second.cleaned_dice))
     metrics['intervals'] |= bootstrap.cluster_bootstrap(
-      functools.partial(tables.means, cleaned),
+      functools.partial(tables.means, cleaned, chosen=found.images.mask_known),
       found.images.patient,
       replicates=options.bootstrap,
     )
+  located = localization.summarize(
+    held_out.records, second.boxes, replicates=options.bootstrap
+  )
+  if located:
+    found_boxes = located.flat()
+    metrics['intervals'] |= found_boxes.pop('intervals')
+    metrics = {**found_boxes, **metrics}
   post = found.postprocess(**cleaning)
   predictions = None
   if reader:

@@ -77,10 +77,10 @@ def columns(
   """Every measure of every image, such as `mean_px`: f64[N], NaN if undefined.
 
   A positive image without a predicted mask has a surface Dice of 0 and no
-  distances. Negative images have neither.
+  distances. Negative images, and those whose mask is not known, have neither.
   """
   found = {name: np.full(len(images), np.nan) for name in COLUMNS}
-  for index in np.flatnonzero(images.label):
+  for index in np.flatnonzero(images.marked):
     for unit in _TOLERANCES:
       if unit == 'mm' and not spacing(records[index]):
         continue

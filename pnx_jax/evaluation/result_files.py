@@ -47,12 +47,14 @@ def write_per_image(
     path: Of per_image.csv.
     records: N records.
     fold: int[N].
-    images: N images. Those without a pneumothorax have no size quartile.
+    images: N images. Those without a pneumothorax have no size quartile, those
+      whose mask is not known no Dice either.
 
   Raises:
     UserError: The file cannot be written.
   """
-  quartile = quartiles(images.truth_area, images.label)
+  quartile = quartiles(images.truth_area, images.marked)
+  scored = np.isfinite(images.dice)
   rows = (
     (
       record.image_id,
@@ -60,8 +62,8 @@ def write_per_image(
       fold[row],
       int(images.label[row]),
       repr(float(images.probability[row])),
-      repr(float(images.dice[row])),
-      images.truth_area[row],
+      repr(float(images.dice[row])) if scored[row] else '',
+      images.truth_area[row] if scored[row] else '',
       images.predicted_area[row],
       quartile[row] or '',
       record.view,
@@ -98,7 +100,7 @@ def write_outlines(
         for column in columns.values()
       ),
     )
-    for index in np.flatnonzero(images.label)
+    for index in np.flatnonzero(images.marked)
   )
   files.write_csv(path, ('image_id', *columns), rows)
 
@@ -136,8 +138,21 @@ def summary(metrics: Mapping[str, Any]) -> str:
     'specificity': 'specificity',
     'auc': 'AUC of the probability',
     'optimism': 'optimism of tuning',
+    'box_hit_rate_10': 'hit rate of boxes',
+    'box_iobb': 'IoBB',
   }
-  lines = [f'{"n":<24}{metrics["num_images"]:>8}']
+  counts = {'num_images': 'n'}
+  if 'num_masks' in metrics:
+    counts = {
+      'num_images': 'n of labels',
+      'num_masks': 'n of masks',
+      'num_box_images': 'n of films with boxes',
+    }
+  lines = [
+    f'{title:<24}{metrics[name]:>8}'
+    for name, title in counts.items()
+    if name in metrics
+  ]
   for name, title in names.items():
     if name not in metrics:
       continue

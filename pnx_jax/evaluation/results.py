@@ -105,7 +105,7 @@ def compute(
     columns['optimism'] = search.tuned.dice - images.dice
 
   def more(weights: np.ndarray) -> dict[str, np.ndarray]:
-    values = tables.means(columns, weights)
+    values = tables.means(columns, weights, chosen=images.mask_known)
     values |= calibration.metrics(images, weights)
     if saved:
       values |= calibration.operating_point_metrics(images, weights)
@@ -119,6 +119,7 @@ def compute(
     num_patients=len(np.unique(images.patient)),
     num_folds=len(np.unique(held_out.fold)),
   )
+  overall.values.update(_num_masks(images))
   by_subgroup: dict[str, dict[str, Metrics]] = {}
   strata = tables.strata(held_out.records, images) | (attributes or {})
   for table, rows in strata.items():
@@ -128,6 +129,7 @@ def compute(
         images[chosen], replicates=replicates, names=tables.TABLE_METRICS
       )
       part.values['num_images'] = int(chosen.sum())
+      part.values.update(_num_masks(images[chosen]))
       by_subgroup[table][row] = part
   differences = subgroups.differences(
     images,
@@ -137,3 +139,13 @@ def compute(
   return Results(
     images, groups, search, calibration, overall, by_subgroup, differences
   )
+
+
+def _num_masks(images: Images) -> dict[str, int]:
+  """How many images the metrics of masks are over, where not over all."""
+  if images.mask_known is None:
+    return {}
+  return {
+    'num_masks': int(images.mask_known.sum()),
+    'num_positive_masks': int(images.marked.sum()),
+  }

@@ -40,7 +40,7 @@ class Outcome:
     predicted: bool[N], the image keeps a mask.
     predicted_area: int[N], area of the mask.
     intersection: int[N], area of mask and truth.
-    dice: f64[N], the competition's Dice.
+    dice: f64[N], the competition's Dice; NaN where the mask is not known.
   """
 
   predicted: np.ndarray
@@ -77,13 +77,17 @@ def cross_fit(
   A single group is scored under its own best rule.
 
   Args:
-    statistics: Of N images, see `metrics.rules.predicted`.
+    statistics: Of N images, see `metrics.rules.predicted`; where not every
+      mask is known, with `mask_known` bool[N]: rules are chosen by the others.
     groups: int[N], counted from 0.
     grid: The rules; of rules with equal scores the first wins.
   """
-  scores = rules.group_scores(statistics, grid, groups)
+  with_mask, their_groups = scored(statistics, groups)
+  scores = rules.group_scores(with_mask, grid, their_groups)
   total = scores.sum(axis=1)
-  num_groups = scores.shape[1]
+  num_groups = int(groups.max(initial=-1)) + 1
+  # Of the last groups no mask may be known.
+  scores = np.pad(scores, ((0, 0), (0, num_groups - scores.shape[1])))
 
   def best(values: np.ndarray) -> Rule:
     return grid[int(np.argmax(values.round(9)))]
@@ -103,6 +107,16 @@ def cross_fit(
   return Search(rule, tuned, group_rules, outcome)
 
 
+def scored(
+  statistics: Mapping[str, np.ndarray], groups: np.ndarray
+) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+  """Returns statistics and groups of the images whose mask is known."""
+  if 'mask_known' not in statistics:
+    return statistics, groups
+  known = statistics['mask_known']
+  return {name: x[known] for name, x in statistics.items()}, groups[known]
+
+
 def apply(statistics: Mapping[str, np.ndarray], rule: Rule) -> Outcome:
   """The outcome of every image under one rule."""
   level = rules.column(rule.bottom)
@@ -112,6 +126,8 @@ def apply(statistics: Mapping[str, np.ndarray], rule: Rule) -> Outcome:
     for name in ('predicted_area', 'intersection')
   )
   scores = dice(both, area, np.asarray(statistics['truth_area']))
+  if 'mask_known' in statistics:
+    scores[~statistics['mask_known']] = np.nan
   return Outcome(predicted, area, both, scores)
 
 

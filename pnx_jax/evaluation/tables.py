@@ -60,6 +60,7 @@ def images_table(
     predicted_area=outcome.predicted_area,
     intersection=outcome.intersection,
     patient=np.array([record.patient for record in records], np.int64),
+    mask_known=statistics.get('mask_known'),
   )
 
 
@@ -92,22 +93,36 @@ def with_intervals(
 
 
 def means(
-  columns: Mapping[str, np.ndarray], weights: np.ndarray
+  columns: Mapping[str, np.ndarray],
+  weights: np.ndarray,
+  *,
+  chosen: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-  """Means of columns f64[N] under each of R weightings: f64[R] by name."""
-  return {name: weighted_mean(x, weights) for name, x in columns.items()}
+  """Means of columns f64[N] under each of R weightings: f64[R] by name.
+
+  Args:
+    columns: f64[N] by name.
+    weights: f64[R, N].
+    chosen: bool[N], the images to average; all of them if None.
+  """
+  return {
+    name: weighted_mean(x, weights, chosen) for name, x in columns.items()
+  }
 
 
 def strata(
   records: Sequence[Record], images: Images
 ) -> dict[str, dict[str, np.ndarray]]:
   """Subgroups of images: bool[N] by table and row; empty ones are left out."""
-  quartile = quartiles(images.truth_area, images.label)
+  quartile = quartiles(images.truth_area, images.marked)
   age = np.array([record.age for record in records])
   names = {
     'view': np.array([record.view or 'unknown' for record in records]),
     'sex': np.array([record.sex or 'unknown' for record in records]),
   }
+  sources = np.array([record.source or 'unnamed' for record in records])
+  if len(set(sources.tolist())) > 1:
+    names['source'] = sources
   return {
     'size_quartile': {
       str(number): rows

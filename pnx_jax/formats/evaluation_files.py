@@ -46,8 +46,8 @@ class PerImage:
     fold: int[N].
     label: bool[N], the image has a pneumothorax.
     probability: f64[N], not calibrated.
-    dice: f64[N].
-    truth_area: int[N], in pixels at 1024 x 1024.
+    dice: f64[N], NaN where the mask is not known.
+    truth_area: int[N], in pixels at 1024 x 1024; 0 where not known.
     predicted_area: int[N], likewise.
     size_quartile: int[N], 1 to 4, 0 without a pneumothorax.
     view: str[N], empty where unknown, like `sex`.
@@ -141,11 +141,12 @@ def read_per_image(path: str | os.PathLike[str]) -> PerImage:
   if len(set(table.image_id.tolist())) < len(table):
     raise UserError(f'{path} is damaged: it repeats an image; {_REMEDY}')
   metrics = read_metrics(pathlib.Path(path).with_name('metrics.json'))
+  scored = np.isfinite(table.dice)
   for found, expected, what in (
     (len(table), metrics['num_images'], 'rows'),
     (int(table.label.sum()), metrics['num_positive'], 'positive images'),
     (
-      float(table.dice.sum()) / max(1, len(table)),
+      float(table.dice[scored].sum()) / max(1, scored.sum()),
       metrics['dice'],
       'as mean Dice',
     ),
@@ -229,8 +230,8 @@ _CELLS: dict[str, Callable[[str], Any]] = {
   'fold': _integer(0),
   'label': lambda cell: bool(_integer(0, 1)(cell)),
   'probability': _share,
-  'dice': _share,
-  'truth_area': _integer(0),
+  'dice': lambda cell: _share(cell) if cell else np.nan,
+  'truth_area': _or_empty(_integer(0), 0),
   'predicted_area': _integer(0),
   'size_quartile': _or_empty(_integer(1, 4), 0),
   'view': str,

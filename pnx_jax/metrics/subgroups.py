@@ -125,7 +125,7 @@ def _metrics(images: Images, weights: np.ndarray) -> dict[str, np.ndarray]:
   if label.any() and not label.all():
     auc = curve(images.probability, label, weights).auc
   return {
-    'dice_positive': weighted_mean(images.dice, weights, label),
+    'dice_positive': weighted_mean(images.dice, weights, images.marked),
     **rates(images.predicted, label, weights),
     'auc': auc,
   }

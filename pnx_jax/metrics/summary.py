@@ -53,6 +53,8 @@ class Images:
     predicted_area: int[N], area of the predicted mask.
     intersection: int[N], area of both.
     patient: int[N].
+    mask_known: bool[N], of the others Dice, areas of truth and intersection
+      mean nothing; None where every mask is known.
   """
 
   label: np.ndarray
@@ -63,14 +65,22 @@ class Images:
   predicted_area: np.ndarray
   intersection: np.ndarray
   patient: np.ndarray
+  mask_known: np.ndarray | None = None
+
+  @property
+  def marked(self) -> np.ndarray:
+    """bool[N], the image has a pneumothorax whose mask is known."""
+    if self.mask_known is None:
+      return self.label
+    return self.label & self.mask_known
 
   def __len__(self) -> int:
     return len(self.label)
 
   def __getitem__(self, chosen: np.ndarray | slice) -> 'Images':
     """The images that a mask, a slice or indices choose."""
-    columns = dataclasses.fields(self)
-    return Images(*(getattr(self, column.name)[chosen] for column in columns))
+    columns = (getattr(self, x.name) for x in dataclasses.fields(self))
+    return Images(*(None if x is None else x[chosen] for x in columns))
 
 
 def compute(
@@ -83,7 +93,8 @@ def compute(
   all pixels taken as one image. `sensitivity`, `specificity`: of calling an
   image positive if it keeps a mask. `auc`, `average_precision`, `brier`: of
   the probabilities. `all_empty_dice`: Dice of predicting no mask at all;
-  `dice_gain`: `dice` minus that. Undefined metrics are NaN.
+  `dice_gain`: `dice` minus that. Undefined metrics are NaN. Those of the masks
+  are over the images whose mask is known.
 
   Args:
     images: N images.
@@ -100,7 +111,7 @@ def compute(
 
 
 def _compute(images: Images, weights: np.ndarray) -> dict[str, np.ndarray]:
-  label = images.label
+  label, known = images.label, images.mask_known
   iou = divide(
     images.intersection,
     images.predicted_area + images.truth_area - images.intersection,
@@ -109,21 +120,24 @@ def _compute(images: Images, weights: np.ndarray) -> dict[str, np.ndarray]:
   mean = functools.partial(weighted_mean, weights=weights)
 
   def total(values: np.ndarray) -> np.ndarray:
+    if known is not None:
+      values = np.where(known, values, 0)
     return weights @ values.astype(np.float64)
 
-  dice, all_empty = mean(images.dice), mean(~label)
+  dice = mean(images.dice, chosen=known)
+  all_empty = mean(~label, chosen=known)
   ranking = curve(images.probability, label, weights)
   return {
     'dice': dice,
-    'dice_positive': mean(images.dice, chosen=label),
+    'dice_positive': mean(images.dice, chosen=images.marked),
     'all_empty_dice': all_empty,
     'dice_gain': dice - all_empty,
     'dice_pooled': divide(
       2 * total(images.intersection),
       total(images.predicted_area) + total(images.truth_area),
     ),
-    'iou': mean(iou),
-    'iou_positive': mean(iou, chosen=label),
+    'iou': mean(iou, chosen=known),
+    'iou_positive': mean(iou, chosen=images.marked),
     **rates(images.predicted, label, weights),
     'auc': ranking.auc,
     'average_precision': ranking.average_precision,

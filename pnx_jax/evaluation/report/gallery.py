@@ -60,13 +60,16 @@ class SecondPass:
 def choose(images: Images, count: int, *, seed: int = 0) -> list[Example]:
   """The worst images, the best positive and random ones, `count` of each.
 
-  Of equal Dice, the one with the larger wrong area is worse.
+  Of equal Dice, the one with the larger wrong area is worse. Images whose mask
+  is not known are left out.
   """
   error = images.truth_area + images.predicted_area - 2 * images.intersection
   order = np.lexsort((-error, images.dice))
   positive = order[images.label[order]]
   random = np.random.default_rng(seed).permutation(len(images))
   chosen = {'worst': order, 'best': positive[::-1], 'random': random}
+  known = np.isfinite(images.dice)
+  chosen = {kind: rows[known[rows]] for kind, rows in chosen.items()}
   return [
     Example(kind, rank, int(index))
     for kind, indices in chosen.items()
@@ -116,7 +119,7 @@ def second_pass(
     )
     mask = post.mask(probs, probability)
     truth = held_out.truth(index, SIZE)
-    if images.label[index] and film_mask.any():
+    if images.marked[index] and film_mask.any():
       second.outlines[index] = outlines.measure(
         mask,
         truth,
@@ -124,7 +127,7 @@ def second_pass(
         film_truth=rle.decode(record.rle, record.height, record.width),
         record=record,
       )
-    if post.cleans:
+    if post.cleans and record.mask_is_known:
       areas = map(np.count_nonzero, (mask & truth, mask, truth))
       second.cleaned_dice[index] = dice(*map(np.asarray, areas))
     for example in examples_of.get(index, ()):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pnx_jax import draw, pages
-from pnx_jax.evaluation import outlines, rule_search
+from pnx_jax.evaluation import localization, outlines, rule_search
 from pnx_jax.evaluation.bedside import Bedside
 from pnx_jax.evaluation.report import charts
 from pnx_jax.evaluation.report.charts import Chart
@@ -65,6 +65,7 @@ def render(
     commit=run_files.commit(),
     metrics=metrics,
     headline=summary.TITLES.items(),
+    box_titles=localization.TITLES.items(),
     image_level=IMAGE_LEVEL.items(),
     table_columns=summary.SHORT_TITLES.items(),
     table_titles=_TITLES,
@@ -133,6 +134,7 @@ def _rule_chart(
     for top in tops
   ]
   one_group = np.zeros(len(statistics['truth_area']), int)
+  statistics, one_group = rule_search.scored(statistics, one_group)
   dice = rules.group_scores(statistics, grid, one_group) / len(one_group)
   return charts.rule_grid(
     dice.reshape(len(areas), len(tops)),
