@@ -96,6 +96,22 @@ VARIANTS = (
     },
   ),
   Variant(
+    name='plain',
+    why=(
+      'What torch_baseline.py trains with, whose first run has the higher AUC: '
+      'whether the recipe or the code makes the difference.'
+    ),
+    parent='mild',
+    changes={
+      'losses.bce': 1.0,
+      'losses.presence': 0.0,
+      'model.pixel_prevalence': 0.5,
+      'augmentation.intensity_probability': 0.0,
+      'optimizer.clip_norm': 0.0,
+      'optimizer.warmup_epochs': 0.0,
+    },
+  ),
+  Variant(
     name='rate_1e-3',
     why='500 updates are few: a higher rate goes further.',
     parent='mild',
