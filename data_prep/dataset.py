@@ -23,7 +23,7 @@ from data_prep import (
 from data_prep.entries import Entry, Rejection
 from data_prep.request import Request
 from pnx_jax.errors import UserError
-from pnx_jax.formats import rle, schema
+from pnx_jax.formats import record_index, rle, schema
 
 Splits = dict[str, list[prepare.Prepared]]
 
@@ -51,6 +51,7 @@ def build(request: Request) -> report.Report:
       outcomes = duplicates + batches.run(request, films, folder)
       splits, patients, alike = _split(request, outcomes, patient_map)
       built = _write(request, splits, patients, patient_map, folder)
+      index = record_index.scan(built)
       summary = report.summarize(
         found=found,
         outcomes=outcomes,
@@ -61,10 +62,11 @@ def build(request: Request) -> report.Report:
         options=request.options,
         seed=request.seed,
         built=built,
+        index=index,
         retry=request.retry,
         unused_columns=unused,
       )
-      summary = report.write(built, summary, outcomes, splits)
+      summary = report.write(built, summary, outcomes, splits, index)
       if request.keep_columns:
         report.write_kept(built, request.keep_columns, found, splits)
       staging.publish(built, request.output_dir)

@@ -11,10 +11,10 @@ from data_prep.entries import TEST, TRAIN, Entry, Rejection
 from pnx_jax.formats import (
   built_dataset,
   files,
+  record_index,
   refusals,
   schema,
   seal,
-  tfrecord,
 )
 
 Report = dict[str, Any]
@@ -32,6 +32,7 @@ def summarize(
   options: prepare.RecordOptions,
   seed: int,
   built: pathlib.Path,
+  index: record_index.Index,
   retry: str,
   unused_columns: Sequence[str] = (),
 ) -> Report:
@@ -48,7 +49,7 @@ def summarize(
   given_up = sorted(
     o.image_id for o in rejected if o.reason in refusals.MAY_PASS
   )
-  written = _written(built, splits)
+  written = _written(index)
   parts = collections.Counter(entry.part for entry in found)
   refused = collections.Counter(o.part for o in rejected)
   ids = {entry.image_id for entry in found}
@@ -104,8 +105,9 @@ def write(
   summary: Report,
   outcomes: Sequence[prepare.Outcome],
   splits: Mapping[str, Sequence[prepare.Prepared]],
+  index: record_index.Index,
 ) -> Report:
-  """Writes the three files beside the records; returns the `build.json`."""
+  """Writes the four files beside the records; returns the `build.json`."""
   files.write_csv(
     built / 'rejected.csv',
     ('path', 'image_id', 'reason', 'detail'),
@@ -129,6 +131,7 @@ def write(
     summary | {'folds_checksum': files.checksum(built / 'folds.csv')}
   )
   files.write_json(built / 'build.json', summary)
+  record_index.write(index)
   return summary
 
 
@@ -201,19 +204,13 @@ def text(summary: Report, output_dir: str) -> str:
   return '\n'.join(lines)
 
 
-def _written(
-  built: pathlib.Path, splits: Mapping[str, Sequence[prepare.Prepared]]
-) -> collections.Counter:
+def _written(index: record_index.Index) -> collections.Counter[str]:
   """Returns how many different ids the files hold, for training and testing."""
   ids = {TRAIN: set(), TEST: set()}
-  for name in splits:
-    if name == schema.UNLABELED_SPLIT:
-      continue
-    part = TEST if name == schema.TEST_SPLIT else TRAIN
-    records = built_dataset.split_source(built, [name])
-    ids[part].update(
-      tfrecord.parse(records[n]).image_id for n in range(len(records))
-    )
+  for name, (start, stop) in index.splits.items():
+    if name != schema.UNLABELED_SPLIT:
+      part = TEST if name == schema.TEST_SPLIT else TRAIN
+      ids[part].update(index.record(n).image_id for n in range(start, stop))
   return collections.Counter({part: len(found) for part, found in ids.items()})
 
 

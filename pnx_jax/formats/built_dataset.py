@@ -138,6 +138,18 @@ def folds_of(data_dir: str | os.PathLike[str]) -> dict[str, int]:
   return folds
 
 
+def check_splits(
+  data_dir: str | os.PathLike[str], splits: Sequence[str]
+) -> None:
+  """Raises UserError where a dataset lacks one of some splits."""
+  sizes = split_sizes(data_dir)
+  for split in splits:
+    if split not in sizes:
+      raise UserError(
+        f'{data_dir} has no split {split!r}; it has {", ".join(sorted(sizes))}'
+      )
+
+
 def split_files(
   data_dir: str | os.PathLike[str], splits: Sequence[str]
 ) -> list[pathlib.Path]:
@@ -146,12 +158,7 @@ def split_files(
   Raises:
     UserError: A split is unknown.
   """
-  sizes = split_sizes(data_dir)
-  for split in splits:
-    if split not in sizes:
-      raise UserError(
-        f'{data_dir} has no split {split!r}; it has {", ".join(sorted(sizes))}'
-      )
+  check_splits(data_dir, splits)
   return [
     path
     for split in splits
@@ -188,6 +195,19 @@ def checksum(data_dir: str | os.PathLike[str]) -> str:
     digest.update(path.name.encode())
     digest.update(_digest(path, *_identity(path)))
   return digest.hexdigest()
+
+
+def noted_checksum(data_dir: str | os.PathLike[str]) -> str:
+  """Returns the checksum of the record files that the build noted.
+
+  It is empty without a `build.json`.
+
+  Raises:
+    UserError: The report of the build is damaged.
+  """
+  if not os.path.exists(os.path.join(data_dir, 'build.json')):
+    return ''
+  return _report(data_dir).checksum
 
 
 def record_files(data_dir: str | os.PathLike[str]) -> list[pathlib.Path]:

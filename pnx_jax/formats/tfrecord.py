@@ -20,44 +20,55 @@ _FOOTER = struct.Struct('<I')
 _REMEDY = 'the file is damaged: build the dataset again'
 
 
-class _Place(NamedTuple):
-  """Where a record starts: its header, followed by `length` bytes of data."""
+class Places(NamedTuple):
+  """Where records start: a header each, followed by `length` bytes of data.
 
-  file: int
-  offset: int
-  length: int
+  Attributes:
+    file: u16[N], number of the file.
+    offset: i64[N]
+    length: u32[N]
+  """
+
+  file: np.ndarray
+  offset: np.ndarray
+  length: np.ndarray
 
 
 class TFRecordSource:
   """A sequence of serialized records over any number of files.
 
-  Holds an offset index of 24 bytes per record and reads each record with one
+  Holds an offset index of 14 bytes per record and reads each record with one
   `os.pread`, so that any thread may read any record. What it reads has the
   checksums that were written with it.
 
   Args:
     paths: The files, in order.
+    places: Where the records lie, if that is known; else the files are read.
+
+  Attributes:
+    places: Where the records lie.
 
   Raises:
     UserError: A file ends within a record or has a damaged header.
   """
 
-  def __init__(self, paths: Sequence[str | os.PathLike[str]]):
+  def __init__(
+    self,
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    places: Places | None = None,
+  ):
     self._paths = [os.fspath(path) for path in paths]
     self._files = [os.open(path, os.O_RDONLY) for path in paths]
     weakref.finalize(self, _close, self._files)
-    self._places = [
-      place
-      for number, path in enumerate(self._paths)
-      for place in _scan(number, self._files[number], path)
-    ]
+    self.places: Places = places or _found(self._files, self._paths)
 
   def __len__(self) -> int:
-    return len(self._places)
+    return len(self.places.offset)
 
   def __getitem__(self, index: int) -> bytes:
     """Raises UserError for a record that is not what was written."""
-    file, offset, length = self._places[index]
+    file, offset, length = (int(column[index]) for column in self.places)
     path = self._paths[file]
     return _read(self._files[file], offset, length, f'{path}, offset {offset}')
 
@@ -66,8 +77,8 @@ def write(file: BinaryIO, data: bytes) -> int:
   """Appends a record to a file; returns the offset at which it starts."""
   offset = file.tell()
   length = struct.pack('<Q', len(data))
-  file.write(length + _FOOTER.pack(_checksum(length)))
-  file.write(data + _FOOTER.pack(_checksum(data)))
+  file.write(length + _FOOTER.pack(checksum(length)))
+  file.write(data + _FOOTER.pack(checksum(data)))
   return offset
 
 
@@ -142,10 +153,24 @@ _VALUES: dict[Any, Any] = {
 }
 
 
-def _scan(number: int, file: int, path: str) -> list[_Place]:
-  """Returns where the records of a file lie."""
+def _found(files: Sequence[int], paths: Sequence[str]) -> Places:
+  """Returns where the records of some files lie."""
+  places = [_scan(*each) for each in zip(files, paths, strict=True)]
+  counts = [len(each) for each in places]
+  offset, length = np.concatenate(
+    [np.zeros((0, 2), np.int64), *map(np.array, filter(None, places))]
+  ).T
+  return Places(
+    np.repeat(np.arange(len(paths), dtype=np.uint16), counts),
+    np.ascontiguousarray(offset),
+    length.astype(np.uint32),
+  )
+
+
+def _scan(file: int, path: str) -> list[tuple[int, int]]:
+  """Returns where the records of a file start, and how long they are."""
   size = os.fstat(file).st_size
-  places: list[_Place] = []
+  places: list[tuple[int, int]] = []
   offset = 0
   while offset < size:
     where = f'{path}, offset {offset} (record {len(places)})'
@@ -155,7 +180,7 @@ def _scan(number: int, file: int, path: str) -> list[_Place]:
       raise UserError(
         f'{where}: the record runs past the end of the file; {_REMEDY}'
       )
-    places.append(_Place(number, offset, length))
+    places.append((offset, length))
     offset = end
   return places
 
@@ -163,8 +188,8 @@ def _scan(number: int, file: int, path: str) -> list[_Place]:
 def _length(header: bytes, where: str) -> int:
   if len(header) < _HEADER.size:
     raise UserError(f'{where}: the file ends within a record; {_REMEDY}')
-  length, checksum = _HEADER.unpack(header)
-  if checksum != _checksum(header[:8]):
+  length, noted = _HEADER.unpack(header)
+  if noted != checksum(header[:8]):
     raise UserError(
       f'{where}: the length of the record is not what was written; {_REMEDY}'
     )
@@ -177,7 +202,7 @@ def _read(file: int, offset: int, length: int, where: str) -> bytes:
   if (
     len(data) != length
     or _HEADER.unpack(whole[: _HEADER.size])[0] != length
-    or _FOOTER.unpack(footer)[0] != _checksum(data)
+    or _FOOTER.unpack(footer)[0] != checksum(data)
   ):
     raise UserError(
       f'{where}: {_image_id(data)} is not what was written; {_REMEDY}'
@@ -193,8 +218,8 @@ def _image_id(damaged: bytes) -> str:
     return 'a record that no longer says of which image'
 
 
-def _checksum(data: bytes) -> int:
-  """CRC-32C, masked as in TFRecord files."""
+def checksum(data: bytes) -> int:
+  """Returns the CRC-32C of bytes, masked as in TFRecord files."""
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 

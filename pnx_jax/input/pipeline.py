@@ -22,7 +22,7 @@ import grain
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import built_dataset, letterbox, rle, schema, tfrecord
+from pnx_jax.formats import built_dataset, letterbox, record_index, rle, schema
 from pnx_jax.input import truths
 from pnx_jax.input.sampling import Schedule
 
@@ -55,22 +55,13 @@ class Dataset:
     labeled_only: bool = True,
     patient_share: float = 1.0,
   ):
-    self._source = built_dataset.split_source(data_dir, splits)
     self._data_dir = data_dir
-    records: list[schema.Record] = [
-      dataclasses.replace(tfrecord.parse(example), image=b'', mask=b'')
-      for example in self._source
-    ]
-    patients = _some({record.patient for record in records}, patient_share)
-    self._positions = [
-      position
-      for position, record in enumerate(records)
-      if record.patient in patients
-      and (record.label != schema.UNLABELED or not labeled_only)
-    ]
-    self.records: list[schema.Record] = [
-      records[position] for position in self._positions
-    ]
+    records = record_index.records(data_dir, splits)
+    patients = records.column('patient')
+    wanted = np.isin(patients, _some(patients, patient_share))
+    if labeled_only:
+      wanted &= records.column('label') != schema.UNLABELED
+    self.records: record_index.Records = records.chosen(wanted)
 
   def __len__(self) -> int:
     return len(self.records)
@@ -78,22 +69,24 @@ class Dataset:
   @functools.cached_property
   def labels(self) -> np.ndarray:
     """i64[N]: 1 pneumothorax, 0 none, -1 not annotated."""
-    return np.array([record.label for record in self.records], np.int64)
+    return self.records.column('label').astype(np.int64)
 
   @property
   def sources(self) -> list[str]:
     """N names of the sources, empty where unknown."""
-    return [record.source for record in self.records]
+    return self.records.column('source').tolist()
 
   @functools.cached_property
   def mask_known(self) -> np.ndarray:
     """bool[N]: whether the truth of all pixels is known."""
-    return np.array([record.mask_is_known for record in self.records], bool)
+    columns = map(self.records.column, ('truth', 'label'))
+    return truths.mask_known(*columns)
 
   @functools.cached_property
   def partly_known(self) -> np.ndarray:
     """bool[N]: whether the truth of the pixels outside of boxes is known."""
-    return np.array([truths.partly_known(r) for r in self.records], bool)
+    columns = map(self.records.column, ('truth', 'boxes_exhaustive'))
+    return truths.partly_known(*columns)
 
   def image(self, index: int, size: int) -> np.ndarray:
     """Returns the image of a record as u8[size, size].
@@ -129,7 +122,7 @@ class Dataset:
     return len(self._stored(0))
 
   def _stored(self, index: int) -> np.ndarray:
-    record = tfrecord.parse(self._source[self._positions[index]])
+    record = self.records.payload(index)
     png = np.frombuffer(record.image, np.uint8)
     image = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
     if image is None:
@@ -175,10 +168,10 @@ class Dataset:
     return np.concatenate([start, start + record.boxes[:, 2:4] * scale], axis=1)
 
 
-def _some(patients: set[int], share: float) -> set[int]:
+def _some(patients: np.ndarray, share: float) -> np.ndarray:
   """A random share of the patients, rounded up, the same at every call."""
-  order = np.random.default_rng(0).permutation(sorted(patients))
-  return set(order[: math.ceil(share * len(order))].tolist())
+  order = np.random.default_rng(0).permutation(np.unique(patients))
+  return order[: math.ceil(share * len(order))]
 
 
 def folds(data_dir: str) -> list[str]:

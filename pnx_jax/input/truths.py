@@ -66,6 +66,16 @@ class TruthFields:
     )
 
 
-def partly_known(record: schema.Record) -> bool:
-  """Whether all pixels outside of a record's boxes are known to be empty."""
-  return record.truth == schema.BOX and record.boxes_exhaustive == 1
+def mask_known(truth: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """Returns bool[N]: whether every pixel's truth is known, as in the schema."""
+  return (truth == schema.MASK) | (label == schema.NEGATIVE)
+
+
+def partly_known(truth: np.ndarray, boxes_exhaustive: np.ndarray) -> np.ndarray:
+  """Returns bool[N]: whether all pixels outside of boxes are known to be empty.
+
+  Args:
+    truth: [N], the field of the records.
+    boxes_exhaustive: i32[N]
+  """
+  return (truth == schema.BOX) & (boxes_exhaustive == 1)

@@ -1,0 +1,470 @@
+"""The small fields of all records of a dataset, by column, in one file.
+
+A start reads this file instead of every record with its images. It lies beside
+the record files and names them with their sizes and the checksum that
+`build.json` holds; it has a checksum of each of its columns, and the checksum,
+the label and the run lengths of every record, which are compared with a record
+whenever that is read.
+
+The file is: 8 bytes that mark it, the length of a header in JSON and its
+CRC-32C (8 and 4 bytes), the header, the columns. Texts of few values are
+numbers of their values, which the header lists; other texts, and boxes, are
+one column of their content and one of where each record's ends.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple, Self, overload
+
+import google_crc32c
+import numpy as np
+from absl import logging
+
+from pnx_jax.errors import UserError
+from pnx_jax.formats import built_dataset, files, schema, tfrecord, typed_json
+
+FILE = 'record_index.bin'
+_MAGIC = b'PNXINDEX'
+_PREFIX = struct.Struct('<8sQI')
+_FEW_VALUES = 256  # a text of at most so many values is stored as numbers
+_CHUNK = 16 << 20
+_FIELDS = {
+  field.name: field.type
+  for field in dataclasses.fields(schema.Record)
+  if field.type is not bytes
+}
+_DTYPES: dict[Any, Any] = {
+  int: np.int32,
+  float: np.float32,
+  tuple[float, float]: np.float32,
+}
+# The content of other texts is read for one record when that is asked for: it
+# is most of the file.
+_AT_ONCE = 'image_id'
+_NOT_FEW = ('image_id', 'rle')
+
+
+class _Column(NamedTuple):
+  dtype: str
+  shape: tuple[int, ...]
+  offset: int
+  crc: int
+
+
+class _Shard(NamedTuple):
+  name: str
+  size: int
+
+
+class _Split(NamedTuple):
+  name: str
+  start: int
+  stop: int
+
+
+class _Header(NamedTuple):
+  """What binds an index to its records, and where its columns lie."""
+
+  checksum: str
+  fields: tuple[str, ...]
+  shards: tuple[_Shard, ...]
+  splits: tuple[_Split, ...]
+  values: dict[str, tuple[str, ...]]
+  columns: dict[str, _Column]
+
+
+class _Damaged(Exception):
+  """The file is not what was written, or is of other records."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """The small fields of all records of a dataset.
+
+  Attributes:
+    folder: The dataset.
+    shards: Names of the record files.
+    splits: First record of every split, and the one after its last.
+    values: Of every text that is stored as numbers, what these stand for.
+    columns: The columns by name.
+    texts: By name, what returns the content of a text between two bytes.
+  """
+
+  folder: pathlib.Path
+  shards: tuple[str, ...]
+  splits: dict[str, tuple[int, int]]
+  values: dict[str, tuple[str, ...]]
+  columns: dict[str, np.ndarray]
+  texts: dict[str, Callable[[int, int], bytes]]
+
+  def __len__(self) -> int:
+    return len(self.columns['crc'])
+
+  def column(self, name: str) -> np.ndarray:
+    """Returns a field but `boxes` of every record, [N] or [N, 2]."""
+    if name in self.texts:
+      return np.array(
+        [self._value(name, place) for place in range(len(self))], object
+      )
+    column = self.columns[name]
+    if name in self.values:
+      return np.array(self.values[name], object)[column]
+    return column
+
+  def record(self, position: int) -> schema.Record:
+    """Returns a record without its images."""
+    return schema.Record(
+      image=b'',
+      mask=b'',
+      **{name: self._value(name, position) for name in _FIELDS},
+    )
+
+  def _value(self, name: str, position: int) -> Any:
+    kind = _FIELDS[name]
+    if name in self.values:
+      return self.values[name][self.columns[name][position]]
+    if kind is str:
+      start, stop = self._range(name, position)
+      return self.texts[name](start, stop).decode()
+    if kind is np.ndarray:
+      start, stop = self._range(name, position)
+      return self.columns[name][start:stop]
+    value = self.columns[name][position].tolist()
+    return tuple(value) if isinstance(value, list) else value
+
+  def _range(self, name: str, position: int) -> tuple[int, int]:
+    ends = self.columns[f'{name}.ends']
+    start = ends[position - 1] if position else 0
+    return int(start), int(ends[position])
+
+
+class Records(Sequence[schema.Record]):
+  """Some records of a dataset, without their images; made when asked for.
+
+  Args:
+    index: The small fields of all records.
+    positions: Which of them, i64[N].
+  """
+
+  def __init__(self, index: Index, positions: np.ndarray):
+    self._index = index
+    self._positions = positions
+
+  def __len__(self) -> int:
+    return len(self._positions)
+
+  @overload
+  def __getitem__(self, place: int) -> schema.Record: ...
+  @overload
+  def __getitem__(self, place: slice) -> list[schema.Record]: ...
+  def __getitem__(
+    self, place: int | slice
+  ) -> schema.Record | list[schema.Record]:
+    if isinstance(place, slice):
+      return [self._index.record(int(p)) for p in self._positions[place]]
+    return self._index.record(int(self._positions[place]))
+
+  def __iter__(self) -> Iterator[schema.Record]:
+    return map(self._index.record, self._positions.tolist())
+
+  def chosen(self, wanted: np.ndarray) -> Self:
+    """Returns the records where bool[N] is true."""
+    return type(self)(self._index, self._positions[wanted])
+
+  def column(self, name: str) -> np.ndarray:
+    """Returns a field but `boxes` of every record, [N] or [N, 2]."""
+    return self._index.column(name)[self._positions]
+
+  def payload(self, place: int) -> schema.Record:
+    """Reads a whole record, with its images.
+
+    Raises:
+      UserError: It is not the one that the index describes.
+    """
+    position = int(self._positions[place])
+    data = self._source[position]
+    found = tfrecord.parse(data)
+    known = self._index.record(position)
+    if (
+      tfrecord.checksum(data) != self._index.columns['crc'][position]
+      or (found.label, found.rle) != (known.label, known.rle)
+      or found.image_id != known.image_id
+    ):
+      raise UserError(
+        f'{self._index.folder}: the record of {found.image_id} is not the one '
+        f'that {FILE} describes: restore the record files, or build the '
+        'dataset again'
+      )
+    return found
+
+  @functools.cached_property
+  def _source(self) -> tfrecord.TFRecordSource:
+    places = self._index.columns
+    return tfrecord.TFRecordSource(
+      [self._index.folder / name for name in self._index.shards],
+      places=tfrecord.Places(
+        places['file'], places['offset'], places['length']
+      ),
+    )
+
+
+def records(data_dir: str | os.PathLike[str], splits: Sequence[str]) -> Records:
+  """Returns the records of some splits, one split after the other.
+
+  Reads the index of the dataset. One that is damaged, or not of these records,
+  is made again, which one line tells. Without an index, as builds before
+  version 1.2.0 left none, every record is read.
+
+  Raises:
+    UserError: A split is unknown, or the record files are not those that the
+      build has written.
+  """
+  folder = pathlib.Path(data_dir)
+  built_dataset.check_splits(folder, splits)
+  path = folder / FILE
+  if path.exists():
+    try:
+      index = _load(path)
+    except _Damaged as error:
+      logging.warning('%s is made again: %s', path, error)
+      index = scan(folder)
+      write(index)
+  else:
+    index = scan(folder, splits)
+  ranges = [np.arange(*index.splits[split]) for split in splits]
+  return Records(index, np.concatenate([np.zeros(0, np.int64), *ranges]))
+
+
+def scan(
+  data_dir: str | os.PathLike[str], splits: Sequence[str] | None = None
+) -> Index:
+  """Makes an index by reading every record of some splits, or of all.
+
+  Raises:
+    UserError: The record files are damaged, or not those that the build has
+      written.
+  """
+  folder = pathlib.Path(data_dir)
+  if splits is None:
+    splits = sorted(built_dataset.split_sizes(folder))
+  source = built_dataset.split_source(folder, splits)
+  sizes = built_dataset.split_sizes(folder)
+  stops = np.cumsum([sizes[split] for split in splits]).tolist()
+  starts = [0, *stops[:-1]]
+  content = _Content()
+  crcs = np.fromiter(map(content.add, source), np.uint32, len(source))
+  values, columns = content.columns()
+  texts = {
+    name: _Memory(columns.pop(name).tobytes())
+    for name, kind in _FIELDS.items()
+    if kind is str and name not in values
+  }
+  columns |= {**source.places._asdict(), 'crc': crcs}
+  return Index(
+    folder=folder,
+    shards=tuple(
+      path.name for path in built_dataset.split_files(folder, splits)
+    ),
+    splits={
+      split: (start, stop)
+      for split, start, stop in zip(splits, starts, stops, strict=True)
+    },
+    values=values,
+    columns=columns,
+    texts=dict(texts),
+  )
+
+
+def write(index: Index) -> None:
+  """Writes an index beside its records, if their folder can be written to."""
+  columns = {**index.columns}
+  for name, part in index.texts.items():
+    ends = columns[f'{name}.ends']
+    whole = part(0, int(ends[-1]) if len(ends) else 0)
+    columns[name] = np.frombuffer(whole, np.uint8)
+  placed: dict[str, _Column] = {}
+  end = 0
+  for name, column in columns.items():
+    columns[name] = column = np.ascontiguousarray(column)
+    crc = google_crc32c.value(column.tobytes())
+    placed[name] = _Column(column.dtype.str, column.shape, end, crc)
+    end += -(-column.nbytes // 8) * 8
+  header = _Header(
+    checksum=built_dataset.noted_checksum(index.folder),
+    fields=tuple(_FIELDS),
+    shards=tuple(_sizes(index.folder, index.shards)),
+    splits=tuple(_Split(n, *places) for n, places in index.splits.items()),
+    values=index.values,
+    columns=placed,
+  )
+  text = json.dumps(_as_objects(header)).encode()
+  prefix = _PREFIX.pack(_MAGIC, len(text), google_crc32c.value(text))
+  try:
+    with files.atomic(index.folder / FILE, contended=True) as file:
+      file.write(prefix + text)
+      for column in columns.values():
+        file.write(column.tobytes() + bytes(-column.nbytes % 8))
+  except UserError:
+    pass  # The folder may be another user's; the next start reads all records.
+
+
+class _Content:
+  """Gathers the small fields of records, one record after the other."""
+
+  def __init__(self) -> None:
+    self._fields: dict[str, list[Any]] = {name: [] for name in _FIELDS}
+
+  def add(self, data: bytes) -> int:
+    """Takes the fields of a record; returns its checksum."""
+    record = tfrecord.parse(data)
+    for name, found in self._fields.items():
+      found.append(getattr(record, name))
+    return tfrecord.checksum(data)
+
+  def columns(self) -> tuple[dict[str, tuple[str, ...]], dict[str, np.ndarray]]:
+    """Returns the values of texts that are numbers, and all columns."""
+    values: dict[str, tuple[str, ...]] = {}
+    columns: dict[str, np.ndarray] = {}
+    for name, found in self._fields.items():
+      kind = _FIELDS[name]
+      if kind is np.ndarray:
+        columns[name] = np.concatenate([np.zeros((0, 5), np.int32), *found])
+        columns[f'{name}.ends'] = _ends(found)
+      elif kind is not str:
+        columns[name] = np.array(found, _DTYPES[kind])
+      elif name in _NOT_FEW or len(set(found)) > _FEW_VALUES:
+        encoded = [text.encode() for text in found]
+        columns[name] = np.frombuffer(b''.join(encoded), np.uint8)
+        columns[f'{name}.ends'] = _ends(encoded)
+      else:
+        values[name] = tuple(sorted(set(found)))
+        number = {text: index for index, text in enumerate(values[name])}
+        columns[name] = np.array([number[text] for text in found], np.uint8)
+    return values, columns
+
+
+def _as_objects(value: Any) -> Any:
+  """Returns named tuples as dicts, whose names JSON keeps."""
+  if hasattr(value, '_asdict'):
+    return _as_objects(value._asdict())
+  if isinstance(value, dict):
+    return {name: _as_objects(each) for name, each in value.items()}
+  if isinstance(value, tuple):
+    return [_as_objects(each) for each in value]
+  return value
+
+
+def _ends(found: Iterable[Any]) -> np.ndarray:
+  return np.cumsum([len(each) for each in found], dtype=np.int64)
+
+
+def _sizes(folder: pathlib.Path, names: Iterable[str]) -> Iterator[_Shard]:
+  return (_Shard(name, (folder / name).stat().st_size) for name in names)
+
+
+def _load(path: pathlib.Path) -> Index:
+  """Reads an index.
+
+  Raises:
+    _Damaged: It cannot be used for the records in its folder.
+  """
+  try:
+    with path.open('rb') as file:
+      header, start = _header(file)
+      folder = path.parent
+      names = [shard.name for shard in header.shards]
+      present = {each.name for each in built_dataset.record_files(folder)}
+      if set(names) != present or header.shards != tuple(_sizes(folder, names)):
+        raise _Damaged('the record files are others')
+      if header.checksum != built_dataset.noted_checksum(folder):
+        raise _Damaged('build.json is that of other records')
+      sizes = {split.name: split.stop - split.start for split in header.splits}
+      if sizes != built_dataset.split_sizes(folder) or header.fields != tuple(
+        _FIELDS
+      ):
+        raise _Damaged('it is of another version')
+      columns, texts = {}, {}
+      for name, column in header.columns.items():
+        if _FIELDS.get(name) is not str or name in header.values:
+          columns[name] = _read(file, start, column)
+        elif name == _AT_ONCE:
+          texts[name] = _Memory(_read(file, start, column).tobytes())
+        else:
+          _check(file, start, column)
+          texts[name] = _Part(path, start + column.offset)
+  except (OSError, ValueError, KeyError) as error:
+    raise _Damaged(str(error)) from None
+  return Index(
+    folder=path.parent,
+    shards=tuple(names),
+    splits={split.name: (split.start, split.stop) for split in header.splits},
+    values=header.values,
+    columns=columns,
+    texts=texts,
+  )
+
+
+def _header(file: BinaryIO) -> tuple[_Header, int]:
+  """Returns the header and where the columns start."""
+  prefix = file.read(_PREFIX.size)
+  if len(prefix) < _PREFIX.size:
+    raise _Damaged('it is cut off')
+  magic, length, crc = _PREFIX.unpack(prefix)
+  if magic != _MAGIC or length > os.fstat(file.fileno()).st_size:
+    raise _Damaged('it is damaged')
+  text = file.read(length)
+  if google_crc32c.value(text) != crc:
+    raise _Damaged('it is damaged')
+  header: _Header = typed_json.convert(json.loads(text), _Header)
+  return header, _PREFIX.size + length
+
+
+def _read(file: BinaryIO, start: int, column: _Column) -> np.ndarray:
+  dtype = np.dtype(column.dtype)
+  file.seek(start + column.offset)
+  data = file.read(math.prod(column.shape) * dtype.itemsize)
+  if google_crc32c.value(data) != column.crc:
+    raise _Damaged('it is damaged')
+  return np.frombuffer(data, dtype).reshape(column.shape)
+
+
+def _check(file: BinaryIO, start: int, column: _Column) -> None:
+  """Compares a column with its checksum, without keeping it."""
+  file.seek(start + column.offset)
+  left = column.shape[0]
+  crc = 0
+  while left:
+    data = file.read(min(left, _CHUNK))
+    if not data:
+      raise _Damaged('it is cut off')
+    crc = google_crc32c.extend(crc, data)
+    left -= len(data)
+  if crc != column.crc:
+    raise _Damaged('it is damaged')
+
+
+class _Memory:
+  """Parts of bytes."""
+
+  def __init__(self, content: bytes):
+    self._content = content
+
+  def __call__(self, start: int, stop: int) -> bytes:
+    return self._content[start:stop]
+
+
+class _Part:
+  """Reads parts of a file that stays open."""
+
+  def __init__(self, path: pathlib.Path, start: int):
+    self._file = path.open('rb', buffering=0)
+    self._start = start
+
+  def __call__(self, start: int, stop: int) -> bytes:
+    return os.pread(self._file.fileno(), stop - start, self._start + start)
