@@ -11,7 +11,7 @@ import pytest
 import test_losses
 
 from pnx_jax.formats import schema
-from pnx_jax.input import pipeline, truths
+from pnx_jax.input import pipeline
 from pnx_jax.input.augment import Augmentation
 from pnx_jax.input.sampling import Schedule
 from pnx_jax.metrics.dice import SegmentationMetrics
@@ -335,7 +335,7 @@ def test_the_inside_of_exhaustive_boxes_is_unknown(mixed):
   _, (batch,) = batches(mixed, 1, loader=loader)
   for unknown, index in zip(batch['unknown'], batch['index'], strict=True):
     expected = np.zeros((32, 32), bool)
-    if truths.partly_known(mixed.records[index]):
+    if mixed.partly_known[index]:
       expected[10:18, 5:18] = True  # Of 128 x 128: 40 to 70, 20 to 70.
     np.testing.assert_array_equal(unknown[..., 0], expected)
 
