@@ -71,6 +71,11 @@ def _define_flags() -> None:
     list(dicom.CHEST),
     'Words one of which BodyPartExamined holds, if it is there; empty for all.',
   )
+  flags.DEFINE_bool(
+    'keep_test_copies',
+    False,
+    'Keep training films of which a copy is in the split test.',
+  )
   flags.DEFINE_integer('num_folds', 5, 'Folds.', lower_bound=2)
   flags.DEFINE_integer('seed', 0, 'Of the folds.')
   flags.DEFINE_enum(

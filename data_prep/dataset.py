@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from data_prep import (
   batches,
+  copies,
   entries,
   folds,
   grouping,
   manifest_reader,
-  near_duplicates,
   prepare,
   report,
   staging,
@@ -49,7 +49,11 @@ def build(request: Request) -> report.Report:
       request.output_dir, shared=bool(request.beam_runner)
     ) as folder:
       outcomes = duplicates + batches.run(request, films, folder)
-      splits, patients, alike = _split(request, outcomes, patient_map)
+      alike = copies.groups(outcomes)
+      of_test = copies.of_test(outcomes, alike)
+      if not request.keep_test_copies:
+        outcomes = copies.left_out(outcomes, of_test)
+      splits, patients = _split(request, outcomes, patient_map, alike)
       built = _write(request, splits, patients, patient_map, folder)
       index = record_index.scan(built)
       summary = report.summarize(
@@ -59,6 +63,7 @@ def build(request: Request) -> report.Report:
         patients=patients,
         splits=splits,
         alike=alike,
+        kept_test_copies=len(of_test) if request.keep_test_copies else 0,
         options=request.options,
         seed=request.seed,
         built=built,
@@ -138,8 +143,9 @@ def _split(
   request: Request,
   outcomes: Sequence[prepare.Outcome],
   patient_map: Mapping[str, str] | None,
-) -> tuple[Splits, grouping.Patients, list[list[str]]]:
-  """Returns the images of every split, the patients and near-duplicates."""
+  alike: Sequence[Sequence[str]],
+) -> tuple[Splits, grouping.Patients]:
+  """Returns the images of every split, and the patients."""
   images = [
     outcome
     for outcome in outcomes
@@ -153,9 +159,6 @@ def _split(
   if not train:
     raise UserError(_why_nothing(request, outcomes))
   patients = grouping.patients(images, patient_map)
-  alike = near_duplicates.near_duplicates(
-    {image.image_id: bytes.fromhex(image.fingerprint) for image in images}
-  )
   groups = grouping.merged(patients.number, alike)
   fold = _given_folds(train) or folds.assign(
     [
@@ -179,7 +182,7 @@ def _split(
     splits[schema.TEST_SPLIT] = test
   if unlabeled:
     splits[schema.UNLABELED_SPLIT] = unlabeled
-  return splits, patients, alike
+  return splits, patients
 
 
 def _given_folds(train: Sequence[prepare.Prepared]) -> dict[str, int]:

@@ -67,13 +67,19 @@ def patients(
 def merged(
   number: Mapping[str, int], alike: Sequence[Sequence[str]]
 ) -> dict[str, int]:
-  """Returns the groups after joining those that hold images which are alike."""
+  """Returns the groups after joining those that hold images which are alike.
+
+  Args:
+    number: Group of every image.
+    alike: Groups of images; others than those of `number` are left out.
+  """
   row = {image_id: index for index, image_id in enumerate(number)}
   groups = np.fromiter(number.values(), int, len(number))
+  present = [[name for name in names if name in row] for names in alike]
   pairs = [
-    (groups[row[image_ids[0]]], groups[row[other]])
-    for image_ids in alike
-    for other in image_ids
+    (groups[row[names[0]]], groups[row[other]])
+    for names in present
+    for other in names
   ]
   one, other = np.array(pairs, int).reshape(-1, 2).T
   size = groups.max(initial=-1) + 1

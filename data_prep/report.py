@@ -35,6 +35,7 @@ def summarize(
   index: record_index.Index,
   retry: str,
   unused_columns: Sequence[str] = (),
+  kept_test_copies: int = 0,
 ) -> Report:
   """Returns the content of `build.json`.
 
@@ -86,6 +87,7 @@ def summarize(
     ),
     'scaled_masks': sum(o.scaled_mask for o in labeled),
     'unused_columns': list(unused_columns),
+    'kept_test_copies': kept_test_copies,
     'near_duplicates': [list(group) for group in alike],
     'lowest_agreement': _lowest_agreement(labeled),
     'unlabeled_images': sorted(o.image_id for o in unlabeled),
@@ -181,6 +183,12 @@ def text(summary: Report, output_dir: str) -> str:
       f'{sum(map(len, alike))} films are nearly the same as another and were '
       f'kept in its fold, e.g. {alike[0][0]} and {alike[0][1]} (all in '
       'build.json)'
+    )
+  if summary['kept_test_copies']:
+    lines.append(
+      f'WARNING: {summary["kept_test_copies"]} training films are copies of '
+      'films in the split test, and --keep_test_copies keeps them: results on '
+      'that split will be too good.'
     )
   if summary['lowest_agreement']:
     worst = summary['lowest_agreement'][0]

@@ -25,6 +25,7 @@ class Request:
   window: str = 'auto'
   accept_modality: tuple[str, ...] = dicom.RADIOGRAPHY
   accept_body_part: tuple[str, ...] = dicom.CHEST
+  keep_test_copies: bool = False
   num_folds: int = 5
   seed: int = 0
   on_bad_file: str = 'reject'

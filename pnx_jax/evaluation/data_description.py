@@ -40,6 +40,11 @@ def describe(
     f'with a pneumothorax; its {origin.patients} patients are told apart by '
     f'{origin.patients_from}{unsafe}.',
   ]
+  if origin.kept_test_copies:
+    sentences.append(
+      f'{origin.kept_test_copies} of its training films are copies of films in '
+      'its split test.'
+    )
   if len(folds) > 1:
     sentences.append('The ensemble of all folds was not scored itself.')
   return ' '.join(sentences)

@@ -43,6 +43,7 @@ class _Report(NamedTuple):
   checksum: str
   # Older builds did not count or note these.
   synthetic: int = 0
+  kept_test_copies: int = 0
   folds_checksum: str = ''
 
 
@@ -57,6 +58,8 @@ class Origin(NamedTuple):
     synthetic: The number of those that show no patient, by their header.
     patients: The number of patients.
     patients_from: What tells the patients apart.
+    kept_test_copies: The number of training films that are copies of test
+      films.
   """
 
   window: str
@@ -66,6 +69,7 @@ class Origin(NamedTuple):
   synthetic: int
   patients: int
   patients_from: str
+  kept_test_copies: int = 0
 
 
 def split_sizes(data_dir: str | os.PathLike[str]) -> dict[str, int]:
@@ -100,6 +104,7 @@ def origin(data_dir: str | os.PathLike[str]) -> Origin:
     report.synthetic,
     report.patients,
     report.patients_from,
+    report.kept_test_copies,
   )
 
 
