@@ -18,6 +18,7 @@ from pnx_jax.formats import (
 from pnx_jax.input import pipeline
 
 SPLITS = ('fold1', 'fold0')
+NUM_RECORDS = 41
 
 
 @pytest.fixture
@@ -55,12 +56,12 @@ def test_the_index_holds_what_the_records_hold(dataset_dir):
 def test_a_start_reads_no_record(dataset, monkeypatch):
   monkeypatch.setattr(tfrecord, 'parse', None)
   monkeypatch.setattr(built_dataset, 'checksum', None)
-  assert len(pipeline.Dataset(str(dataset), SPLITS)) == 40
+  assert len(pipeline.Dataset(str(dataset), SPLITS)) == NUM_RECORDS
 
 
 def test_a_dataset_without_an_index_is_read_record_by_record(dataset, caplog):
   (dataset / record_index.FILE).unlink()
-  assert len(record_index.records(dataset, SPLITS)) == 40
+  assert len(record_index.records(dataset, SPLITS)) == NUM_RECORDS
   assert not (dataset / record_index.FILE).exists()
   assert not caplog.text
 
@@ -72,7 +73,7 @@ def test_a_damaged_index_is_made_again(dataset, place, caplog):
   damaged = bytearray(whole)
   damaged[place] ^= 1
   path.write_bytes(damaged)
-  assert len(record_index.records(dataset, SPLITS)) == 40
+  assert len(record_index.records(dataset, SPLITS)) == NUM_RECORDS
   (line,) = caplog.messages
   assert 'record_index.bin is made again: it is damaged' in line
   assert path.read_bytes() == whole
@@ -82,7 +83,7 @@ def test_a_damaged_index_is_made_again(dataset, place, caplog):
 def test_an_index_that_was_cut_off_is_made_again(dataset, length, caplog):
   path = dataset / record_index.FILE
   path.write_bytes(path.read_bytes()[:length])
-  assert len(record_index.records(dataset, SPLITS)) == 40
+  assert len(record_index.records(dataset, SPLITS)) == NUM_RECORDS
   assert 'is made again' in caplog.text
 
 
@@ -129,7 +130,7 @@ def test_an_index_without_writing_rights_is_no_obstacle(
     raise UserError(f'cannot write {path}')
 
   monkeypatch.setattr(record_index.files, 'atomic', refuse)
-  assert len(record_index.records(dataset, SPLITS)) == 40
+  assert len(record_index.records(dataset, SPLITS)) == NUM_RECORDS
   assert 'is made again: it is cut off' in caplog.text
 
 

@@ -19,6 +19,7 @@ import math
 import os
 import pathlib
 import struct
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, Self, overload
 
@@ -463,8 +464,9 @@ class _Part:
   """Reads parts of a file that stays open."""
 
   def __init__(self, path: pathlib.Path, start: int):
-    self._file = path.open('rb', buffering=0)
+    self._file = os.open(path, os.O_RDONLY)
+    weakref.finalize(self, os.close, self._file)
     self._start = start
 
   def __call__(self, start: int, stop: int) -> bytes:
-    return os.pread(self._file.fileno(), stop - start, self._start + start)
+    return os.pread(self._file, stop - start, self._start + start)
