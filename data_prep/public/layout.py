@@ -99,7 +99,7 @@ def films(root: str) -> dict[str, str]:
   keep their whole name.
   """
   found: dict[str, str] = {}
-  for folder, folders, names in os.walk(root):
+  for folder, folders, names in os.walk(root, followlinks=True):
     folders.sort()
     for name in sorted(names):
       stem, ending = os.path.splitext(name)
