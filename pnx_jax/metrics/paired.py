@@ -11,10 +11,10 @@ from typing import TypeVar
 import numpy as np
 import scipy.stats
 
-from pnx_jax.metrics import bootstrap, calibration, summary
+from pnx_jax.metrics import bootstrap, calibration, influence, intervals
 from pnx_jax.metrics.averages import divide
 from pnx_jax.metrics.bootstrap import Interval
-from pnx_jax.metrics.curves import curve
+from pnx_jax.metrics.influence import Influence
 from pnx_jax.metrics.summary import Images
 
 # The metrics of `summary.compute` in which runs can differ, and the expected
@@ -28,6 +28,8 @@ LOWER_IS_BETTER = ('brier', 'ece')
 # of studies.
 _RESOLVABLE = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)
 _ROUNDING = 1e-12
+# Permutations are ranked as many at a time as this many images allow.
+_SWAPPED_IMAGES = 1_000_000
 
 Side = Sequence[Images]
 _Key = TypeVar('_Key')
@@ -65,43 +67,37 @@ def compare(
 ) -> dict[str, Difference]:
   """Compares two sides in all METRICS.
 
-  Intervals come from a bootstrap that draws patients, the same for both sides,
-  and on a side of several runs also runs. Deviations of drawn runs from their
-  mean are scaled so that their variance is unbiased (Rao and Wu 1988, Journal
-  of the American Statistical Association 83, 231-241).
+  Intervals are t intervals from the influence of every patient on both sides
+  (see `intervals`), and on a side of several runs also from the variance
+  between runs, with Satterthwaite's degrees of freedom. For sensitivity and
+  specificity, two images are added on which the sides differ, one in each
+  direction (Agresti and Min 2005, Statistics in Medicine 24, 729-740):
+  otherwise an interval has no width where the sides agree by chance.
 
   Args:
     first: Runs that have the same images in the same order.
     second: As many runs with those images.
-    replicates: Of the bootstrap and of the permutation test.
-    seed: Seed of both.
+    replicates: Of the permutation test.
+    seed: Of the permutation test.
 
   Raises:
     ValueError: The runs have different images, or the sides different numbers
       of runs.
   """
   patient = _check(first, second).patient
-  once = np.ones((1, len(patient)))
-  weights = bootstrap.cluster_weights(patient, replicates=replicates, seed=seed)
-  enough = len(np.unique(patient)) >= bootstrap.MIN_CLUSTERS
-  rng = np.random.default_rng(seed)
-  values, drawn = [], []
-  for side in (first, second):
-    exact, replicated = (
-      [_metrics(images, w) for images in side] for w in (once, weights)
-    )
-    runs = rng.integers(len(side), size=(len(side), replicates))
-    values.append({n: float(np.mean([x[n] for x in exact])) for n in METRICS})
-    drawn.append(
-      {n: _drawn_mean([x[n] for x in replicated], runs) for n in METRICS}
-    )
+  same = all(map(_same, first, second))
+  sides = [
+    [influence.of_metrics(images) for images in side]
+    for side in (first, second)
+  ]
   p_values = permutation_test(first, second, replicates=replicates, seed=seed)
   found = {}
   for name in METRICS:
-    one, other = (value[name] for value in values)
-    differences = drawn[1][name] - drawn[0][name]
-    interval = bootstrap.interval(differences) if enough else None
-    error = np.nanstd(differences, ddof=1) if interval else np.nan
+    runs = [[of_run[name]() for of_run in side] for side in sides]
+    one, other = (float(np.mean([x.value for x in side])) for side in runs)
+    interval, error = _interval(name, runs, patient)
+    if same and interval:
+      interval, error = (0.0, 0.0), 0.0
     found[name] = Difference(
       first=one,
       second=other,
@@ -180,21 +176,42 @@ def _check(first: Side, second: Side) -> Images:
   return first[0]
 
 
-def _metrics(images: Images, weights: np.ndarray) -> dict[str, np.ndarray]:
-  error = calibration.expected_calibration_error
-  found = summary.compute(images, weights)
-  found['ece'] = error(images.probability, images.label, weights)
-  return found
+def _same(first: Images, second: Images) -> bool:
+  return all(
+    np.array_equal(getattr(first, column.name), getattr(second, column.name))
+    for column in dataclasses.fields(first)
+  )
 
 
-def _drawn_mean(values: Sequence[np.ndarray], runs: np.ndarray) -> np.ndarray:
-  """Mean over drawn runs int[K, R] of a metric f64[R] of each of K runs."""
-  of_run = np.stack(values)
-  mean = of_run.mean(axis=0)
-  if len(of_run) == 1:
-    return mean
-  drawn = np.take_along_axis(of_run, runs, axis=0).mean(axis=0)
-  return mean + (drawn - mean) * np.sqrt(len(of_run) / (len(of_run) - 1))
+def _interval(
+  name: str, runs: Sequence[Sequence[Influence]], patient: np.ndarray
+) -> tuple[Interval, float]:
+  """The interval of a difference and its standard error; None and NaN."""
+  before, after = (np.mean([x.of_image for x in side], axis=0) for side in runs)
+  values = [np.array([x.value for x in side]) for side in runs]
+  carriers = runs[0][0].carriers
+  moved = Influence(
+    float(values[1].mean() - values[0].mean()), after - before, carriers
+  )
+  count, variance = moved.num_patients(patient), moved.variance(patient)
+  if count < bootstrap.MIN_CLUSTERS or np.isnan(variance):
+    return None, float('nan')
+  center = moved.value
+  if name in ('sensitivity', 'specificity'):
+    size = carriers[0].sum()
+    center *= size / (size + 2)
+    variance = (variance * size**2 + 1) / (size + 2) ** 2
+  rest = variance**2 / (count - 1)
+  for side in values:
+    if len(side) > 1:
+      between = side.var(ddof=1) / len(side)
+      variance += between
+      rest += between**2 / (len(side) - 1)
+  error = float(np.sqrt(variance))
+  if not error:
+    return (center, center), 0.0
+  half = intervals.quantile(variance**2 / rest) * error
+  return (float(center - half), float(center + half)), error
 
 
 def _summed_differences(
@@ -255,19 +272,51 @@ def _ranking_differences(
   first: Images, second: Images, patient: np.ndarray, swaps: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Differences f64[R] of metrics that follow from the order of images."""
-  label = first.label
+  # Twice the ranks within a run, as ties have their mean.
   one, other = (
-    scipy.stats.rankdata(images.probability) for images in (first, second)
+    np.rint(2 * scipy.stats.rankdata(images.probability)).astype(np.int64)
+    for images in (first, second)
   )
-  auc, precision = np.empty((2, len(swaps)))
-  for row, swap in enumerate(swaps):
-    swap = swap[patient]
-    before = curve(np.where(swap, other, one), label)
-    after = curve(np.where(swap, one, other), label)
-    auc[row] = after.auc - before.auc
-    precision[row] = after.average_precision - before.average_precision
+  num_parts = 1 + len(swaps) * len(patient) // _SWAPPED_IMAGES
+  parts = []
+  for part in np.array_split(swaps, num_parts):
+    swap = part[:, patient]
+    before = _ranking(np.where(swap, other, one), first.label)
+    after = _ranking(np.where(swap, one, other), first.label)
+    parts.append(after - before)
+  auc, precision = np.concatenate(parts, axis=1)
   yield 'auc', auc
   yield 'average_precision', precision
+
+
+def _ranking(score: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """AUC and average precision of R orders of N images: f64[2, R].
+
+  Args:
+    score: int[R, N], from 0 to 2 N.
+    label: bool[N].
+  """
+  rows, size = len(score), 2 * score.shape[1] + 1
+  address = score + size * np.arange(rows)[:, None]
+  negative, positive = (
+    np.bincount(address[:, chosen].ravel(), minlength=rows * size)
+    .reshape(rows, size)[:, ::-1]
+    .astype(np.float64)
+    for chosen in (~label, label)
+  )
+  # From the highest score downwards.
+  hits, false = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+  num_positive, num_negative = hits[:, -1], false[:, -1]
+  below = num_negative[:, None] - false + negative / 2
+  return np.stack(
+    [
+      divide((positive * below).sum(axis=1), num_positive * num_negative),
+      divide(
+        (positive * divide(hits, hits + false)).sum(axis=1, where=positive > 0),
+        num_positive,
+      ),
+    ]
+  )
 
 
 def _p_value(differences: np.ndarray) -> float:
