@@ -1,6 +1,7 @@
 """Phantoms against the challenge's statistics, layout and file format."""
 
 import collections
+import csv
 import hashlib
 import json
 import pathlib
@@ -182,3 +183,32 @@ def test_air_is_dark():
     inner = cv2.erode(lost.mask_u8, np.ones((3, 3))) > 0
     darker.append(without[inner].mean() - with_air[inner].mean())
   assert min(darker) > 5
+
+
+def test_drains_are_listed_and_drawn(folder):
+  with (folder / 'drains.csv').open(newline='') as file:
+    drains = {row['image_id']: row['drain'] for row in csv.DictReader(file)}
+  assert set(drains) > set(rle.read_csv(folder / 'train-rle.csv'))
+  assert set(drains.values()) <= {'yes', 'no'}
+  request = REQUEST._replace(drain_with_air=1.0, drain_without_air=1.0)
+  jobs = generate.plan(REQUEST)
+  for job in jobs[:4]:
+    before, after = (generate.draw(job, each)[0] for each in (REQUEST, request))
+    has = generate.has_drain(job, REQUEST)
+    assert np.array_equal(before, after) == has
+
+
+def test_shares_of_drains_are_those_asked_for():
+  request = generate.PhantomSet(
+    4000, 0, 0.5, 0, 64, drain_with_air=0.9, drain_without_air=0.05
+  )
+  jobs = generate.plan(request)
+  for ill, share in ((True, 0.9), (False, 0.05)):
+    drained = [
+      generate.has_drain(job, request)
+      for job in jobs
+      if (job.rank is not None) == ill
+    ]
+    assert np.mean(drained) == pytest.approx(share, abs=0.02)
+  with pytest.raises(UserError, match='drain_with_air'):
+    generate.plan(request._replace(drain_with_air=1.2))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from data_prep.phantom import generate
+from data_prep.phantom import devices, generate
 from pnx_jax import pool
 from pnx_jax.cli import one_line, parse_flags
 
@@ -30,6 +30,16 @@ def _define_flags() -> None:
   flags.DEFINE_float('prevalence', 0.22, 'Share with a pneumothorax.')
   flags.DEFINE_integer('seed', 0, 'Same seed, same bytes.', lower_bound=0)
   flags.DEFINE_integer('image_size', 1024, 'Side in pixels.')
+  flags.DEFINE_float(
+    'drain_with_air',
+    devices.DRAIN_WITH_AIR,
+    'Share of images with a pneumothorax that show a chest drain.',
+  )
+  flags.DEFINE_float(
+    'drain_without_air',
+    devices.DRAIN_WITHOUT_AIR,
+    'Share of the other images that show one.',
+  )
   flags.DEFINE_integer(
     'num_workers', pool.num_cores(), 'Processes.', lower_bound=1
   )

@@ -4,12 +4,25 @@ import numpy as np
 
 from data_prep.phantom.canvas import spline
 
+# Share of films with a drain: with a pneumothorax, and without.
+DRAIN_WITH_AIR, DRAIN_WITHOUT_AIR = 0.3, 0.06
 
-def draw(canvas, pose, air, random) -> np.ndarray:
-  """Brightness to add, f32[S, S]."""
+
+def draw(canvas, pose, air, random, *, drained: bool | None) -> np.ndarray:
+  """Brightness to add, f32[S, S].
+
+  Args:
+    canvas: The film.
+    pose: How the film lies.
+    air: The `Pneumothorax` drawn into it, or None.
+    random: Generator.
+    drained: Whether there is a drain; by chance if None.
+  """
   layer = canvas.blank()
   sick = pose.portable
-  drained = random.random() < (0.3 if air else 0.06)
+  chance = random.random()
+  if drained is None:
+    drained = chance < (DRAIN_WITH_AIR if air else DRAIN_WITHOUT_AIR)
   if drained:
     side = air.sides[0] if air else random.choice((-1, 1))
     _drain(canvas, pose, side, layer, random)

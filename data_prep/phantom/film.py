@@ -20,7 +20,9 @@ from data_prep.phantom.canvas import Canvas, spline
 _COUNTS = 40000  # of the detector, for brightness 1
 
 
-def render(patient: Patient, pose: Pose, air, random) -> np.ndarray:
+def render(
+  patient: Patient, pose: Pose, air, random, *, drained: bool | None = None
+) -> np.ndarray:
   """The radiograph, uint8[S, S].
 
   Args:
@@ -28,6 +30,7 @@ def render(patient: Patient, pose: Pose, air, random) -> np.ndarray:
     pose: How the film lies.
     air: The `Pneumothorax` drawn into it, or None.
     random: Generator for what differs from film to film.
+    drained: Whether there is a chest drain; by chance if None.
   """
   # The same film with and without air differs by the air alone.
   random, clutter, exposure = random.spawn(3)
@@ -61,7 +64,7 @@ def render(patient: Patient, pose: Pose, air, random) -> np.ndarray:
     film += lobe * np.float32(air.collapse / 255)
     line = canvas.lines(air.pleura, 2.2)
     film += canvas.blur(line, 0.8) * np.float32(air.line / 255)
-  film += devices.draw(canvas, pose, air, clutter)
+  film += devices.draw(canvas, pose, air, clutter, drained=drained)
   return _develop(film, pose, exposure)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 
 from data_prep import staging
-from data_prep.phantom import air, anatomy, film, header
+from data_prep.phantom import air, anatomy, devices, film, header
 from pnx_jax import pool
 from pnx_jax.errors import UserError
 from pnx_jax.formats import files, rle
@@ -20,13 +20,25 @@ _BATCH = 4
 
 
 class PhantomSet(NamedTuple):
-  """What to make; equal values give equal bytes."""
+  """What to make; equal values give equal bytes.
+
+  Attributes:
+    num_images: Labeled images.
+    num_test_images: Unlabeled images.
+    prevalence: Share of images with a pneumothorax.
+    seed: Of everything random.
+    image_size: Side in pixels.
+    drain_with_air: Share with a chest drain of images with a pneumothorax.
+    drain_without_air: Share with a chest drain of the others.
+  """
 
   num_images: int
   num_test_images: int
   prevalence: float
   seed: int
   image_size: int
+  drain_with_air: float = devices.DRAIN_WITH_AIR
+  drain_without_air: float = devices.DRAIN_WITHOUT_AIR
 
 
 class Job(NamedTuple):
@@ -54,10 +66,11 @@ def plan(request: PhantomSet) -> list[Job]:
   Raises:
     UserError: A value cannot be used.
   """
-  if not 0 <= request.prevalence <= 1:
-    raise UserError(
-      f'--prevalence={request.prevalence} must be between 0 and 1'
-    )
+  for name in ('prevalence', 'drain_with_air', 'drain_without_air'):
+    if not 0 <= getattr(request, name) <= 1:
+      raise UserError(
+        f'--{name}={getattr(request, name)} must be between 0 and 1'
+      )
   if request.image_size < 64 or request.image_size % 8:
     raise UserError(
       f'--image_size={request.image_size} must be a multiple of 8, at least 64'
@@ -126,6 +139,7 @@ def write(
         labels.update(batch)
         progress.update(len(batch))
     _write_tables(made, jobs, labels)
+    _write_drains(made / 'drains.csv', request, jobs, labels)
     files.write_json(made / _ABOUT, request._asdict())
     staging.publish(made, output_dir)
 
@@ -144,8 +158,24 @@ def draw(
   lost = None
   if job.rank is not None:
     lost = air.draw(patient, pose, job.rank, random)
-  image = film.render(patient, pose, lost, random)
+  drained = has_drain(job, request)
+  image = film.render(patient, pose, lost, random, drained=drained)
   return image, lost.rows if lost else [], patient, pose
+
+
+def has_drain(job: Job, request: PhantomSet) -> bool:
+  """Whether the image shows a chest drain.
+
+  Images of two sets that differ in the shares alone have the same order of
+  chances, so the smaller share has a part of the larger one's drains.
+  """
+  share = request.drain_with_air
+  if job.rank is None:
+    share = request.drain_without_air
+  # The generator that `film.render` draws devices with, and its first number.
+  film_random = np.random.default_rng((request.seed, 2, job.number))
+  _, clutter, _ = film_random.spawn(3)
+  return bool(clutter.random() < share)
 
 
 def _write_batch(
@@ -183,6 +213,20 @@ def _write_tables(
     patients.append(f'{image_id},{job.patient:08d}_{job.study:03d}.png')
   files.write(folder / 'train-rle.csv', '\n'.join(annotations) + '\n')
   files.write(folder / 'nih_id.csv', '\n'.join(patients) + '\n')
+
+
+def _write_drains(
+  path: pathlib.Path,
+  request: PhantomSet,
+  jobs: Sequence[Job],
+  labels: Mapping[int, tuple[str, list[str]]],
+) -> None:
+  """Which images show a drain, as a table for `eval.groups`."""
+  rows = sorted(
+    (labels[job.number][0], 'yes' if has_drain(job, request) else 'no')
+    for job in jobs
+  )
+  files.write_csv(path, ('image_id', 'drain'), rows)
 
 
 def _is_phantom_set(folder: str | os.PathLike[str]) -> bool:
