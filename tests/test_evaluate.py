@@ -419,7 +419,12 @@ def _results(num_images, positives, **statistics):
   """Metrics of made-up predictions."""
   records = [
     types.SimpleNamespace(
-      label=int(i < positives), patient=i // 2, view='PA', sex='F', age=40
+      label=int(i < positives),
+      patient=i // 2,
+      view='PA',
+      sex='F',
+      age=40,
+      source='',
     )
     for i in range(num_images)
   ]
