@@ -4,7 +4,7 @@
 
 The plain loop is what people write: pydicom's default decoder, cv2.resize, one
 PNG file for the film and one for the mask. The films are those of the folder,
-mirrored, shifted and encoded anew, so that no two are alike.
+mirrored, shifted and encoded again, so that no two are alike.
 """
 
 import csv

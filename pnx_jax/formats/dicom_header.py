@@ -172,13 +172,13 @@ def _spacing(dataset: pydicom.Dataset) -> tuple[tuple[float, float], str]:
 
 
 def _aspect(dataset: pydicom.Dataset, spacing: tuple[float, float]) -> float:
-  """Returns a pixel's height over its width, 1 where that is no sane number."""
+  """Returns a pixel's height over its width, 1 where that is implausible."""
   pair = spacing if min(spacing) > 0 else _pair(dataset, 'PixelAspectRatio')
   return aspect(pair) if pair else 1.0
 
 
 def aspect(pair: tuple[float, float]) -> float:
-  """Returns a pixel's height over its width, 1 where that is no sane number.
+  """Returns a pixel's height over its width, 1 where that is implausible.
 
   It is as precise as a record, so that the way back is the way there.
   """
