@@ -14,6 +14,7 @@ one column of their content and one of where each record's ends.
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -110,8 +111,14 @@ class Index:
   def column(self, name: str) -> np.ndarray:
     """Returns a field but `boxes` of every record, [N] or [N, 2]."""
     if name in self.texts:
+      ends = self.columns[f'{name}.ends'].tolist()
+      whole = self.texts[name](0, ends[-1]) if ends else b''
       return np.array(
-        [self._value(name, place) for place in range(len(self))], object
+        [
+          whole[start:stop].decode()
+          for start, stop in itertools.pairwise([0, *ends])
+        ],
+        object,
       )
     column = self.columns[name]
     if name in self.values:
