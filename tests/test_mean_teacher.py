@@ -9,11 +9,14 @@ import pytest
 import small_run
 
 from pnx_jax.errors import UserError
+from pnx_jax.evaluation import leaks
 from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
 from pnx_jax.models import compiled
-from pnx_jax.training import experiment, sharding
+from pnx_jax.prediction.deployment import Member
+from pnx_jax.training import experiment, run_files, seen_films, sharding
 from pnx_jax.training.mean_teacher import MeanTeacher, Views
+from pnx_jax.training.seen_films import SeenFilm
 from pnx_jax.training.train import train
 
 TEACHER = MeanTeacher(weight=2.0, ramp_steps=4, presence=0.3)
@@ -143,6 +146,19 @@ def test_a_run_with_a_teacher_trains_and_logs_it(dataset_dir, tmp_path):
   logged = small_run.events(tmp_path)['train/consistency_loss']
   assert [step for step, _ in logged] == [1, 2]
   assert all(0 < value < 2 for _, value in logged)
+
+
+def test_a_submission_says_which_films_were_seen_without_annotation(tmp_path):
+  films = [
+    SeenFilm('annotated'),
+    SeenFilm('seen', use=seen_films.UNLABELED),
+    SeenFilm('seen too', use=seen_films.UNLABELED),
+  ]
+  config = small_run.config('data')
+  run_files.write(tmp_path, config, films)
+  test = [SeenFilm('seen'), SeenFilm('annotated'), SeenFilm('new')]
+  members = [Member(str(tmp_path), 0, place) for place in (0, 1)]
+  assert leaks.seen_unlabeled(test, members) == {'seen'}
 
 
 def test_without_unlabeled_images_a_teacher_is_refused(dataset_dir):

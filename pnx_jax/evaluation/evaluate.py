@@ -42,7 +42,7 @@ from pnx_jax.metrics import bootstrap
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import NetworkReader
 from pnx_jax.prediction.postprocess import Postprocess
-from pnx_jax.training import experiment, sharding
+from pnx_jax.training import experiment, seen_films, sharding
 
 
 def evaluate(
@@ -144,6 +144,15 @@ def evaluate(
     predictions = submission_rows(
       config.data_dir, everyone, post, size=options.submission_size
     )
+  if predictions is not None:
+    test = pipeline.Dataset(
+      config.data_dir, [schema.TEST_SPLIT], labeled_only=False
+    )
+    seen = leaks.seen_unlabeled(
+      seen_films.of(test.records), plan.deployment.members(workdir)
+    )
+    if seen:
+      metrics['submission_films_seen_unlabeled'] = len(seen)
 
   measured = outlines.columns(second.outlines, held_out.records, found.images)
 

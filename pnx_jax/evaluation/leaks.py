@@ -96,6 +96,38 @@ def _check_content(
     )
 
 
+def seen_unlabeled(
+  films: Collection[SeenFilm], members: Sequence[Member]
+) -> set[str]:
+  """Returns the ids of films that networks saw in training, without annotation.
+
+  That is no leak of labels, but scores of these films are not those of new
+  ones; it is logged.
+
+  Args:
+    films: That are predicted.
+    members: The networks that predict them.
+  """
+  found: set[str] = set()
+  for run, fold in sorted(
+    {(member.workdir, member.fold) for member in members}
+  ):
+    pictures = [
+      film
+      for film in run_files.seen(run, fold)
+      if film.use == seen_films.UNLABELED
+    ]
+    found.update(film for _, film in seen_films.overlap(pictures, films).films)
+  if found:
+    _logger.warning(
+      '%d of %d films of the submission were seen in training, without '
+      'annotation.',
+      len(found),
+      len(films),
+    )
+  return found
+
+
 def check_external(
   data_dir: str,
   image_ids: Collection[str],
