@@ -15,9 +15,12 @@ from benchmarks.study import (
   plan,
   pretrain,
   report,
+  unlabeled,
 )
+from data_prep import manifest_reader
 from pnx_jax.config import check_config
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
+from pnx_jax.formats import files
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.models import pretrained, segmenter
@@ -308,3 +311,34 @@ def test_a_network_starts_from_the_encoder_that_learned_findings(tmp_path):
       loaded[part]['encoder'],
       learned[part]['encoder'],
     )
+
+
+def test_films_of_nih_stand_unlabeled_beside_the_folds(tmp_path, monkeypatch):
+  study = tmp_path / 'siim_study'
+  study.mkdir()
+  (study / 'nih_id.csv').write_text(
+    'Kaggle_ID,NIH_ID\na,00000001_000.png\nb,00000002_000.png\n'
+  )
+  (study / 'train-rle.csv').write_text(
+    'ImageId, EncodedPixels\na, 1 2\na, 9 1\nb, -1\n'
+  )
+  monkeypatch.setattr(
+    pretrain,
+    'chosen',
+    lambda _: [{'image_id': '00000003_000', 'patient': '00000003'}],
+  )
+  path = tmp_path / 'films.csv'
+  files.write_csv(
+    path, unlabeled.COLUMNS, unlabeled.rows(tmp_path, {'a': 1, 'b': 0})
+  )
+  (one, other, third), _ = manifest_reader.read(path)
+  assert (one.image_id, one.fold, one.patient) == ('a', 1, '00000001')
+  assert one.path == str(study / 'dicom-images' / 'a.dcm')
+  assert list(one.rles) == ['1 2', '9 1']
+  assert (other.image_id, other.fold, other.label) == ('b', 0, 0)
+  assert (third.image_id, third.fold, third.label) == (
+    '00000003_000',
+    None,
+    None,
+  )
+  assert third.source == 'nih'
