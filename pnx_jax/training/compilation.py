@@ -1,9 +1,20 @@
-"""How XLA compiles, set once before JAX computes."""
+"""How XLA compiles, and what is said while it does."""
 
+import contextlib
+import logging
 import os
 import pathlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
+
+_logger = logging.getLogger(__name__)
+_FILTER = pathlib.Path(__file__).with_name('alarm_filter.py')
 
 
 def keep_programs() -> None:
@@ -21,3 +32,63 @@ def use_deterministic_operations() -> None:
   """Makes a GPU add in the same order every time, at a cost in speed."""
   flags = os.environ.get('XLA_FLAGS', '')
   os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'
+
+
+def announced(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+  """A jitted function whose first call logs that it is being compiled.
+
+  Args:
+    function: What `jax.jit` returns.
+    name: What it computes, for the log.
+
+  Returns:
+    A function with the same arguments and results.
+  """
+  compiled = False
+
+  def call(*args: Any, **kwargs: Any) -> Any:
+    nonlocal compiled
+    if compiled:
+      return function(*args, **kwargs)
+    _logger.info('Compiling %s; this can take minutes the first time.', name)
+    start = time.monotonic()
+    with without_slow_compile_alarm():
+      result = function(*args, **kwargs)
+    compiled = True
+    _logger.info('Compiled %s in %.0f s.', name, time.monotonic() - start)
+    return result
+
+  return call
+
+
+@contextlib.contextmanager
+def without_slow_compile_alarm() -> Iterator[None]:
+  """Keeps XLA's alarm about a slow compilation from standard error.
+
+  XLA logs it as an error after two minutes and has no option against it. Until
+  the block ends, file descriptor 2 leads through a process that drops this
+  message alone. Messages of a crash pass too, and children that inherit the
+  descriptor can write to it for as long as they live.
+  """
+  saved = os.dup(2)
+  try:
+    process = subprocess.Popen(
+      [sys.executable, '-I', '-S', str(_FILTER)],
+      stdin=subprocess.PIPE,
+      stdout=saved,
+      start_new_session=True,  # Ctrl-C is not for it.
+    )
+    assert process.stdin is not None
+    with process.stdin as pipe:
+      os.dup2(pipe.fileno(), 2)
+    try:
+      yield
+    finally:
+      sys.stderr.flush()
+      os.dup2(saved, 2)
+      # It ends with the last child that inherited the descriptor.
+      end = threading.Thread(target=process.wait, daemon=True)
+      end.start()
+      end.join(timeout=2)
+  finally:
+    os.close(saved)

@@ -9,7 +9,12 @@ import jax
 from pnx_jax.config import Config
 from pnx_jax.input import pipeline
 from pnx_jax.models import compiled
-from pnx_jax.training import experiment, sharding, train_state
+from pnx_jax.training import (
+  compilation,
+  experiment,
+  sharding,
+  train_state,
+)
 from pnx_jax.training.experiment import Experiment, TrainStep
 from pnx_jax.training.train_state import TrainState
 from pnx_jax.training.validate import Validation
@@ -48,8 +53,9 @@ class Programs:
       jax.jit(run.create_state, out_shardings=replicated), key
     )
     self.empty_metrics = jax.jit(run.metrics.empty, out_shardings=replicated)
-    self.train_step = compiled.jit(
-      run.train_step, donate_argnums=0, out_shardings=replicated
+    self.train_step = compilation.announced(
+      compiled.jit(run.train_step, donate_argnums=0, out_shardings=replicated),
+      'the training step',
     )
     self.validation = Validation(
       run.held_out,
