@@ -70,7 +70,7 @@ def checks():
 
 # What of a check's output is its result.
 TOLD = re.compile(
-  r'^(\|.*|training .*|inference .*|.*GFLOP a step.*|operation .*|'
+  r'^(\|.*|.* alone: .*|training .*|inference .*|.*GFLOP a step.*|operation .*|'
   r'.*augmentation takes.*|The statistics add.*)$',
   re.MULTILINE,
 )

@@ -37,6 +37,39 @@ def assert_same(form, plain, *arguments):
     np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
 
 
+@pytest.mark.parametrize(('size', 'stride'), [(1, 1), (1, 2), (3, 1)])
+def test_convolution_on_a_cpu(size, stride):
+  on_cpu, on_gpu = (
+    functools.partial(convolution.convolve, platform=platform, stride=stride)
+    for platform in ('cpu', 'gpu')
+  )
+  assert_same(on_cpu, on_gpu, random(2, 8, 6, 5), random(size, size, 5, 7))
+
+
+@pytest.mark.parametrize('num_skips', [0, 1, 2])
+@pytest.mark.parametrize('platform', ['cpu', 'any'])
+def test_convolution_of_an_upsampled_map(platform, num_skips):
+  skips = [random(2, 8, 6, 2, seed=2 + index) for index in range(num_skips)]
+
+  def form(below, kernel, *skips):
+    return convolution.convolve_upsampled(
+      below, skips, kernel, platform=platform
+    )
+
+  def plain(below, kernel, *skips):
+    enlarged = jnp.repeat(jnp.repeat(below, 2, axis=1), 2, axis=2)
+    return jax.lax.conv_general_dilated(
+      jnp.concatenate([enlarged, *skips], axis=-1),
+      kernel,
+      window_strides=(1, 1),
+      padding='SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+  kernel = random(3, 3, 5 + 2 * num_skips, 7)
+  assert_same(form, plain, random(2, 4, 3, 5), kernel, *skips)
+
+
 @pytest.mark.parametrize('size', [3, 5])
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('padding', ['symmetric', 'same'])

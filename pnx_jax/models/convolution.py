@@ -4,6 +4,9 @@ The forms of one operation compute the same. Which one is used, and why
 (benchmarks/RESULTS.md has the measurements):
 
 operation            CPU               GPU    TPU
+1x1                  `cpu.pointwise`   XLA's  XLA's
+3x3                  `cpu.convolve_3x3`  XLA's  XLA's
+3x3 of upsampled     on the small map  XLA's  XLA's
 depthwise            `cpu.depthwise`   XLA's  XLA's
 other groups         block diagonal    XLA's  block diagonal
 max pooling          `cpu.max_pool...` XLA's  XLA's
@@ -11,7 +14,7 @@ max pooling          `cpu.max_pool...` XLA's  XLA's
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -67,6 +70,11 @@ def convolve(
     `[B, H / stride, W / stride, F]`.
   """
   size = kernel.shape[0]
+  if platform == 'cpu' and groups == 1:
+    if size == 1:
+      return cpu.pointwise(x, kernel[0, 0], stride)
+    if size == 3 and stride == 1:
+      return cpu.convolve_3x3(x, kernel)
   height, width = (
     padding_of(length, kernel=size, stride=stride, padding=padding)
     for length in x.shape[1:3]
@@ -85,6 +93,50 @@ def convolve(
       name: functools.partial(form, **arguments) for name, form in forms.items()
     },
   )
+
+
+def convolve_upsampled(
+  below: jax.Array,
+  skips: Sequence[jax.Array],
+  kernel: jax.Array,
+  *,
+  platform: str,
+) -> jax.Array:
+  """3x3 convolution of `below`, enlarged by two, with the skips concatenated.
+
+  Args:
+    below: `[B, H / 2, W / 2, C]`.
+    skips: Maps `[B, H, W, ...]`, which may be none.
+    kernel: `[3, 3, C + channels of the skips, F]`.
+    platform: One of `PLATFORMS`.
+
+  Returns:
+    `[B, H, W, F]`.
+  """
+  if platform == 'any':
+    return jax.lax.platform_dependent(
+      below, skips, kernel, cpu=_on_the_small_map, default=_on_the_large_map
+    )
+  form = _on_the_small_map if platform == 'cpu' else _on_the_large_map
+  return form(below, skips, kernel)
+
+
+def _on_the_large_map(
+  below: jax.Array, skips: Sequence[jax.Array], kernel: jax.Array
+) -> jax.Array:
+  x = jnp.concatenate([upsample(below), *skips], axis=-1)
+  return direct(x, kernel, stride=1, pads=((1, 1), (1, 1)))
+
+
+def _on_the_small_map(
+  below: jax.Array, skips: Sequence[jax.Array], kernel: jax.Array
+) -> jax.Array:
+  channels = below.shape[-1]
+  y = cpu.convolve_upsampled(below, kernel[:, :, :channels])
+  if not skips:
+    return y
+  skip = skips[0] if len(skips) == 1 else jnp.concatenate(skips, axis=-1)
+  return y + cpu.convolve_3x3(skip, kernel[:, :, channels:])
 
 
 def _forms(*, depthwise: bool) -> dict[str, Callable[..., jax.Array]]:

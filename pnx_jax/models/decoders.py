@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from pnx_jax.models import convolution, layers
+from pnx_jax.models import layers
 
 
 class Block(nn.Module):
@@ -30,11 +29,10 @@ class Block(nn.Module):
   def __call__(self, inputs: Sequence[jax.Array], train: bool) -> jax.Array:
     below, *skips = inputs
     style = self.style
-    x = jnp.concatenate([convolution.upsample(below), *skips], axis=-1)
-    for index in (1, 2):
-      x = layers.Conv(self.features, style, name=f'conv{index}')(x)
-      x = layers.Norm(style, name=f'bn{index}')(x, train)
-      x = style.activation(x)
+    x = layers.UpsampleConv(self.features, style, name='conv1')(below, skips)
+    x = style.activation(layers.Norm(style, name='bn1')(x, train))
+    x = layers.Conv(self.features, style, name='conv2')(x)
+    x = style.activation(layers.Norm(style, name='bn2')(x, train))
     if self.attention:
       x = layers.SpatialChannelExcite(self.style, name='attention')(x)
     return x

@@ -6,7 +6,7 @@ channels-last, `[B, H, W, C]`.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -104,6 +104,36 @@ class Conv(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       x += bias.astype(x.dtype).reshape(1, 1, 1, -1)
     return x
+
+
+class UpsampleConv(nn.Module):
+  """Upsampling, concatenation with the skips, 3x3 convolution.
+
+  Its parameter is that of the `Conv` of the concatenation.
+
+  Attributes:
+    features: Number of output channels.
+    style: Of the network.
+  """
+
+  features: int
+  style: Style
+
+  @nn.compact
+  def __call__(self, below: jax.Array, skips: Sequence[jax.Array]) -> jax.Array:
+    style = self.style
+    channels = sum(x.shape[-1] for x in (below, *skips))
+    kernel = self.param(
+      'kernel', nn.initializers.he_normal(), (3, 3, channels, self.features)
+    )
+    if style.normalization == 'group':
+      kernel = standardize(kernel)
+    return convolution.convolve_upsampled(
+      below.astype(style.dtype),
+      [skip.astype(style.dtype) for skip in skips],
+      kernel.astype(style.dtype),
+      platform=style.platform,
+    )
 
 
 class Norm(nn.Module):
