@@ -37,13 +37,16 @@ def assert_same(form, plain, *arguments):
     np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())
 
 
-@pytest.mark.parametrize(('size', 'stride'), [(1, 1), (1, 2), (3, 1)])
-def test_convolution_on_a_cpu(size, stride):
+@pytest.mark.parametrize(
+  ('size', 'stride', 'features'), [(1, 1, 7), (1, 2, 7), (3, 1, 7), (3, 1, 2)]
+)
+def test_convolution_on_a_cpu(size, stride, features):
   on_cpu, on_gpu = (
     functools.partial(convolution.convolve, platform=platform, stride=stride)
     for platform in ('cpu', 'gpu')
   )
-  assert_same(on_cpu, on_gpu, random(2, 8, 6, 5), random(size, size, 5, 7))
+  kernel = random(size, size, 5, features)
+  assert_same(on_cpu, on_gpu, random(2, 8, 6, 5), kernel)
 
 
 @pytest.mark.parametrize('num_skips', [0, 1, 2])

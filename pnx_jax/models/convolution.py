@@ -3,13 +3,13 @@
 The forms of one operation compute the same. Which one is used, and why
 (benchmarks/RESULTS.md has the measurements):
 
-operation            CPU               GPU    TPU
-1x1                  `cpu.pointwise`   XLA's  XLA's
-3x3                  `cpu.convolve_3x3`  XLA's  XLA's
-3x3 of upsampled     on the small map  XLA's  XLA's
-depthwise            `cpu.depthwise`   XLA's  XLA's
-other groups         block diagonal    XLA's  block diagonal
-max pooling          `cpu.max_pool...` XLA's  XLA's
+operation            CPU                  GPU    TPU
+1x1                  `cpu.pointwise`      XLA's  XLA's
+3x3                  `cpu.convolve_...`   XLA's  XLA's
+3x3 of upsampled     on the small map     XLA's  XLA's
+depthwise            `cpu.depthwise`      XLA's  XLA's
+other groups         block diagonal       XLA's  block diagonal
+max pooling          `cpu.max_pool...`    XLA's  XLA's
 """
 
 import functools
@@ -28,6 +28,8 @@ PLATFORMS = ('cpu', 'gpu', 'tpu', 'any')
 Pads = tuple[tuple[int, int], tuple[int, int]]
 # Channels of a dense convolution that several groups share.
 _DENSE_CHANNELS = 64
+# Up to so many output channels Eigen's convolution wastes most of its products.
+_NARROW = 4
 
 
 def padding_of(
@@ -74,7 +76,8 @@ def convolve(
     if size == 1:
       return cpu.pointwise(x, kernel[0, 0], stride)
     if size == 3 and stride == 1:
-      return cpu.convolve_3x3(x, kernel)
+      narrow = kernel.shape[-1] <= _NARROW
+      return (cpu.convolve_narrow if narrow else cpu.convolve_3x3)(x, kernel)
   height, width = (
     padding_of(length, kernel=size, stride=stride, padding=padding)
     for length in x.shape[1:3]

@@ -35,6 +35,32 @@ DEEP_STRIDES = (2, 4, 8)
 _DROP_PATH = 0.2
 
 
+class MaskHead(nn.Module):
+  """A 3x3 convolution to logits.
+
+  Attributes:
+    features: Logits per place.
+    prevalence: Probability of each before training.
+    platform: One of `convolution.PLATFORMS`.
+  """
+
+  features: int
+  prevalence: float
+  platform: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """f32[B, H, W, C] to f32[B, H, W, features]."""
+    kernel = self.param(
+      'kernel',
+      _same_for_all(nn.initializers.lecun_normal()),
+      (3, 3, x.shape[-1], self.features),
+    )
+    bias = self.param('bias', _bias(self.prevalence), (self.features,))
+    logits = convolution.convolve(x, kernel, platform=self.platform)
+    return logits + bias.reshape(1, 1, 1, -1)
+
+
 class Segmenter(nn.Module):
   """Image to mask logits and one presence logit.
 
@@ -92,11 +118,10 @@ class Segmenter(nn.Module):
     decoded = self.decoder(features, train)
 
     def mask(stride: int, name: str, *, side: int = 1) -> jax.Array:
-      head = nn.Conv(
+      head = MaskHead(
         side * side,
-        (3, 3),
-        kernel_init=_same_for_all(nn.initializers.lecun_normal()),
-        bias_init=_bias(self.pixel_prevalence),
+        self.pixel_prevalence,
+        self.decoder.style.platform,
         name=name,
       )
       logits = head(decoded[stride].astype(jnp.float32))

@@ -10,6 +10,7 @@ pooling, and their sums over places add one value at a time. On a TPU they need
 
 from pnx_jax.models.cpu.convolution import (
   convolve_3x3,
+  convolve_narrow,
   convolve_upsampled,
   depthwise,
   pointwise,
@@ -20,6 +21,7 @@ from pnx_jax.models.cpu.reductions import channel_sum
 __all__ = [
   'channel_sum',
   'convolve_3x3',
+  'convolve_narrow',
   'convolve_upsampled',
   'depthwise',
   'max_pool',

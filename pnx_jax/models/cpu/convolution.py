@@ -30,7 +30,7 @@ def pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 @jax.custom_vjp
 def convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """A 3x3 convolution that keeps the map's size.
+  """A 3x3 convolution.
 
   For the gradient the transposed kernel is computed on its own. XLA would make
   it in a slower loop before each convolution.
@@ -77,6 +77,69 @@ def _convolve_3x3_backward(
 
 
 convolve_3x3.defvjp(_convolve_3x3_forward, _convolve_3x3_backward)
+
+
+@jax.custom_vjp
+def convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A 3x3 convolution to few channels, as a product with all nine taps.
+
+  Args:
+    x: `[B, H, W, C]`.
+    kernel: `[3, 3, C, F]`.
+
+  Returns:
+    `[B, H, W, F]`.
+  """
+  batch, height, width, channels = x.shape
+  features = kernel.shape[-1]
+  taps = x.reshape(-1, channels) @ _side_by_side(kernel)
+  taps = taps.reshape(batch, height, width, 9 * features)
+  taps = jnp.pad(taps, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  parts = [
+    taps[:, row : row + height, column : column + width, start:][..., :features]
+    for row, column, start in _places(features)
+  ]
+  return functools.reduce(jnp.add, parts)
+
+
+def _convolve_narrow_forward(
+  x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return convolve_narrow(x, kernel), (x, kernel)
+
+
+def _convolve_narrow_backward(
+  residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  x, kernel = residuals
+  _, height, width, channels = x.shape
+  features = kernel.shape[-1]
+  padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  taps = jnp.concatenate(
+    [
+      padded[:, 2 - row : 2 - row + height, 2 - column : 2 - column + width]
+      for row, column, _ in _places(features)
+    ],
+    axis=-1,
+  ).reshape(-1, 9 * features)
+  of_x = (taps @ _side_by_side(kernel).T).reshape(x.shape)
+  of_kernel = x.reshape(-1, channels).T @ taps
+  of_kernel = of_kernel.reshape(channels, 3, 3, features)
+  return of_x, of_kernel.transpose(1, 2, 0, 3)
+
+
+convolve_narrow.defvjp(_convolve_narrow_forward, _convolve_narrow_backward)
+
+
+def _side_by_side(kernel: jax.Array) -> jax.Array:
+  """`[3, 3, C, F]` to `[C, 9 * F]`."""
+  return kernel.transpose(2, 0, 1, 3).reshape(kernel.shape[2], -1)
+
+
+def _places(features: int) -> Iterator[tuple[int, int, int]]:
+  """Row, column and first channel of each tap in `_side_by_side`."""
+  for tap in range(9):
+    yield tap // 3, tap % 3, tap * features
 
 
 def convolve_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
