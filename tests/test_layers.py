@@ -168,6 +168,14 @@ def test_block_diagonal_convolution(monkeypatch, stride):
   )
 
 
+@pytest.mark.parametrize('size', [(16, 8), (7, 3), (1, 1)])
+def test_sums_over_the_places_of_an_image(size):
+  x = random(2, *size, 3)
+  assert_same(cpu.place_sum, lambda x: x.sum(axis=(1, 2), keepdims=True), x)
+  weight = random(2, 1, 1, 3, seed=1)
+  assert_same(cpu.scale, jnp.multiply, x, weight)
+
+
 def test_upsample_repeats_each_pixel():
   x = random(2, 3, 4, 2)
   np.testing.assert_array_equal(

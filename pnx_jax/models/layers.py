@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pnx_jax.models import convolution
+from pnx_jax.models import convolution, cpu
 from pnx_jax.models.batch_norm import BatchNorm
 
 NORMALIZATIONS = ('batch', 'frozen', 'group')
@@ -195,14 +195,19 @@ class SqueezeExcite(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     plain = dataclasses.replace(self.style, normalization='batch')
-    weight = x.mean(axis=(1, 2), keepdims=True)
+    on_cpu = self.style.platform == 'cpu'
+    if on_cpu:
+      weight = cpu.place_sum(x) / math.prod(x.shape[1:3])
+    else:
+      weight = x.mean(axis=(1, 2), keepdims=True)
     for name, features in zip(
       self.names, (self.hidden, x.shape[-1]), strict=True
     ):
       if name == self.names[1]:
         weight = self.style.activation(weight)
       weight = Conv(features, plain, 1, use_bias=True, name=name)(weight)
-    return x * nn.sigmoid(weight)
+    weight = nn.sigmoid(weight)
+    return cpu.scale(x, weight) if on_cpu else x * weight
 
 
 class SpatialChannelExcite(nn.Module):

@@ -16,7 +16,7 @@ from pnx_jax.models.cpu.convolution import (
   pointwise,
 )
 from pnx_jax.models.cpu.pooling import max_pool, max_pool_overlapping
-from pnx_jax.models.cpu.reductions import channel_sum
+from pnx_jax.models.cpu.reductions import channel_sum, place_sum, scale
 
 __all__ = [
   'channel_sum',
@@ -26,5 +26,7 @@ __all__ = [
   'depthwise',
   'max_pool',
   'max_pool_overlapping',
+  'place_sum',
   'pointwise',
+  'scale',
 ]
