@@ -2,10 +2,14 @@
 
     python -m benchmarks.gpu --data_dir=data/siim --torch_python=...
 
-The most important ones come first; each has a time limit, and its result is
-written to `results.md` in `--output_dir` at once, beside its whole output.
-Without `--torch_python` PyTorch is left out. `--smoke` takes tiny sizes, to see
-on any machine that all of it runs.
+The most important ones come first; each has a time limit, all together have
+`--minutes`, and a result is written to `results.md` in `--output_dir` at once,
+beside the whole output. Without `--torch_python` PyTorch is left out; with it,
+that interpreter needs torch and segmentation-models-pytorch, which may come as
+wheels (`pip download --no-deps segmentation_models_pytorch==0.6.0`). The steps
+beside PyTorch need jax, flax and optax of this project's dependencies, the
+other checks all of them, and the last one records in `--data_dir`. `--smoke`
+takes tiny sizes, to see on any machine that all of it runs.
 """
 
 import os
@@ -24,6 +28,7 @@ _OUTPUT_DIR = flags.DEFINE_string('output_dir', 'runs/gpu', 'Of the logs.')
 _TORCH_PYTHON = flags.DEFINE_string(
   'torch_python', '', 'interpreter that has torch'
 )
+_MINUTES = flags.DEFINE_float('minutes', 14, 'After which no check begins.')
 _SMOKE = flags.DEFINE_bool('smoke', False, 'tiny sizes')
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -102,13 +107,14 @@ def measure(name, arguments, xla_flags, seconds):
       # With the process of PyTorch's side.
       os.killpg(process.pid, signal.SIGKILL)
       process.wait()
-      code = f'not finished after {seconds} s'
+      code = f'not finished after {seconds:.0f} s'
   told = '\n'.join(TOLD.findall(log.read_text()))
   return told if code == 0 else f'{told}\nFAILED ({code}), see {log}'.strip()
 
 
-def resume():
+def resume(seconds):
   """Kills a deterministic training and compares what it becomes."""
+  deadline = time.monotonic() + seconds
   fields = {
     'data_dir': _DATA_DIR.value,
     'deterministic': True,
@@ -134,20 +140,30 @@ def resume():
       stdout=subprocess.DEVNULL,
     )
 
+  def trained(name):
+    process = start(name)
+    try:
+      return process.wait(max(deadline - time.monotonic(), 1)) == 0
+    except subprocess.TimeoutExpired:
+      process.kill()
+      return False
+
   def checkpoint(name, step):
     return folders[name] / 'fold0' / 'checkpoints' / str(step)
 
   for folder in folders.values():
     shutil.rmtree(folder, ignore_errors=True)
-  if start('whole').wait():
-    return 'FAILED'
+  if not trained('whole'):
+    return f'FAILED, or not finished after {seconds:.0f} s'
   process = start('killed')
   while process.poll() is None and not checkpoint('killed', 3).exists():
+    if time.monotonic() > deadline:
+      break
     time.sleep(0.01)
-  process.send_signal(signal.SIGKILL)
+  process.kill()
   process.wait()
-  if start('killed').wait():
-    return 'FAILED'
+  if not trained('killed'):
+    return f'FAILED, or not finished after {seconds:.0f} s'
   # Checksums of every array, and the score.
   whole, killed = (
     (checkpoint(name, 6) / 'checksums' / 'metadata').read_bytes()
@@ -169,9 +185,17 @@ def main(_):
           f'## {name} ({minutes:.1f} min)\n\n{text}\n', file=file, flush=True
         )
 
-    for name, *check in checks():
-      tell(name, measure(name, *check))
-    tell('6 steps = 3 + kill -9 + 3, deterministic', resume())
+    def left():
+      return 60 * _MINUTES.value - (time.monotonic() - start)
+
+    for name, arguments, xla_flags, seconds in checks():
+      if left() < 30:
+        tell(name, 'skipped: no time left')
+        continue
+      limit = min(seconds, left())
+      tell(name, measure(name, arguments, xla_flags, limit))
+    name = '6 steps = 3 + kill -9 + 3, deterministic'
+    tell(name, resume(left()) if left() > 60 else 'skipped: no time left')
 
 
 if __name__ == '__main__':
