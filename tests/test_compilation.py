@@ -63,7 +63,7 @@ def test_the_first_call_is_announced(caplog):
   caplog.set_level(logging.INFO)
   double = compilation.announced(jax.jit(lambda x: 2 * x), 'the double')
   assert [double(2), double(3)] == [4, 6]
-  assert [record.message.split(';')[0] for record in caplog.records] == [
-    'Compiling the double',
-    'Compiled the double in 0 s.',
+  said = [
+    record.message.partition(' the double')[0] for record in caplog.records
   ]
+  assert said == ['Compiling', 'Compiled']

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
+# Of a 3x3 convolution that keeps the map's size.
+_SAME = ((1, 1), (1, 1))
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -28,9 +30,8 @@ def pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:3], -1)
 
 
-@jax.custom_vjp
 def convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """A 3x3 convolution.
+  """A 3x3 convolution with stride 1.
 
   For the gradient the transposed kernel is computed on its own. XLA would make
   it in a slower loop before each convolution.
@@ -42,7 +43,12 @@ def convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     `[B, H, W, F]`.
   """
-  return _dense(x, kernel, ((1, 1), (1, 1)))
+  return _convolve_3x3(x, kernel)
+
+
+@jax.custom_vjp
+def _convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  return _dense(x, kernel, _SAME)
 
 
 def _dense(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
@@ -59,7 +65,7 @@ def _dense(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
 def _convolve_3x3_forward(
   x: jax.Array, kernel: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return convolve_3x3(x, kernel), (x, kernel)
+  return _convolve_3x3(x, kernel), (x, kernel)
 
 
 def _convolve_3x3_backward(
@@ -69,17 +75,15 @@ def _convolve_3x3_backward(
   turned = jax.lax.optimization_barrier(
     kernel[::-1, ::-1].transpose(0, 1, 3, 2)
   )
-  pads = ((1, 1), (1, 1))
   (of_kernel,) = jax.linear_transpose(
-    lambda kernel: _dense(x, kernel, pads), kernel
+    lambda kernel: _dense(x, kernel, _SAME), kernel
   )(gradient)
-  return _dense(gradient, turned, pads), of_kernel
+  return _dense(gradient, turned, _SAME), of_kernel
 
 
-convolve_3x3.defvjp(_convolve_3x3_forward, _convolve_3x3_backward)
+_convolve_3x3.defvjp(_convolve_3x3_forward, _convolve_3x3_backward)
 
 
-@jax.custom_vjp
 def convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """A 3x3 convolution to few channels, as a product with all nine taps.
 
@@ -90,6 +94,11 @@ def convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     `[B, H, W, F]`.
   """
+  return _convolve_narrow(x, kernel)
+
+
+@jax.custom_vjp
+def _convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
   batch, height, width, channels = x.shape
   features = kernel.shape[-1]
   taps = x.reshape(-1, channels) @ _side_by_side(kernel)
@@ -105,7 +114,7 @@ def convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _convolve_narrow_forward(
   x: jax.Array, kernel: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return convolve_narrow(x, kernel), (x, kernel)
+  return _convolve_narrow(x, kernel), (x, kernel)
 
 
 def _convolve_narrow_backward(
@@ -128,7 +137,7 @@ def _convolve_narrow_backward(
   return of_x, of_kernel.transpose(1, 2, 0, 3)
 
 
-convolve_narrow.defvjp(_convolve_narrow_forward, _convolve_narrow_backward)
+_convolve_narrow.defvjp(_convolve_narrow_forward, _convolve_narrow_backward)
 
 
 def _side_by_side(kernel: jax.Array) -> jax.Array:

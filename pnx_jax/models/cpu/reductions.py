@@ -21,9 +21,13 @@ def place_sum(x: jax.Array) -> jax.Array:
   return total.sum(axis=(1, 2), keepdims=True).astype(x.dtype)
 
 
-@jax.custom_vjp
 def scale(x: jax.Array, weight: jax.Array) -> jax.Array:
   """`x * weight`, `[B, H, W, C]` and `[B, 1, 1, C]`, with a fast gradient."""
+  return _scale(x, weight)
+
+
+@jax.custom_vjp
+def _scale(x: jax.Array, weight: jax.Array) -> jax.Array:
   return x * weight
 
 
@@ -40,7 +44,7 @@ def _scale_backward(
   return gradient * weight, place_sum(gradient * x)
 
 
-scale.defvjp(_scale_forward, _scale_backward)
+_scale.defvjp(_scale_forward, _scale_backward)
 
 
 def channel_sum(x: jax.Array) -> jax.Array:
