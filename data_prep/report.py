@@ -181,8 +181,8 @@ def text(summary: Report, output_dir: str) -> str:
   if alike:
     lines.append(
       f'{sum(map(len, alike))} films are nearly the same as another, e.g. '
-      f'{alike[0][0]} and {alike[0][1]} (all in build.json); they share a fold, '
-      'or are left out as a test_copy'
+      f'{alike[0][0]} and {alike[0][1]} (all in build.json); they share a '
+      'fold, or are left out as a test_copy'
     )
   if summary['kept_test_copies']:
     lines.append(
