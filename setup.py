@@ -71,6 +71,7 @@ setuptools.setup(
       LITE_WEIGHTS.format(0),
       'basedpyright',
       'highdicom>=0.28',
+      'huggingface_hub',
       'hypothesis',
       'ipykernel',
       'nbclient',

@@ -255,9 +255,13 @@ def test_an_ensemble_is_the_mean_of_its_networks(films):
   ensemble = Ensemble(networks=networks)
   images = films.images[:2, ..., None]
   alone = [network(images) for network in networks]
-  for name, mean in ensemble(images).items():
+  found = ensemble(images)
+  for name in ('probs', 'probability'):
     expected = np.mean([each[name] for each in alone], axis=0)
-    np.testing.assert_allclose(mean, expected, atol=1e-6)
+    np.testing.assert_allclose(found[name], expected, atol=1e-6)
+  expected = np.std([each['probability'] for each in alone], axis=0, ddof=1)
+  np.testing.assert_allclose(found['spread'], expected, atol=1e-6)
+  assert 'spread' not in Ensemble(networks=networks[:1])(images)
   (one,) = [ensemble.networks[0]]
   single = dataclasses.replace(ensemble, networks=[one])
   np.testing.assert_array_equal(single(images)['probs'], alone[0]['probs'])

@@ -16,6 +16,7 @@ import types
 import zipfile
 
 import cv2
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def _post(run):
 
 
 def _same(found, expected, tolerance=1e-5):
-  assert found.keys() == expected.keys() == {'probs', 'probability'}
+  assert found.keys() == expected.keys() >= {'probs', 'probability'}
   for name in found:
     np.testing.assert_allclose(found[name], expected[name], atol=tolerance)
 
@@ -439,6 +440,16 @@ def test_a_full_disk_leaves_no_model(folder, run, tmp_path, monkeypatch):
   export.export(run, tmp_path / 'model')
   assert _names(tmp_path) == ['model']
   assert _names(tmp_path / 'model') == _names(folder)
+
+
+def test_the_card_is_one_of_hugging_face(folder, run):
+  card = huggingface_hub.ModelCard((folder / 'README.md').read_text())
+  assert card.data.library_name == 'jax'
+  metrics = json.loads((run / 'eval' / 'metrics.json').read_text())
+  scores = {each.metric_type: each for each in card.data.eval_results}
+  assert scores['dice'].metric_value == metrics['dice']
+  assert scores['dice'].dataset_name == 'records'
+  assert card.text.lstrip().startswith('# Model card: ')
 
 
 def test_the_card_tells_the_scores_and_no_names(folder, run):

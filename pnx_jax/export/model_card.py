@@ -43,6 +43,7 @@ def render(
     rule=str(Rule(**settings['rules']['rule'])),
     networks=networks,
     config=config,
+    dataset=pathlib.Path(config.data_dir).absolute().name,
     recipe=config.to_json_best_effort(indent=2),
     metrics=metrics,
     headline=summary.TITLES,

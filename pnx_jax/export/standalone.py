@@ -84,13 +84,19 @@ class Model:
   def probabilities(self, images: np.ndarray) -> dict[str, np.ndarray]:
     """The mean over all networks for uint8[B, S, S, 1], bright where dense.
 
-    `probs` f32[B, 1024, 1024] of each pixel, `probability` f32[B] of each film.
+    `probs` f32[B, 1024, 1024] of each pixel, `probability` f32[B] of each film,
+    and where there are several networks `spread` f32[B], the standard deviation
+    of that probability over them.
     """
     found = [program(weights, images) for program, weights in self.networks]
-    return {
+    mean = {
       name: np.mean([each[name] for each in found], axis=0)
       for name in ('probs', 'probability')
     }
+    if len(found) > 1:
+      several = [each['probability'] for each in found]
+      mean['spread'] = np.std(several, axis=0, ddof=1)
+    return mean
 
   def predict(
     self, image: np.ndarray, inside: np.ndarray | bool = True
@@ -104,7 +110,7 @@ class Model:
     Returns:
       `probability`, calibrated; `operating_point`, the strictest one reached,
       or ''; `mask` bool[1024, 1024]; `seal`, whether the model's files are as
-      its evaluation wrote them.
+      its evaluation wrote them; `spread` of several networks.
     """
     found = self.probabilities(image[None, ..., None])
     post = self.settings['rules']
@@ -130,6 +136,7 @@ class Model:
       'operating_point': strictest['name'],
       'mask': mask,
       'seal': self.settings.get('seal', 'not sealed'),
+      **({'spread': float(found['spread'][0])} if 'spread' in found else {}),
     }
 
 

@@ -1,6 +1,7 @@
 """What becomes of a film: its files, and its line of the worklist."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -77,5 +78,6 @@ class Assessment:
       view=header.view,
       sex=header.sex,
       age=header.age,
+      spread=-1.0 if math.isnan(prediction.spread) else prediction.spread,
       **self.versions,
     )

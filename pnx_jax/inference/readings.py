@@ -33,6 +33,7 @@ class Reading:
     rules: version of the rules and thresholds.
     seal: whether the model was as it was written, see `evaluation_seal`;
       empty in old journals.
+    spread: see `Prediction`; -1 where unknown.
   """
 
   name: str
@@ -58,6 +59,7 @@ class Reading:
   model: str = ''
   rules: str = ''
   seal: str = ''
+  spread: float = -1.0
 
   @property
   def assessed(self) -> bool:

@@ -27,6 +27,7 @@ COLUMNS = (
   'model',
   'rules',
   'seal',
+  'spread',
 )
 NOT_ASSESSED = ('path', 'image_id', 'reason', 'detail')
 
@@ -81,4 +82,5 @@ def _row(rank: int, reading: Reading) -> tuple:
     reading.model,
     reading.rules,
     reading.seal,
+    f'{reading.spread:.6f}' if reading.spread >= 0 else '',
   )

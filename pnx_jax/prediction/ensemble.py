@@ -92,7 +92,14 @@ class Ensemble:
     network = self.networks[number]
     for batch, each in zip(batches(network, is_last), sums, strict=False):
       found = network(batch['image'])
-      yield batch, found if each is None else _sum(each, found)
+      if each is None:
+        yield batch, _first(found) if self._several else found
+      else:
+        yield batch, _sum(each, found, number)
+
+  @property
+  def _several(self) -> bool:
+    return len(self.networks) > 1
 
   @property
   def image_size(self) -> int:
@@ -126,12 +133,28 @@ def digest(*parts: bytes | np.ndarray) -> str:
 
 
 @jax.jit
+def _first(found):
+  """The sums over one network; `spread` holds squared deviations."""
+  return {**found, 'spread': jnp.zeros_like(found['probability'])}
+
+
+@jax.jit
 def _divided(total, count):
-  return jax.tree.map(lambda x: x / count, total)
+  return {
+    'probs': total['probs'] / count,
+    'probability': total['probability'] / count,
+    'spread': jnp.sqrt(total['spread'] / (count - 1)),
+  }
 
 
-def _added_up(total, found):
-  return jax.tree.map(jnp.add, total, found)
+def _added_up(total, found, count):
+  """The sums over `count` networks and one more (Welford 1962)."""
+  change = found['probability'] - total['probability'] / count
+  return {
+    'probs': total['probs'] + found['probs'],
+    'probability': total['probability'] + found['probability'],
+    'spread': total['spread'] + change**2 * (count / (count + 1)),
+  }
 
 
 _sum = jax.jit(_added_up, donate_argnums=0)

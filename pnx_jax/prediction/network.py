@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import ml_collections
@@ -23,10 +23,13 @@ class Probabilities(TypedDict):
   Attributes:
     probs: f32[B, SIZE, SIZE], the probability that a pixel is pneumothorax.
     probability: f32[B], the probability that the image shows a pneumothorax.
+    spread: f32[B], standard deviation of that probability over networks; there
+      where several are averaged.
   """
 
   probs: jax.Array
   probability: jax.Array
+  spread: NotRequired[jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

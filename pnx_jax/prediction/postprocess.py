@@ -68,7 +68,7 @@ class Postprocess:
     mask = probs > np.float32(self.rule.bottom)
     if not self._positive(probs, probability):
       mask[:] = False
-    return self._cleaned(mask, 1.0)
+    return self.cleaned(mask, 1.0)
 
   def film_mask(
     self, probs: np.ndarray, probability: float, record: Geometry
@@ -90,7 +90,7 @@ class Postprocess:
     )
     inside = letterbox.place(*shape, SIZE, pixel_aspect=record.pixel_aspect)
     scale = film.size / (inside.height * inside.width)
-    return self._cleaned(film > np.float32(self.rule.bottom), scale)
+    return self.cleaned(film > np.float32(self.rule.bottom), scale)
 
   def calibrated(self, probability: Any) -> Any:
     """A probability, or an array of them, after temperature scaling."""
@@ -110,7 +110,13 @@ class Postprocess:
     large = np.count_nonzero(probs > np.float32(self.rule.top)) > self.rule.area
     return bool(large and probability > self.rule.gate)
 
-  def _cleaned(self, mask, scale):
+  def cleaned(self, mask: np.ndarray, scale: float) -> np.ndarray:
+    """The mask bool[H, W] without small regions, and with holes filled.
+
+    Args:
+      mask: After thresholding; may be changed.
+      scale: Its pixels per pixel at 1024 x 1024.
+    """
     if self.fill_holes and mask.any():
       outlines, _ = cv2.findContours(
         mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE

@@ -56,6 +56,8 @@ class Prediction:
     pixel_aspect: of the film, see `letterbox`.
     reason: why the film was not assessed, '' where it was.
     detail: more about the reason.
+    spread: standard deviation over networks of the probability before
+      calibration; NaN for a single network.
   """
 
   probability: float = float('nan')
@@ -72,6 +74,7 @@ class Prediction:
   pixel_aspect: float = 1.0
   reason: str = ''
   detail: str = ''
+  spread: float = float('nan')
 
   @functools.cached_property
   def probs(self) -> np.ndarray:
@@ -270,7 +273,11 @@ class Predictor:
     return finish(film, prediction) if finish else prediction
 
   def _prediction(
-    self, probs: np.ndarray, probability: float, header: dicom.Header
+    self,
+    probs: np.ndarray,
+    probability: float,
+    spread: float,
+    header: dicom.Header,
   ) -> Prediction:
     post = self.ensemble.postprocess
     mask = post.film_mask(probs, probability, header)
@@ -282,6 +289,7 @@ class Predictor:
       boxes=boxes.boxes(mask),
       square_probs=probs,
       pixel_aspect=header.pixel_aspect,
+      spread=spread,
     )
 
   def _options(self) -> ReadOptions:
@@ -338,8 +346,10 @@ def _batches(films, size):
 
 
 def _rows(found):
-  """Probability map and probability of each image."""
+  """Probability map, probability and spread of each image."""
   if found is None:
     return ()
   found = jax.device_get(found)
-  return zip(found['probs'], found['probability'].tolist(), strict=True)
+  probability = found['probability']
+  spread = found.get('spread', np.full(len(probability), np.nan))
+  return zip(found['probs'], probability.tolist(), spread.tolist(), strict=True)
