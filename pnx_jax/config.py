@@ -455,8 +455,28 @@ FIELDS: dict[str, Field] = {
   ),
   'eval.groups': Field(
     '',
-    'A csv with the column image_id and any others, such as drain or scanner, '
-    "by which images are grouped in the report; '' = none.",
+    'A csv with the column image_id or patient and any others, such as drain '
+    "or scanner, by which images are grouped in the report; '' = none.",
+    _FREE,
+    changes='evaluating',
+  ),
+  'eval.patient_map': Field(
+    '',
+    "A csv of image id and patient, for eval.groups by patient; '' = none.",
+    _FREE,
+    changes='evaluating',
+  ),
+  'eval.disputed': Field(
+    '',
+    'A csv whose first column lists images with a disputed annotation: the '
+    "report repeats the main metrics without them; '' = none.",
+    _FREE,
+    changes='evaluating',
+  ),
+  'eval.readers': Field(
+    '',
+    'A csv of what readers said of the images, with the columns reader, '
+    "image_id, call or score, and optionally rle; '' = none.",
     _FREE,
     changes='evaluating',
   ),

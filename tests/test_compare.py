@@ -53,6 +53,8 @@ def test_the_command_writes_tables_and_a_page(runs, tmp_path, capsys):
     row for row in rows if row['second'] == 'b' and row['metric'] == 'auc'
   )
   assert float(better['difference']) > float(better['low']) > 0
+  # Negative numbers are numbers, not formulas to be escaped.
+  assert any(float(row['low']) < 0 for row in rows if row['low'])
   assert better['non_inferior'] == 'yes'
   assert float(better['p_holm']) >= float(better['p_value'])
   assert {row['metric'] for row in rows if row['p_holm']} == {'dice', 'auc'}

@@ -114,3 +114,26 @@ def test_probabilities_stay_calibrated_at_another_prevalence():
   for low in (0.0, 0.2, 0.5):
     chosen = (moved >= low) & (moved < low + 0.1)
     assert label[chosen].mean() == pytest.approx(moved[chosen].mean(), abs=0.01)
+
+
+def test_few_patients_are_on_the_wrong_side_of_the_band():
+  rng = np.random.default_rng(0)
+  patient = np.repeat(np.arange(400), 2)
+  label = np.repeat(rng.random(400) < 0.4, 2)
+  probability = 1 / (1 + np.exp(-(2 * label - 1 + rng.normal(size=800))))
+  band = decisions.abstain_band(probability, label, patient)
+  below, above = probability < band.low, probability >= band.high
+  assert band.undecided == pytest.approx(np.mean(~below & ~above))
+  assert band.sensitivity == np.mean(above[label & (below | above)])
+  assert band.specificity == np.mean(below[~label & (below | above)])
+  for wrong, chosen in ((below, label), (above, ~label)):
+    patients = np.unique(patient[chosen])
+    missed = np.unique(patient[wrong & chosen])
+    allowed = decisions.allowed_misses(
+      len(patients), sensitivity=0.9, confidence=0.95
+    )
+    assert len(missed) == allowed
+  few = patient < 40
+  assert (
+    decisions.abstain_band(probability[few], label[few], patient[few]) is None
+  )

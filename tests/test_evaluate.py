@@ -28,6 +28,7 @@ from pnx_jax.evaluation import (
 )
 from pnx_jax.evaluation import evaluate as evaluation
 from pnx_jax.evaluation.cross_validation import HeldOut
+from pnx_jax.evaluation.report import reporting_sheet
 from pnx_jax.formats import (
   built_dataset,
   evaluation_files,
@@ -36,6 +37,7 @@ from pnx_jax.formats import (
   rle,
 )
 from pnx_jax.input import pipeline
+from pnx_jax.metrics import intervals
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.metrics.rules import Rule
 from pnx_jax.prediction.deployment import Deployment
@@ -75,6 +77,17 @@ def _groups(path, dataset_dir):
   return path
 
 
+def _disputed_and_readers(folder, dataset_dir):
+  """The first three films are disputed; a reader is always right."""
+  records = pipeline.Dataset(dataset_dir, ['fold0', 'fold1']).records
+  disputed, readers = folder / 'disputed.csv', folder / 'readers.csv'
+  rows = [(record.image_id,) for record in records[:3]]
+  files.write_csv(disputed, ('image_id',), rows)
+  rows = [f'perfect,{r.image_id},{r.label},{r.rle}' for r in records[::2]]
+  readers.write_text('\n'.join(['reader,image_id,call,rle', *rows]))
+  return {'eval.disputed': str(disputed), 'eval.readers': str(readers)}
+
+
 @pytest.fixture(scope='module')
 def evaluated(workdir, dataset_dir):
   """The eval folder and what `evaluate` returned."""
@@ -84,6 +97,7 @@ def evaluated(workdir, dataset_dir):
       'eval.bootstrap': 50,
       'eval.num_overlays': 2,
       'eval.groups': str(_groups(workdir.parent / 'groups.csv', dataset_dir)),
+      **_disputed_and_readers(workdir.parent, dataset_dir),
     },
   )
   return workdir / 'eval', evaluation.evaluate(config, workdir)
@@ -169,6 +183,44 @@ def _patients(workdir):
   return len({record.patient for record in records})
 
 
+def test_lesions_readers_and_disputed_films_are_reported(evaluated):
+  folder, metrics = evaluated
+  images, lesions = (
+    _rows(folder / f'{x}.csv') for x in ('per_image', 'lesions')
+  )
+  area = {row['image_id']: 0 for row in images if row['label'] == '1'}
+  for row in lesions:
+    area[row['image_id']] += int(row['area'])
+  assert area == {
+    row['image_id']: int(row['truth_area'])
+    for row in images
+    if int(row['label'])
+  }
+  assert metrics['without_disputed/num_images'] == len(images) - 3
+  values = {
+    row['metric']: row['value']
+    for row in _rows(folder / 'readers.csv')
+    if row['reader'] == 'perfect'
+  }
+  assert float(values['sensitivity']) == float(values['specificity']) == 1
+  assert int(values['num_images']) == (len(images) + 1) // 2
+  assert float(values['gain']) == 0
+
+
+def test_figures_and_a_reporting_sheet_are_written(evaluated):
+  folder, metrics = evaluated
+  names = {path.name for path in (folder / 'figures').iterdir()}
+  assert {'roc.svg', 'roc.pdf', 'froc.svg', 'sizes.pdf'} <= names
+  sheet = (folder / 'claim.md').read_text()
+  for items in (reporting_sheet.CLAIM, reporting_sheet.TRIPOD):
+    for number, about in items.items():
+      assert f'| {number} | {about} |' in sheet
+  assert f'| 44 | {reporting_sheet.CLAIM["44"]} | **open** |' in sheet
+  assert f'{metrics["num_images"]} radiographs of ' in sheet
+  assert f'{metrics["dice"]:.3f}' in sheet
+  assert metrics['interval_methods']['dice'] == intervals.WILSON
+
+
 def test_the_submission_holds_the_test_split(evaluated, dataset_dir, tmp_path):
   folder, _ = evaluated
   test = pipeline.Dataset(dataset_dir, ['test'], labeled_only=False)
@@ -185,6 +237,7 @@ def test_pictures_boxes_and_rule_are_written(evaluated):
   folder, metrics = evaluated
   pictures = sorted((folder / 'overlays').rglob('*.png'))
   kinds = [path.parent.name for path in pictures]
+  kinds = [kind for kind in kinds if not kind.startswith('false')]
   assert kinds == ['best'] * 2 + ['random'] * 2 + ['worst'] * 2
   assert (folder / 'notes.txt').read_text() == 'of the user'
   left = {path.name for path in folder.parent.iterdir() if 'eval' in path.name}

@@ -12,11 +12,20 @@ import numpy as np
 import pytest
 
 from pnx_jax import draw
-from pnx_jax.evaluation import bedside, outlines, rule_search
+from pnx_jax.evaluation import (
+  bedside,
+  lesions,
+  outlines,
+  readers,
+  rule_search,
+  uncertainty,
+)
 from pnx_jax.evaluation import results as results_lib
 from pnx_jax.evaluation.report import charts, gallery, page
 from pnx_jax.metrics import calibration
 from pnx_jax.metrics.dice import THRESHOLDS
+from pnx_jax.metrics.lesions import FalsePositive, Lesion, Region
+from pnx_jax.metrics.reader_study import Calls
 
 
 def _page(num_images=60, positives=20):
@@ -33,6 +42,9 @@ def _page(num_images=60, positives=20):
       pixel_spacing=(0.14, 0.14),
       height=1024,
       width=1024,
+      pixel_aspect=1.0,
+      mirrored=0,
+      agreement=(0.0, 0.4, -1.0)[i % 3] if label[i] else -1.0,
     )
     for i in range(num_images)
   ]
@@ -54,26 +66,54 @@ def _page(num_images=60, positives=20):
     example: draw.panel(image, image > 200, image > 190, text='example')
     for example in gallery.choose(results.images, 2)
   }
-  return page.render(
+  calls = Calls(np.arange(num_images), rng.random(num_images) < 0.5, None)
+  reader_report = readers.summarize(
+    {'<reader>': readers.Reader(calls, {})},
+    results,
+    records,
+    {},
+    replicates=20,
+  )
+  html, figures = page.render(
     title='runs & <tests>',
     config='{"a": "<b>"}',
     records=records,
     statistics=statistics,
     results=results,
-    second=gallery.SecondPass(pictures, {}, {}, [], results.images.dice),
+    pictures=pictures,
+    lesion_report=lesions.summarize(
+      _findings(truth), records, results.images.patient
+    ),
+    reader_report=reader_report,
+    spread=uncertainty.summarize(rng.random(num_images), results.images),
     at_bedside=bedside.summarize(results, (0.05, 0.2)),
     outline_metrics=outlines.summarize(
       outlines.columns({}, records, results.images),
       results.images,
-      replicates=50,
     ),
     metrics={'patient_safe': False, **results.flat()},
   )
+  return html, figures
+
+
+def _findings(truth):
+  """A lesion on every positive film, found on every other."""
+  found = {}
+  for index in np.flatnonzero(truth):
+    lesion = Lesion(Region(int(truth[index]), 500, 300), 20 * (index % 2), 0)
+    false = [FalsePositive(Region(9, 600, 700), 12)]
+    found[int(index)] = lesions.FilmFindings([lesion], false, [lesion], false)
+  return found
 
 
 @pytest.fixture(scope='module')
-def report():
+def page_and_figures():
   return _page()
+
+
+@pytest.fixture(scope='module')
+def report(page_and_figures):
+  return page_and_figures[0]
 
 
 class _Tags(html.parser.HTMLParser):
@@ -106,13 +146,38 @@ def test_pictures_are_described_and_names_escaped(report):
     (drawn if 'svg+xml' in image['src'] else examples).append(image)
   assert len(examples) == 4
   assert all(image['alt'].startswith('<img') for image in examples)
-  assert len(drawn) == 7
+  assert len(drawn) == 9
   for image in drawn:
     _, data = image['src'].split('base64,')
     ET.fromstring(base64.b64decode(data))
     # What the pictures show is also given in numbers.
     assert re.search(r'\d', image['alt']) or 'table below' in image['alt']
   assert 'runs &amp; &lt;tests&gt;' in report
+
+
+def test_figures_for_papers_are_those_of_the_page(page_and_figures):
+  report, figures = page_and_figures
+  assert {'roc', 'froc', 'lesions_by_px', 'net_benefit_0.05'} <= set(figures)
+  for figure in figures.values():
+    assert figure.source in report
+    assert figure.pdf.startswith(b'%PDF')
+
+
+def test_readers_and_spread_are_told(report):
+  assert '&lt;reader&gt;' in report
+  assert 'it holds\nfor these readers, not for others' in report
+  assert 'quintile of spread' in report
+  assert 'false positives' in report
+
+
+def test_annotations_of_one_film_are_compared(report):
+  (words,) = re.findall(
+    r'<p>(\d+ of these radiographs have.*?)</p>', report, re.S
+  )
+  numbers = [float(x) for x in re.findall(r'\d+(?:\.\d+)?', words)]
+  count, dice, low, high, apart = numbers
+  assert (count, apart) == (14, 7)  # Of films 0 to 19, without every third.
+  assert dice == 0.2 and low < dice < high
 
 
 def test_folds_that_may_share_patients_are_said_to(report):
@@ -122,7 +187,7 @@ def test_folds_that_may_share_patients_are_said_to(report):
 
 @pytest.mark.parametrize('positives', [0, 12])
 def test_one_class_alone_makes_a_page_too(positives):
-  assert '<h1>' in _page(12, positives)
+  assert '<h1>' in _page(12, positives)[0]
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Subgroups: coverage of all intervals at once, and what is called worst."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,27 @@ def test_constant_and_tiny_subgroups_have_no_interval():
 IDS = ['a', 'b', 'c', 'd']
 
 
+def test_a_few_patients_that_are_all_missed_prove_nothing():
+  """Five of five are missed in a subgroup, and 70 of 100 elsewhere."""
+  rng = np.random.default_rng(0)
+  label = np.ones(105, bool)
+  images = _images(np.zeros(105), label, 0.0)
+  predicted = np.append(rng.permutation(100) < 30, np.zeros(5, bool))
+  images = dataclasses.replace(
+    images, predicted=predicted, patient=np.arange(105)
+  )
+  few = np.arange(105) >= 100
+  (found, _) = (
+    each
+    for each in subgroups.differences(
+      images, {'rare': {'yes': few, 'no': ~few}}
+    )
+    if each.metric == 'sensitivity'
+  )
+  assert found.inside == 0 and found.interval[0] < found.difference < 0
+  assert found.interval[1] > 0
+
+
 def test_a_table_of_attributes_is_read(tmp_path):
   path = tmp_path / 'groups.csv'
   path.write_text('drain,image_id,site\nyes,b,1\nno,a,2\n,c,1\nno,other,9\n')
@@ -127,6 +150,44 @@ def test_other_tables_are_one_line(tmp_path, text, message):
   path.write_text(text)
   with pytest.raises(UserError, match=message):
     attributes.read(path, IDS)
+
+
+def test_a_table_of_patients_needs_to_know_them(tmp_path):
+  groups, patients = tmp_path / 'groups.csv', tmp_path / 'nih_id.csv'
+  groups.write_text('patient,emphysema\n00000007,yes\n00000009,no\n')
+  with pytest.raises(UserError, match=r'eval\.patient_map'):
+    attributes.read(groups, ['a', 'b', 'c'])
+  patients.write_text(
+    'Kaggle_ID,NIH_ID\na,00000007_000.png\nb,00000007_001.png\n'
+    'c,00000009_000.png\n'
+  )
+  found = attributes.read(groups, ['a', 'b', 'c', 'd'], patient_map=patients)
+  assert {row: x.tolist() for row, x in found['emphysema'].items()} == {
+    'yes': [True, True, False, False],
+    'no': [False, False, True, False],
+    'unknown': [False, False, False, True],
+  }
+
+
+def test_columns_are_combined_with_each_other_and_the_label():
+  yes = np.array([True, False, True, False])
+  tables = {'drain': {'yes': yes, 'no': ~yes}, 'site': {'A': yes | True}}
+  label = np.array([True, True, False, False])
+  found = attributes.two_way(label, tables)
+  assert set(found) == {'drain x site', 'drain x label', 'site x label'}
+  assert found['drain x label']['yes, negative'].tolist() == [
+    *(False, False, True, False),
+  ]
+  assert set(found['drain x site']) == {'yes, A', 'no, A'}
+
+
+def test_disputed_images_are_some_of_those_evaluated(tmp_path):
+  path = tmp_path / 'disputed.csv'
+  path.write_text('image_id,why\nb,blurred\nz,unknown\n')
+  assert attributes.read_list(path, ['a', 'b']).tolist() == [False, True]
+  for ids, words in ((['c'], 'none of the 1'), (['b'], 'all of the 1')):
+    with pytest.raises(UserError, match=words):
+      attributes.read_list(path, ids)
 
 
 def test_a_column_of_numbers_is_refused(tmp_path):

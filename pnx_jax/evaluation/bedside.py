@@ -7,7 +7,7 @@ import numpy as np
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.results import Results
 from pnx_jax.metrics import decisions
-from pnx_jax.metrics.decisions import SensitivityBound
+from pnx_jax.metrics.decisions import AbstainBand, SensitivityBound
 from pnx_jax.metrics.summary import rates
 
 _NUM_THRESHOLDS = 100
@@ -54,12 +54,15 @@ class Bedside:
   Attributes:
     bound: Threshold that keeps a sensitivity of 90 % with 95 % confidence.
     bound_specificity: Specificity there; NaN without a threshold.
+    band: Of probabilities at which nothing is decided; None with too few
+      patients.
     values: Predictive values of each operating point and prevalence.
     curves: A decision curve of each prevalence; none if a class is missing.
   """
 
   bound: SensitivityBound
   bound_specificity: float
+  band: AbstainBand | None
   values: list[PredictiveValues]
   curves: list[DecisionCurve]
 
@@ -126,4 +129,5 @@ def summarize(results: Results, prevalences: tuple[float, ...]) -> Bedside:
           decisions.net_benefit_of_all(thresholds, prevalence=prevalence),
         )
       )
-  return Bedside(bound, specificity, values, curves)
+  band = decisions.abstain_band(scaled, label, images.patient)
+  return Bedside(bound, specificity, band, values, curves)

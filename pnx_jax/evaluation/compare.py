@@ -19,10 +19,12 @@ from pnx_jax.evaluation import comparison
 from pnx_jax.evaluation.comparison import PRIMARY, Comparison
 from pnx_jax.evaluation.report import changed_films, comparison_page
 from pnx_jax.formats import files, folders
+from pnx_jax.metrics import intervals
 
 DIFFERENCES = (
   *('first', 'second', 'metric', 'first_value', 'second_value', 'difference'),
   *('low', 'high', 'resolvable', 'p_value', 'p_holm', 'non_inferior'),
+  'interval_method',
 )
 _OURS = ('differences.csv', 'films.csv', 'report.html')
 
@@ -50,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
   for name, default, words in (
     ('pictures', 8, 'number of films that are shown'),
-    ('replicates', 1000, 'of the bootstrap and of the permutation test'),
-    ('seed', 0, 'seed of both'),
+    ('replicates', 1000, 'of the permutation test'),
+    ('seed', 0, 'of the permutation test'),
   ):
     parser.add_argument(
       f'--{name}',
@@ -106,6 +108,7 @@ def summary(found: Comparison) -> str:
       f'{row.difference.difference:+.4f} [{low:+.4f}, {high:+.4f}], '
       f'p {row.difference.p_value:.3f} (Holm {row.p_holm:.3f})'
     )
+  lines.append(f'95 % intervals: {intervals.STUDENT}')
   return '\n'.join(lines)
 
 
@@ -123,8 +126,8 @@ def _rows(found: Comparison) -> list[list[Any]]:
     non_inferior = {None: '', True: 'yes', False: 'no'}[row.non_inferior]
     table.append(
       [first.name, row.side.name, row.metric]
-      + ['' if math.isnan(x) else repr(float(x)) for x in numbers]
-      + [non_inferior]
+      + ['' if math.isnan(x) else float(x) for x in numbers]
+      + [non_inferior, intervals.STUDENT if difference.interval else '']
     )
   return table
 

@@ -102,8 +102,8 @@ def compare(
     sides: The runs of each side, or folders of evaluations.
     primary: Metrics whose p-values are adjusted for their number.
     margin: How much worse a side may be and still be called non-inferior.
-    replicates: Of the bootstrap and of the permutation test.
-    seed: Seed of both.
+    replicates: Of the permutation test.
+    seed: Of the permutation test.
 
   Raises:
     UserError: Files are missing or damaged, or the runs cannot be compared.

@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.evaluation.dataset_predictor import DatasetPredictor, Subset
+from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
+from pnx_jax.evaluation.kept_masks import KeptMasks
 from pnx_jax.evaluation.stored_predictions import StoredPredictions
 from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
@@ -88,16 +89,21 @@ class HeldOut:
     dataset, place = self._find(index)
     return dataset.label(place, size)
 
-  def statistics(self) -> dict[str, np.ndarray]:
+  def statistics(
+    self, *, kept: KeptMasks | None = None
+  ) -> dict[str, np.ndarray]:
     """Areas and probability of every image; see `DatasetPredictor`.
 
     Where not every mask is known, also `mask_known` bool[N]: the other images
     have no areas of truth and intersection.
+
+    Args:
+      kept: Takes the candidate masks too, numbered like the images.
     """
     parts = []
     for fold, dataset in self._datasets.items():
       start = time.monotonic()
-      parts.append(self._predictors[fold].statistics(dataset))
+      parts.append(self._predictors[fold].statistics(dataset, kept=kept))
       seconds = time.monotonic() - start
       _logger.info('Fold %d: %d images in %.1f s.', fold, len(dataset), seconds)
     found = {
@@ -106,19 +112,6 @@ class HeldOut:
     if not self.mask_known.all():
       found['mask_known'] = self.mask_known
     return found
-
-  def probabilities(
-    self, indices: Sequence[int]
-  ) -> Iterator[tuple[int, np.ndarray, float]]:
-    """Yields index, `probs` f32[SIZE, SIZE] and `probability` of images."""
-    for fold, predictor in self._predictors.items():
-      chosen = [index for index in indices if self.fold[index] == fold]
-      if chosen:
-        places = [self._find(index)[1] for index in chosen]
-        subset = Subset(self._datasets[fold], places)
-        found = predictor.probabilities(subset)
-        for index, (probs, probability) in zip(chosen, found, strict=True):
-          yield index, probs, probability
 
   def films(self, fold: int) -> list[SeenFilm]:
     """The films of a fold."""

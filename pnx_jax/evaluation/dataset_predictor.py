@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pnx_jax.evaluation.kept_masks import KeptMasks
 from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import threshold_areas
@@ -57,18 +59,29 @@ class DatasetPredictor:
   loader: pipeline.Loader
 
   def statistics(
-    self, dataset: pipeline.Dataset | Subset
+    self, dataset: pipeline.Dataset | Subset, *, kept: KeptMasks | None = None
   ) -> dict[str, np.ndarray]:
     """What is counted of every image, in order.
 
+    Args:
+      dataset: The images.
+      kept: Takes their candidate masks too.
+
     Returns:
       Arrays of N rows: the areas over all thresholds by name, see
-      `metrics.dice.threshold_areas`, and `probability`.
+      `metrics.dice.threshold_areas`, `probability`, and `spread` of several
+      networks.
     """
-    parts = [
-      jax.device_get(_areas(self.ensemble.mesh)(mean, batch))
-      for batch, mean in self._means(dataset, truth_size=SIZE)
-    ]
+    parts, records = [], iter(dataset.records)
+    for batch, mean in self._means(dataset, truth_size=SIZE):
+      parts.append(jax.device_get(_areas(self.ensemble.mesh)(mean, batch)))
+      if kept is not None:
+        probs, _, valid = jax.device_get(
+          _everywhere(self.ensemble.mesh)(mean, batch)
+        )
+        kept.add(
+          list(itertools.islice(records, int(valid.sum()))), probs[valid]
+        )
     valid = np.concatenate([part.pop('valid') for part in parts])
     return {
       name: np.concatenate([part[name] for part in parts])[valid]
@@ -124,7 +137,7 @@ def _count_areas(mean, batch):
   areas = threshold_areas(probs, batch['truth'])
   return {
     **areas,
-    'probability': mean['probability'],
+    **{name: x for name, x in mean.items() if name != 'probs'},
     'valid': batch['valid'],
   }
 

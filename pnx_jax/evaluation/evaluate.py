@@ -1,9 +1,10 @@
 """Evaluation: a pass over the held-out images, all metrics, all files."""
 
 import dataclasses
-import functools
+import logging
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,17 +17,22 @@ from pnx_jax.evaluation import (
   bedside,
   data_description,
   leaks,
+  lesions,
   localization,
   outlines,
   protocol,
+  readers,
   result_files,
   results,
   rule_search,
   tables,
+  uncertainty,
 )
 from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
-from pnx_jax.evaluation.report import gallery, page
+from pnx_jax.evaluation.kept_masks import KeptMasks
+from pnx_jax.evaluation.readers import Reader
+from pnx_jax.evaluation.report import gallery, page, reporting_sheet
 from pnx_jax.evaluation.results import Results
 from pnx_jax.evaluation.stored_predictions import StoredPredictions
 from pnx_jax.formats import (
@@ -38,11 +44,13 @@ from pnx_jax.formats import (
   schema,
 )
 from pnx_jax.input import pipeline
-from pnx_jax.metrics import bootstrap
+from pnx_jax.metrics import influence, intervals
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import NetworkReader
 from pnx_jax.prediction.postprocess import Postprocess
 from pnx_jax.training import experiment, seen_films, sharding
+
+_logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -86,11 +94,19 @@ def evaluate(
     reader = NetworkReader(workdir, plan.deployment, sharding.mesh())
     everyone, held_out = _predictors(config, workdir, plan, reader)
   prevalences = bedside.parse_prevalences(options.prevalences)
-  attribute_tables = None
-  if options.groups:  # Read before the pass, which takes long.
-    ids = [record.image_id for record in held_out.records]
-    attribute_tables = attributes.read(options.groups, ids)
-  statistics = held_out.statistics()
+  # Tables are read before the pass, which takes long.
+  user_tables = _UserTables.read(options, held_out.records)
+  rules = [plan.saved_rules.rule] if plan.saved_rules else rule_search.GRID
+  kept = KeptMasks(
+    lowest=min(rule.bottom for rule in rules),
+    folder=workdir if os.path.isdir(workdir) else None,
+  )
+  statistics = held_out.statistics(kept=kept)
+  _logger.info(
+    'Kept the candidate masks of %d images in %.1f MiB.',
+    len(kept),
+    kept.num_bytes / 2**20,
+  )
 
   # What is chosen by some images is scored on others.
   groups = np.searchsorted(plan.folds, held_out.fold)
@@ -103,41 +119,83 @@ def evaluate(
     groups,
     replicates=options.bootstrap,
     saved=plan.saved_rules,
-    attributes=attribute_tables,
+    attributes=user_tables.attributes,
   )
+  undisputed, disputed = None, user_tables.disputed
+  if disputed is not None:
+    undisputed = results.compute(
+      results.Films(held_out.records, held_out.fold).chosen(~disputed),
+      {name: values[~disputed] for name, values in statistics.items()},
+      np.unique(groups[~disputed], return_inverse=True)[1],
+      replicates=options.bootstrap,
+      saved=plan.saved_rules,
+    )
 
-  # Some images once more, and the test images by all networks together.
+  # The masks of all images, and the test images by all networks together.
   fixed = plan.saved_rules or options
   cleaning = {
     'min_component': fixed.min_component,
     'fill_holes': fixed.fill_holes,
   }
-  second = gallery.second_pass(
+  film_masks = gallery.masks(held_out, kept, statistics, found, **cleaning)
+  kept.close()
+  lesion_report = lesions.summarize(
+    film_masks.findings,
+    held_out.records,
+    found.images.patient,
+    known=found.images.mask_known,
+  )
+  pictures = gallery.pictures(
     held_out,
-    found,
-    gallery.choose(found.images, options.num_overlays),
+    film_masks,
+    found.images,
+    [
+      *gallery.choose(found.images, options.num_overlays),
+      *gallery.false_positives(lesion_report, options.num_overlays),
+    ],
     image_size=min(config.image_size, held_out.stored_size),
-    **cleaning,
   )
   origin = built_dataset.origin(config.data_dir)
   metrics = {'patient_safe': origin.patient_safe, **found.flat()}
   if plan.seal != evaluation_seal.SEALED:
     metrics = {'seal': plan.seal, **metrics}
   if any(cleaning.values()):
-    cleaned = {'dice_cleaned': second.cleaned_dice}
-    metrics['dice_cleaned'] = float(np.nanmean(second.cleaned_dice))
-    metrics['intervals'] |= bootstrap.cluster_bootstrap(
-      functools.partial(tables.means, cleaned, chosen=found.images.mask_known),
+    known = found.images.mask_known
+    cleaned = tables.from_influences(
+      {'dice_cleaned': influence.mean(film_masks.cleaned_dice, known)},
       found.images.patient,
-      replicates=options.bootstrap,
     )
+    metrics |= cleaned.values
+    metrics['intervals'] |= cleaned.intervals
+    metrics['interval_methods'] |= cleaned.methods
   located = localization.summarize(
-    held_out.records, second.boxes, replicates=options.bootstrap
+    held_out.records,
+    film_masks.rows_of_boxes(held_out.records),
+    replicates=options.bootstrap,
   )
   if located:
     found_boxes = located.flat()
-    metrics['intervals'] |= found_boxes.pop('intervals')
+    in_boxes = found_boxes.pop('intervals')
+    metrics['intervals'] |= in_boxes
+    metrics['interval_methods'] |= dict.fromkeys(in_boxes, intervals.PERCENTILE)
     metrics = {**found_boxes, **metrics}
+  if undisputed:
+    part = undisputed.overall.flat()
+    prefix = 'without_disputed/'
+    for name in (*tables.TABLE_METRICS, 'num_images'):
+      metrics[prefix + name] = part[name]
+    for name in tables.TABLE_METRICS:
+      metrics['intervals'][prefix + name] = part['intervals'][name]
+  reader_report = user_tables.readers and readers.summarize(
+    user_tables.readers,
+    found,
+    held_out.records,
+    film_masks.masks,
+    replicates=options.bootstrap,
+  )
+  spread = None
+  if 'spread' in statistics:
+    spread = uncertainty.summarize(statistics['spread'], found.images)
   post = found.postprocess(**cleaning)
   predictions = None
   if reader:
@@ -154,11 +212,20 @@ def evaluate(
     if seen:
       metrics['submission_films_seen_unlabeled'] = len(seen)
 
-  measured = outlines.columns(second.outlines, held_out.records, found.images)
+  measured = outlines.columns(
+    film_masks.outlines, held_out.records, found.images
+  )
 
   if jax.process_index() == 0:
     with folders.replaced(plan.folder, ours=result_files.is_ours) as folder:
-      _write(folder, held_out, found, second, metrics)
+      _write(folder, held_out, found, film_masks, pictures, metrics)
+      lesions.write(folder, lesion_report)
+      if spread:
+        uncertainty.write(
+          folder / 'uncertainty.csv', spread, held_out.records, found.images
+        )
+      if reader_report:
+        readers.write(folder / 'readers.csv', reader_report)
       if not reader or plan.saved_rules:
         post.save(folder / 'postprocess.json')
       if reader and plan.saved_rules is None:
@@ -177,22 +244,43 @@ def evaluate(
         ).save(workdir, folder, post)
       if predictions is not None:
         rle.write_csv(folder / 'submission.csv', predictions)
-      html = page.render(
-        title=plan.title
-        if plan.seal == evaluation_seal.SEALED
-        else f'{plan.title} ({plan.seal})',
+      title = plan.title
+      if plan.seal != evaluation_seal.SEALED:
+        title += f' ({plan.seal})'
+      sheet = reporting_sheet.render(
+        title=title,
+        config=config,
+        origin=origin,
+        metrics=metrics,
+        rule=str(post.rule),
+        workdir=workdir if reader else None,
+        folds=plan.folds,
+        external=plan.saved_rules is not None,
+        characteristics={
+          table: {row: part.values['num_images'] for row, part in rows.items()}
+          for table, rows in found.tables.items()
+          if table in ('view', 'sex', 'age')
+        },
+      )
+      files.write(folder / 'claim.md', sheet)
+      html, figures = page.render(
+        title=title,
         config=config.to_json_best_effort(indent=2),
         records=held_out.records,
         statistics=statistics,
         results=found,
-        second=second,
-        outline_metrics=outlines.summarize(
-          measured, found.images, replicates=options.bootstrap
-        ),
+        pictures=pictures,
+        lesion_report=lesion_report,
+        reader_report=reader_report,
+        spread=spread,
+        outline_metrics=outlines.summarize(measured, found.images),
         at_bedside=bedside.summarize(found, prevalences),
         metrics=metrics,
       )
       files.write(folder / 'report.html', html)
+      for name, chart in figures.items():
+        files.write(folder / 'figures' / f'{name}.svg', chart.svg)
+        files.write(folder / 'figures' / f'{name}.pdf', chart.pdf)
       result_files.write_outlines(
         folder / 'outlines.csv', held_out.records, measured, found.images
       )
@@ -200,6 +288,37 @@ def evaluate(
     print(result_files.summary(metrics))
     print('Wrote', ', '.join(sorted(map(str, plan.folder.iterdir()))))
   return metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class _UserTables:
+  """Tables that the config names; None where it names none.
+
+  Attributes:
+    attributes: Of `eval.groups`.
+    disputed: bool[N], of `eval.disputed`.
+    readers: Of `eval.readers`.
+  """
+
+  attributes: dict[str, dict[str, np.ndarray]] | None = None
+  disputed: np.ndarray | None = None
+  readers: dict[str, Reader] | None = None
+
+  @classmethod
+  def read(
+    cls, options: ml_collections.ConfigDict, records: Sequence[schema.Record]
+  ) -> '_UserTables':
+    """Reads them for N images."""
+    found, ids = {}, [record.image_id for record in records]
+    if options.groups:
+      found['attributes'] = attributes.read(
+        options.groups, ids, patient_map=options.patient_map
+      )
+    if options.disputed:
+      found['disputed'] = attributes.read_list(options.disputed, ids)
+    if options.readers:
+      found['readers'] = readers.read(options.readers, records)
+    return cls(**found)
 
 
 def _predictors(
@@ -278,7 +397,8 @@ def _write(
   folder: pathlib.Path,
   held_out: HeldOut,
   found: Results,
-  second: gallery.SecondPass,
+  film_masks: gallery.FilmMasks,
+  pictures: Mapping[gallery.Example, np.ndarray],
   metrics: dict[str, Any],
 ) -> None:
   files.write_json(folder / 'metrics.json', metrics)
@@ -286,12 +406,13 @@ def _write(
     folder / 'per_image.csv', held_out.records, held_out.fold, found.images
   )
   result_files.write_subgroups(folder / 'subgroups.csv', found.differences)
-  files.write_csv(folder / 'boxes.csv', evaluation_files.BOXES, second.boxes)
+  boxes = film_masks.rows_of_boxes(held_out.records)
+  files.write_csv(folder / 'boxes.csv', evaluation_files.BOXES, boxes)
   masks = (
-    (record.image_id, second.masks.get(index, rle.EMPTY))
+    (record.image_id, film_masks.masks.get(index, rle.EMPTY))
     for index, record in enumerate(held_out.records)
   )
   rle.write_csv(folder / 'masks.csv', masks)
-  for example, picture in second.pictures.items():
+  for example, picture in pictures.items():
     record = held_out.records[example.index]
     gallery.save(picture, example, record, folder / 'overlays')

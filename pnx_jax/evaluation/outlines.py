@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pnx_jax.evaluation import tables
 from pnx_jax.evaluation.tables import Metrics
 from pnx_jax.formats.schema import Record
 from pnx_jax.formats.spacing import is_plausible
-from pnx_jax.metrics import averages, bootstrap
+from pnx_jax.metrics import influence
 from pnx_jax.metrics.summary import Images
 from pnx_jax.metrics.surface import SurfaceDistances, surface_distances
 
@@ -91,34 +92,31 @@ def columns(
   return found
 
 
-def summarize(
-  table: Mapping[str, np.ndarray], images: Images, *, replicates: int
-) -> Metrics:
+def summarize(table: Mapping[str, np.ndarray], images: Images) -> Metrics:
   """Mean of every column over the images for which it is defined.
 
   Also `<column>/num_images`, `<column>/num_patients` and `<column>/median`.
-  Intervals draw patients.
 
   Args:
     table: Of `columns`.
     images: N images.
-    replicates: Of the bootstrap.
   """
   defined = {name: np.isfinite(values) for name, values in table.items()}
-
-  def means(weights: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-      name: averages.weighted_mean(table[name], weights, defined[name])
-      for name in table
-    }
-
-  values = {n: float(x[0]) for n, x in means(np.ones((1, len(images)))).items()}
+  found = tables.from_influences(
+    {
+      name: influence.mean(table[name], chosen)
+      for name, chosen in defined.items()
+    },
+    images.patient,
+    unbounded=[name for name in table if not name.startswith('surface_dice')],
+  )
   for name, chosen in defined.items():
     some = table[name][chosen]
-    values[f'{name}/num_images'] = len(some)
-    values[f'{name}/num_patients'] = len(np.unique(images.patient[chosen]))
-    values[f'{name}/median'] = float(np.median(some)) if len(some) else np.nan
-  intervals = bootstrap.cluster_bootstrap(
-    means, images.patient, replicates=replicates
-  )
-  return Metrics(values, intervals)
+    found.values[f'{name}/num_images'] = len(some)
+    found.values[f'{name}/num_patients'] = len(
+      np.unique(images.patient[chosen])
+    )
+    found.values[f'{name}/median'] = (
+      float(np.median(some)) if len(some) else np.nan
+    )
+  return found

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from pnx_jax.evaluation.report import gallery
 from pnx_jax.formats import evaluation_files, files
 from pnx_jax.formats.schema import Record
+from pnx_jax.metrics import intervals
 from pnx_jax.metrics.averages import quartiles
 from pnx_jax.metrics.subgroups import SubgroupDifference
 from pnx_jax.metrics.summary import Images
@@ -16,16 +18,23 @@ from pnx_jax.metrics.summary import Images
 _OURS = (
   evaluation_files.CHECKSUMS,
   'boxes.csv',
+  'claim.md',
+  'figures/*.svg',
+  'figures/*.pdf',
   'deployment.json',
   'masks.csv',
   'metrics.json',
   'outlines.csv',
-  *(f'overlays/{kind}/*_*.png' for kind in ('best', 'random', 'worst')),
+  'lesions.csv',
+  'readers.csv',
+  'false_positives.csv',
+  *(f'overlays/{kind}/*_*.png' for kind in gallery.KINDS),
   'per_image.csv',
   'postprocess.json',
   'report.html',
   'subgroups.csv',
   'submission.csv',
+  'uncertainty.csv',
   '.*.partial',
 )
 
@@ -115,7 +124,7 @@ def write_subgroups(
   """
   header = (
     *('table', 'row', 'metric', 'inside', 'outside', 'difference'),
-    *('low', 'high'),
+    *('low', 'high', 'interval_method'),
   )
   rows = []
   for each in differences:
@@ -123,8 +132,9 @@ def write_subgroups(
       *(each.inside, each.outside, each.difference),
       *(each.interval or (np.nan, np.nan)),
     )
-    cells = ('' if np.isnan(x) else repr(float(x)) for x in numbers)
-    rows.append((each.table, each.row, each.metric, *cells))
+    cells = ('' if np.isnan(x) else float(x) for x in numbers)
+    method = intervals.MAX_T if each.interval else ''
+    rows.append((each.table, each.row, each.metric, *cells, method))
   files.write_csv(path, header, rows)
 
 
@@ -160,4 +170,6 @@ def summary(metrics: Mapping[str, Any]) -> str:
     between = f'  [{pair[0]:.4f}, {pair[1]:.4f}]' if pair else ''
     value = '-' if metrics[name] is None else f'{metrics[name]:.4f}'
     lines.append(f'{title:<24}{value:>8}{between}')
+  if metrics['intervals']['dice']:
+    lines.append(f'95 % intervals: {metrics["interval_methods"]["dice"]}')
   return '\n'.join(lines)

@@ -1,19 +1,39 @@
 """From the statistics of the network pass to rule, calibration and metrics."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from pnx_jax.evaluation import attributes as attribute_tables
 from pnx_jax.evaluation import rule_search, tables
 from pnx_jax.evaluation.cross_validation import HeldOut
 from pnx_jax.evaluation.rule_search import Search
 from pnx_jax.evaluation.tables import Calibration, Metrics
-from pnx_jax.metrics import rules, subgroups
+from pnx_jax.formats.schema import Record
+from pnx_jax.metrics import influence, rules, subgroups
 from pnx_jax.metrics.subgroups import SubgroupDifference
 from pnx_jax.metrics.summary import Images
 from pnx_jax.prediction.postprocess import Postprocess
+
+
+@dataclasses.dataclass(frozen=True)
+class Films:
+  """Labeled images; `HeldOut` has these attributes too.
+
+  Attributes:
+    records: N of them.
+    fold: int[N].
+  """
+
+  records: Sequence[Record]
+  fold: np.ndarray
+
+  def chosen(self, rows: np.ndarray) -> 'Films':
+    """Those that bool[N] chooses."""
+    places = np.flatnonzero(rows)
+    return Films([self.records[place] for place in places], self.fold[rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +77,11 @@ class Results:
     )
 
   def flat(self) -> dict[str, Any]:
-    """metrics.json: scalars by name and `intervals`; undefined is None."""
+    """metrics.json: scalars by name and `intervals`; undefined is None.
+
+    `interval_methods` tells what kind of interval a metric has, overall and in
+    every subgroup.
+    """
     flat = self.overall.flat()
     for table, rows in self.tables.items():
       for row, metrics in rows.items():
@@ -66,12 +90,13 @@ class Results:
         prefix = f'{table}={row}/'
         flat |= {prefix + name: value for name, value in part.items()}
         flat['intervals'] |= {prefix + name: names[name] for name in names}
+    flat['interval_methods'] = self.overall.methods
     flat['intervals'] = flat.pop('intervals')  # Last: it is the longest.
     return flat
 
 
 def compute(
-  held_out: HeldOut,
+  held_out: HeldOut | Films,
   statistics: Mapping[str, np.ndarray],
   groups: np.ndarray,
   *,
@@ -92,26 +117,24 @@ def compute(
   grid = (saved.rule,) if saved else rule_search.GRID
   search = rule_search.cross_fit(statistics, groups, grid=grid)
   images = tables.images_table(held_out.records, statistics, search.outcome)
-  columns = {'dice_at_0.5': rule_search.apply(statistics, rules.PLAIN).dice}
+  plain = rule_search.apply(statistics, rules.PLAIN).dice
+  known = images.mask_known
+  further = {'dice_at_0.5': influence.mean(plain, known)}
   if saved:
     calibration = Calibration(
       saved.temperature,
       saved.calibrated(images.probability),
       saved.operating_points,
     )
+    further |= calibration.operating_point_influences(images)
   else:
     calibration = Calibration.fit(images.probability, images.label, groups)
-    columns['dice_tuned'] = search.tuned.dice
-    columns['optimism'] = search.tuned.dice - images.dice
-
-  def more(weights: np.ndarray) -> dict[str, np.ndarray]:
-    values = tables.means(columns, weights, chosen=images.mask_known)
-    values |= calibration.metrics(images, weights)
-    if saved:
-      values |= calibration.operating_point_metrics(images, weights)
-    return values
-
-  overall = tables.with_intervals(images, replicates=replicates, more=more)
+    tuned = search.tuned.dice
+    further['dice_tuned'] = influence.mean(tuned, known)
+    further['optimism'] = influence.mean(tuned - images.dice, known)
+  further |= calibration.influences(images)
+  overall = tables.with_intervals(images, further=further)
+  overall |= calibration.points_of_roc(images, replicates=replicates)
   overall.values.update(
     temperature=calibration.temperature,
     num_images=len(images),
@@ -122,12 +145,11 @@ def compute(
   overall.values.update(_num_masks(images))
   by_subgroup: dict[str, dict[str, Metrics]] = {}
   strata = tables.strata(held_out.records, images) | (attributes or {})
-  for table, rows in strata.items():
+  two_way = attribute_tables.two_way(images.label, attributes or {})
+  for table, rows in (strata | two_way).items():
     by_subgroup[table] = {}
     for row, chosen in rows.items():
-      part = tables.with_intervals(
-        images[chosen], replicates=replicates, names=tables.TABLE_METRICS
-      )
+      part = tables.with_intervals(images[chosen], names=tables.TABLE_METRICS)
       part.values['num_images'] = int(chosen.sum())
       part.values.update(_num_masks(images[chosen]))
       by_subgroup[table][row] = part

@@ -17,6 +17,7 @@ import numpy as np
 
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.dataset_predictor import Subset
+from pnx_jax.evaluation.kept_masks import KeptMasks
 from pnx_jax.formats import letterbox, schema
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import dice
@@ -47,11 +48,15 @@ class StoredPredictions:
     for path in paths:
       self._probability |= _table(path)
 
-  def statistics(self, dataset: pipeline.Dataset) -> dict[str, np.ndarray]:
+  def statistics(
+    self, dataset: pipeline.Dataset, *, kept: KeptMasks | None = None
+  ) -> dict[str, np.ndarray]:
     """What is counted of every image, see `DatasetPredictor.statistics`."""
     areas = jax.jit(dice.threshold_areas)
     rows = []
     for index, (probs, probability) in enumerate(self.probabilities(dataset)):
+      if kept is not None:
+        kept.add([dataset.records[index]], probs[None])
       truth = dataset.label(index, SIZE)
       counts = jax.device_get(areas(probs[None], truth[None]))
       rows.append({name: x[0] for name, x in counts.items()})

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,25 @@ import numpy as np
 from pnx_jax.evaluation.rule_search import Outcome
 from pnx_jax.formats import schema
 from pnx_jax.formats.schema import Record
-from pnx_jax.metrics import averages, bootstrap, calibration, summary
-from pnx_jax.metrics.averages import quartiles, weighted_mean
+from pnx_jax.metrics import (
+  averages,
+  bootstrap,
+  calibration,
+  influence,
+  intervals,
+)
+from pnx_jax.metrics.averages import quartiles
 from pnx_jax.metrics.bootstrap import Interval
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.curves import curve
-from pnx_jax.metrics.summary import Images, rates
+from pnx_jax.metrics.influence import Influence
+from pnx_jax.metrics.summary import Images
 
 AGE_BANDS = ((0, 17), (18, 39), (40, 59), (60, 79), (80, 120))
 # Columns of the tables by view, sex, age and size of the mask.
 TABLE_METRICS = ('dice', 'dice_positive', 'sensitivity', 'specificity', 'auc')
+# Metrics that need not lie between 0 and 1.
+UNBOUNDED = ('dice_gain', 'optimism')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +38,20 @@ class Metrics:
   Attributes:
     values: NaN where undefined.
     intervals: None where too few patients carry the metric.
+    methods: What kind of interval each is.
   """
 
   values: dict[str, float]
   intervals: dict[str, Interval]
+  methods: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  def __or__(self, other: 'Metrics') -> 'Metrics':
+    """Both together."""
+    return Metrics(
+      self.values | other.values,
+      self.intervals | other.intervals,
+      self.methods | other.methods,
+    )
 
   def flat(self) -> dict[str, Any]:
     """Scalars by name and `intervals`, ready for JSON: undefined is None."""
@@ -67,47 +86,46 @@ def images_table(
 def with_intervals(
   images: Images,
   *,
-  replicates: int,
   names: Collection[str] | None = None,
-  more: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None,
+  further: Mapping[str, Influence] | None = None,
 ) -> Metrics:
-  """Metrics of images, with intervals from resampled patients.
+  """Metrics of images, with their intervals over new patients.
 
   Args:
     images: N images.
-    replicates: R, of the bootstrap.
-    names: The metrics of `summary.compute` to keep; all of them if None.
-    more: Maps weights f64[R, N] to further metrics f64[R] by name.
+    names: Those of `influence.of_metrics` to keep; all of them if None.
+    further: Other metrics, as influences of the N images.
   """
-
-  def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
-    values = summary.compute(images, weights)
-    values = {name: values[name] for name in names or values}
-    return values | (more(weights) if more else {})
-
-  values = compute(np.ones((1, len(images))))
-  return Metrics(
-    {name: float(value[0]) for name, value in values.items()},
-    bootstrap.cluster_bootstrap(compute, images.patient, replicates=replicates),
-  )
+  known = influence.of_metrics(images)
+  found = {name: known[name]() for name in names or known} | (further or {})
+  return from_influences(found, images.patient)
 
 
-def means(
-  columns: Mapping[str, np.ndarray],
-  weights: np.ndarray,
+def from_influences(
+  found: Mapping[str, Influence],
+  patient: np.ndarray,
   *,
-  chosen: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
-  """Means of columns f64[N] under each of R weightings: f64[R] by name.
+  unbounded: Collection[str] = UNBOUNDED,
+) -> Metrics:
+  """Metrics and intervals from the influence of every image.
 
   Args:
-    columns: f64[N] by name.
-    weights: f64[R, N].
-    chosen: bool[N], the images to average; all of them if None.
+    found: By name.
+    patient: int[N].
+    unbounded: Names of those that do not lie between 0 and 1.
   """
-  return {
-    name: weighted_mean(x, weights, chosen) for name, x in columns.items()
+  methods = {
+    name: intervals.STUDENT if name in unbounded else intervals.WILSON
+    for name in found
   }
+  return Metrics(
+    {name: each.value for name, each in found.items()},
+    {
+      name: intervals.BY_METHOD[methods[name]](each, patient)
+      for name, each in found.items()
+    },
+    methods,
+  )
 
 
 def strata(
@@ -185,41 +203,55 @@ class Calibration:
     points = calibration.operating_points(everywhere, label)
     return cls(temperature, scaled, tuple(points))
 
-  def metrics(
-    self, images: Images, weights: np.ndarray
-  ) -> dict[str, np.ndarray]:
-    """Calibration errors and points of the ROC curve: f64[R] by name."""
-    label, error = images.label, calibration.expected_calibration_error
-    ranking = curve(images.probability, label, weights)
+  def influences(self, images: Images) -> dict[str, Influence]:
+    """Of calibration errors, by metric."""
+    label = images.label
     return {
-      'brier_calibrated': weighted_mean((self.scaled - label) ** 2, weights),
-      'ece': error(images.probability, label, weights),
-      'ece_calibrated': error(self.scaled, label, weights),
-      **{
-        f'sensitivity_at_specificity_{level * 100:.0f}': (
-          ranking.sensitivity_at(level)
-        )
-        for level in calibration.LEVELS
-      },
-      **{
-        f'specificity_at_sensitivity_{level * 100:.0f}': (
-          ranking.specificity_at(level)
-        )
-        for level in calibration.LEVELS
-      },
+      'brier_calibrated': influence.mean((self.scaled - label) ** 2),
+      'ece_calibrated': influence.calibration_error(self.scaled, label),
     }
 
-  def operating_point_metrics(
-    self, images: Images, weights: np.ndarray
-  ) -> dict[str, np.ndarray]:
-    """Sensitivity and specificity at the operating points: f64[R] by name."""
-    return {
-      f'operating_point={point.name}/{name}': values
-      for point in self.points
-      for name, values in rates(
-        self.scaled >= point.threshold, images.label, weights
-      ).items()
-    }
+  def points_of_roc(self, images: Images, *, replicates: int) -> Metrics:
+    """Sensitivity at levels of specificity and vice versa.
+
+    They move in steps with the images, so a bootstrap gives the intervals.
+    """
+
+    def compute(weights: np.ndarray) -> dict[str, np.ndarray]:
+      ranking = curve(images.probability, images.label, weights)
+      return {
+        **{
+          f'sensitivity_at_specificity_{level * 100:.0f}': (
+            ranking.sensitivity_at(level)
+          )
+          for level in calibration.LEVELS
+        },
+        **{
+          f'specificity_at_sensitivity_{level * 100:.0f}': (
+            ranking.specificity_at(level)
+          )
+          for level in calibration.LEVELS
+        },
+      }
+
+    once = compute(np.ones((1, len(images))))
+    return Metrics(
+      {name: float(value[0]) for name, value in once.items()},
+      bootstrap.cluster_bootstrap(
+        compute, images.patient, replicates=replicates
+      ),
+      dict.fromkeys(once, intervals.PERCENTILE),
+    )
+
+  def operating_point_influences(self, images: Images) -> dict[str, Influence]:
+    """Of sensitivity and specificity at the operating points, by name."""
+    found = {}
+    for point in self.points:
+      called, label = self.scaled >= point.threshold, images.label
+      prefix = f'operating_point={point.name}'
+      found[f'{prefix}/sensitivity'] = influence.mean(called, label)
+      found[f'{prefix}/specificity'] = influence.mean(~called, ~label)
+    return found
 
 
 def _json(value: Any) -> Any:

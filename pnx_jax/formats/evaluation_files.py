@@ -181,7 +181,15 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 # The entries that are no numbers.
 _TEXTS = ('seal',)
-_Value = int | float | bool | str | None | dict[str, tuple[float, float] | None]
+_Value = (
+  int
+  | float
+  | bool
+  | str
+  | None
+  | dict[str, tuple[float, float] | None]
+  | dict[str, str]
+)
 
 
 def _column(

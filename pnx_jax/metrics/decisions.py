@@ -74,6 +74,69 @@ def sensitivity_bound(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class AbstainBand:
+  """Two thresholds between which nothing is decided.
+
+  Attributes:
+    low: Below it an image is called negative.
+    high: From it on an image is called positive; at least `low`.
+    undecided: Share of images in between.
+    sensitivity: Of the decided images with a pneumothorax.
+    specificity: Of the decided images without one.
+  """
+
+  low: float
+  high: float
+  undecided: float
+  sensitivity: float
+  specificity: float
+
+
+def abstain_band(
+  probability: np.ndarray,
+  label: np.ndarray,
+  patient: np.ndarray,
+  *,
+  rate: float = 0.9,
+  confidence: float = 0.95,
+) -> AbstainBand | None:
+  """The band outside of which errors are bounded; None with too few patients.
+
+  At least a share `rate` of positive patients has no image below it, and of
+  negative patients none above it, both with confidence; see
+  `sensitivity_bound`.
+
+  Args:
+    probability: f64[N].
+    label: bool[N].
+    patient: int[N].
+    rate: Of patients without an error.
+    confidence: Of each of the two bounds.
+  """
+  bounds = {'sensitivity': rate, 'confidence': confidence}
+  low = sensitivity_bound(probability, label, patient, **bounds).threshold
+  top = sensitivity_bound(-probability, ~label, patient, **bounds).threshold
+  if low is None or top is None:
+    return None
+  high = max(low, float(np.nextafter(-top, np.inf)))
+  called, decided = (
+    probability >= high,
+    (probability < low) | (probability >= high),
+  )
+
+  def share(right: np.ndarray, chosen: np.ndarray) -> float:
+    return float(divide(np.sum(right & chosen), np.asarray(chosen.sum())))
+
+  return AbstainBand(
+    low,
+    high,
+    float(1 - decided.mean()),
+    share(called, decided & label),
+    share(~called, decided & ~label),
+  )
+
+
 def allowed_misses(
   num_patients: int, *, sensitivity: float, confidence: float
 ) -> int:

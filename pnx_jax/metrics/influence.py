@@ -129,19 +129,25 @@ def of_metrics(images: Images) -> dict[str, Callable[[], Influence]]:
   """What computes the influences on each metric of `summary.compute` and `ece`.
 
   Args:
-    images: N images.
+    images: N images. Metrics of masks are over those whose mask is known.
   """
   label, area = images.label, images.predicted_area + images.truth_area
-  everyone = np.ones(len(images), bool)
+  known = np.ones(len(images), bool)
+  if images.mask_known is not None:
+    known = images.mask_known
   iou = divide(images.intersection, area - images.intersection, undefined=1.0)
   return {
-    'dice': lambda: mean(images.dice),
-    'dice_positive': lambda: mean(images.dice, label),
-    'all_empty_dice': lambda: mean(~label),
-    'dice_gain': lambda: mean(images.dice - ~label),
-    'dice_pooled': lambda: ratio(2 * images.intersection, area, everyone),
-    'iou': lambda: mean(iou),
-    'iou_positive': lambda: mean(iou, label),
+    'dice': lambda: mean(images.dice, known),
+    'dice_positive': lambda: mean(images.dice, images.marked),
+    'all_empty_dice': lambda: mean(~label, known),
+    'dice_gain': lambda: mean(images.dice - ~label, known),
+    'dice_pooled': lambda: ratio(
+      np.where(known, 2 * images.intersection, 0),
+      np.where(known, area, 0),
+      known,
+    ),
+    'iou': lambda: mean(iou, known),
+    'iou_positive': lambda: mean(iou, images.marked),
     'sensitivity': lambda: mean(images.predicted, label),
     'specificity': lambda: mean(~images.predicted, ~label),
     'auc': lambda: auc(images.probability, label),

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from scipy import special
 
 from pnx_jax.metrics import averages, bootstrap
 from pnx_jax.metrics.averages import weighted_mean
@@ -17,6 +18,8 @@ from pnx_jax.metrics.bootstrap import Interval
 from pnx_jax.metrics.curves import curve
 from pnx_jax.metrics.summary import Images, rates
 
+# Half the width of a 95 % interval in standard errors.
+_NORMAL = special.ndtri((1 + averages.CONFIDENCE) / 2)
 METRICS = ('dice_positive', 'sensitivity', 'specificity', 'auc')
 
 
@@ -88,7 +91,12 @@ def differences(
       for group, (inside, outside) in sides.items()
     }
     intervals = _simultaneous(
-      {group: inside - outside for group, (inside, outside) in values.items()}
+      {group: inside - outside for group, (inside, outside) in values.items()},
+      {
+        group: _hidden_variance(values[group][0], images[chosen], metric)
+        + _hidden_variance(values[group][1], images[~chosen], metric)
+        for group, chosen in groups.items()
+      },
     )
     for (table, row), (inside, outside) in values.items():
       found.append(
@@ -131,25 +139,56 @@ def _metrics(images: Images, weights: np.ndarray) -> dict[str, np.ndarray]:
   }
 
 
+def _hidden_variance(values: np.ndarray, images: Images, metric: str) -> float:
+  """Variance of a metric that no sample shows, as all its patients are alike.
+
+  With it the interval reaches as far as Wilson's of a share of 0 or 1 among the
+  patients. 0 where samples vary.
+
+  Args:
+    values: f64[1 + R], of the images and of bootstrap samples.
+    images: Of a subgroup.
+    metric: One of METRICS.
+  """
+  if np.isnan(values[0]) or np.nanstd(values[1:]) > 0:
+    return 0.0
+  label = images.label
+  carriers = [~label] if metric == 'specificity' else [label]
+  if metric == 'auc':
+    carriers = [label, ~label]
+  count = min(len(np.unique(images.patient[chosen])) for chosen in carriers)
+  return (_NORMAL / (count + _NORMAL**2)) ** 2
+
+
 def _simultaneous(
   values: Mapping[tuple[str, str], np.ndarray],
+  hidden: Mapping[tuple[str, str], float],
 ) -> dict[tuple[str, str], Interval]:
-  """Intervals around the first of f64[1 + R], which hold at once."""
+  """Intervals around the first of f64[1 + R], which hold at once.
+
+  Args:
+    values: By subgroup, of the images and of bootstrap samples.
+    hidden: By subgroup, variance beyond that of the samples.
+  """
   intervals: dict[tuple[str, str], Interval] = dict.fromkeys(values)
-  errors = {
-    group: np.nanstd(drawn[1:], ddof=1)
+  variances = {
+    group: np.nanvar(drawn[1:], ddof=1)
     for group, drawn in values.items()
     if np.isfinite(drawn[0]) and bootstrap.interval(drawn[1:])
   }
   deviations = [
-    np.abs(values[group][1:] - values[group][0]) / error
-    for group, error in errors.items()
-    if error > 0
+    np.abs(values[group][1:] - values[group][0]) / np.sqrt(variance)
+    for group, variance in variances.items()
+    if variance > 0
   ]
   if not deviations:
     return intervals
-  largest = np.nanmax(np.stack(deviations), axis=0)
+  largest = np.fmax.reduce(np.stack(deviations))
   factor = np.nanquantile(largest, averages.CONFIDENCE)
+  errors = {
+    group: np.sqrt(variance + hidden[group])
+    for group, variance in variances.items()
+  }
   for group, error in errors.items():
     center, half = float(values[group][0]), float(factor * error)
     intervals[group] = center - half, center + half

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pnx_jax.evaluation.bedside import DecisionCurve
+from pnx_jax.evaluation.lesions import Froc, SizeCurve
+from pnx_jax.metrics.bootstrap import Interval
 from pnx_jax.metrics.curves import Curve
 
 if TYPE_CHECKING:  # Importing matplotlib takes half a second.
@@ -40,10 +42,12 @@ class Chart:
 
   Attributes:
     svg: The picture.
+    pdf: The same, for papers.
     text: What it shows, for those who do not see it.
   """
 
   svg: bytes
+  pdf: bytes
   text: str
 
   @property
@@ -67,7 +71,7 @@ def chart(
   import matplotlib.style
   from matplotlib.figure import Figure
 
-  svg = io.BytesIO()
+  svg, pdf = io.BytesIO(), io.BytesIO()
   with matplotlib.style.context(_STYLE, after_reset=True):
     figure = Figure(figsize=_SIZE, layout='constrained')
     axes = figure.subplots()
@@ -75,11 +79,20 @@ def chart(
     draw(axes)
     nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
     figure.savefig(svg, format='svg', metadata=nothing)
-  return Chart(svg.getvalue(), text)
+    nothing = dict.fromkeys(('Creator', 'Producer', 'CreationDate'))
+    figure.savefig(pdf, format='pdf', metadata=nothing)
+  return Chart(svg.getvalue(), pdf.getvalue(), text)
 
 
-def roc(curve: Curve) -> Chart:
-  """The ROC curve of the image probabilities."""
+def roc(
+  curve: Curve, readers: Mapping[str, tuple[float, float]] | None = None
+) -> Chart:
+  """The ROC curve of the image probabilities.
+
+  Args:
+    curve: Of the network.
+    readers: Specificity and sensitivity of each reader.
+  """
 
   def draw(axes: 'Axes') -> None:
     _reference(axes, [0, 1], [0, 1], 'chance')
@@ -90,6 +103,10 @@ def roc(curve: Curve) -> Chart:
       label='network',
       clip_on=False,
     )
+    for name, (specificity, sensitivity) in (readers or {}).items():
+      if np.isfinite(specificity + sensitivity):
+        axes.plot(1 - specificity, sensitivity, 'x', color=_COLORS[1])
+        axes.annotate(name, (1 - specificity, sensitivity), fontsize=7)
     _unit(axes)
 
   return chart(
@@ -241,6 +258,55 @@ def decision_curve(found: DecisionCurve) -> Chart:
   )
 
 
+def froc(curves: Mapping[str, Froc]) -> Chart:
+  """Free-response ROC curves by their criterion of a hit."""
+
+  def draw(axes: 'Axes') -> None:
+    for (name, curve), color, dash in zip(
+      curves.items(), _COLORS, _DASHES, strict=False
+    ):
+      x = curve.false_positives
+      axes.plot(x, curve.sensitivity, dash, color=color, label=name)
+      _band(axes, x, curve.intervals, color)
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, 1)
+    axes.legend(loc='lower right')
+
+  ends = [
+    f'{_number(curve.sensitivity[-1])} at '
+    f'{_number(curve.false_positives[-1])} false positives a film by {name}'
+    for name, curve in curves.items()
+    if len(curve.thresholds)
+  ]
+  return chart(
+    'Free-response ROC curve over lesions: sensitivity up to '
+    f'{", ".join(ends) or "undefined: no finding, 0 lesions"}',
+    draw,
+    x='false positives per radiograph',
+    y='sensitivity over lesions',
+  )
+
+
+def sensitivity_by_size(curve: SizeCurve) -> Chart:
+  """Sensitivity over lesions against their area, smoothed."""
+
+  def draw(axes: 'Axes') -> None:
+    axes.plot(curve.areas, curve.sensitivity, color=_COLORS[0])
+    _band(axes, curve.areas, curve.intervals, _COLORS[0])
+    axes.set_xscale('log')
+    axes.xaxis.set_minor_formatter(lambda *_: '')
+    axes.set_ylim(0, 1)
+
+  return chart(
+    f'Sensitivity over {curve.num_lesions} lesions by their area: '
+    f'{_number(curve.sensitivity[0])} at {curve.areas[0]:,.0f} {curve.unit}, '
+    f'{_number(curve.sensitivity[-1])} at {curve.areas[-1]:,.0f} {curve.unit}',
+    draw,
+    x=f'area of the lesion, {curve.unit.replace("mm2", "mm²")}',
+    y='sensitivity',
+  )
+
+
 def paired_dice(
   first: np.ndarray, second: np.ndarray, *, names: tuple[str, str]
 ) -> Chart:
@@ -267,6 +333,15 @@ def paired_dice(
     x=f'Dice by {names[0]}',
     y=f'Dice by {names[1]}',
   )
+
+
+def _band(
+  axes: 'Axes', x: np.ndarray, intervals: list[Interval], color: str
+) -> None:
+  """Shades intervals at f64[K]; undefined ones have none."""
+  nothing = (np.nan, np.nan)
+  bounds = np.array([pair or nothing for pair in intervals]).reshape(-1, 2)
+  axes.fill_between(x, *bounds.T, color=color, alpha=0.15, linewidth=0)
 
 
 def _unit(axes: 'Axes') -> None:

@@ -1,23 +1,36 @@
-"""The second network pass: pictures of examples, boxes, cleaned masks."""
+"""Masks of all films under their rules, and pictures of examples."""
 
 import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 
 import numpy as np
 
-from pnx_jax import draw
-from pnx_jax.evaluation import outlines
+from pnx_jax import draw, pool
+from pnx_jax.evaluation import kept_masks, lesions, outlines
 from pnx_jax.evaluation.cross_validation import HeldOut
+from pnx_jax.evaluation.kept_masks import KeptMasks
+from pnx_jax.evaluation.lesions import FilmFindings, LesionReport
 from pnx_jax.evaluation.results import Results
 from pnx_jax.formats import boxes, files, letterbox, rle
 from pnx_jax.formats.schema import Record
+from pnx_jax.metrics import rules
 from pnx_jax.metrics.dice import dice
 from pnx_jax.metrics.summary import Images
 from pnx_jax.metrics.surface import SurfaceDistances
 from pnx_jax.prediction.network import SIZE
+from pnx_jax.prediction.postprocess import Postprocess
+
+# Folders of pictures of false positives.
+FALSE_POSITIVES = {
+  'negative film': 'false_on_negative_film',
+  'same side': 'false_on_same_side',
+  'other side': 'false_on_other_side',
+}
+KINDS = ('worst', 'best', 'random', *FALSE_POSITIVES.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +38,7 @@ class Example:
   """An image whose picture is shown.
 
   Attributes:
-    kind: `worst`, `best` or `random`.
+    kind: One of KINDS.
     rank: Its place among those of its kind, from 0.
     index: Of the image.
   """
@@ -36,25 +49,33 @@ class Example:
 
 
 @dataclasses.dataclass
-class SecondPass:
+class FilmMasks:
   """What only the masks themselves tell.
 
   Attributes:
-    pictures: uint8[H, W, 3] of each example.
     masks: RLE of the mask of every image that keeps one, by the image's index,
       in pixels of the radiograph.
     outlines: Distances of the outlines of every positive image that keeps a
       mask, by its index and the unit.
-    boxes: Image id, x, y, width, height and area of every predicted region, in
-      pixels of the radiograph.
+    findings: Of every image with a lesion or a candidate mask, by its index.
+    boxes: i32[K, 5] of the predicted regions of every image that keeps a mask,
+      see `formats.boxes`.
     cleaned_dice: f64[N], Dice of every image after its mask was cleaned.
   """
 
-  pictures: dict[Example, np.ndarray]
   masks: dict[int, str]
   outlines: dict[int, dict[str, SurfaceDistances]]
-  boxes: list[tuple[str | int, ...]]
+  findings: dict[int, FilmFindings]
+  boxes: dict[int, np.ndarray]
   cleaned_dice: np.ndarray
+
+  def rows_of_boxes(
+    self, records: Sequence[Record]
+  ) -> Iterator[tuple[str | int, ...]]:
+    """Yields image id, x, y, width, height and area of every region."""
+    for index, record in enumerate(records):
+      for box in self.boxes.get(index, ()):
+        yield record.image_id, *box.tolist()
 
 
 def choose(images: Images, count: int, *, seed: int = 0) -> list[Example]:
@@ -77,72 +98,130 @@ def choose(images: Images, count: int, *, seed: int = 0) -> list[Example]:
   ]
 
 
-def second_pass(
+def false_positives(report: LesionReport, count: int) -> list[Example]:
+  """The `count` surest false positives of each kind, one per image."""
+  chosen = []
+  for kind, folder in FALSE_POSITIVES.items():
+    images = dict.fromkeys(i for i, each in report.false_images if each == kind)
+    chosen += [
+      Example(folder, rank, index)
+      for rank, index in enumerate(list(images)[:count])
+    ]
+  return chosen
+
+
+def masks(
   held_out: HeldOut,
+  kept: KeptMasks,
+  statistics: Mapping[str, np.ndarray],
   results: Results,
-  examples: Sequence[Example],
   *,
-  image_size: int,
   min_component: int = 0,
   fill_holes: bool = False,
-) -> SecondPass:
-  """Predicts examples and images with a mask once more, for their masks.
+) -> FilmMasks:
+  """The masks of all films, each by its group's rule.
 
   Args:
     held_out: The images.
-    results: On them; each is treated as it was scored, by its group's rule.
-    examples: To draw.
-    image_size: Side of the radiographs that are drawn.
+    kept: Their candidate masks.
+    statistics: Of the network pass.
+    results: On them.
     min_component: See `Postprocess`.
     fill_holes: See `Postprocess`.
   """
   images = results.images
-  examples_of: dict[int, list[Example]] = {}
-  for example in examples:
-    examples_of.setdefault(example.index, []).append(example)
-  second = SecondPass({}, {}, {}, [], images.dice.copy())
-  chosen = sorted({*np.flatnonzero(images.predicted).tolist(), *examples_of})
-  for index, probs, probability in held_out.probabilities(chosen):
-    record = held_out.records[index]
-    post = results.postprocess(
-      int(results.groups[index]),
-      min_component=min_component,
-      fill_holes=fill_holes,
+  found = FilmMasks({}, {}, {}, {}, images.dice.copy())
+  posts = [
+    results.postprocess(
+      group, min_component=min_component, fill_holes=fill_holes
     )
-    film_mask = post.film_mask(probs, probability, record)
-    if film_mask.any():
-      second.masks[index] = rle.encode(film_mask)
-    for box in boxes.boxes(film_mask):
-      second.boxes.append((record.image_id, *box.tolist()))
-    probs = letterbox.blanked(
-      probs, record.height, record.width, pixel_aspect=record.pixel_aspect
+    for group in range(len(results.search.group_rules))
+  ]
+
+  def of_film(index: int) -> None:
+    post, record = posts[results.groups[index]], held_out.records[index]
+    column = rules.column(post.rule.bottom)
+    if images.label[index] or statistics['predicted_area'][index, column]:
+      _film(index, post, record, held_out, kept, images, found)
+
+  with futures.ThreadPoolExecutor(pool.num_cores()) as threads:
+    list(threads.map(of_film, range(len(images))))
+  return found
+
+
+def _film(
+  index: int,
+  post: Postprocess,
+  record: Record,
+  held_out: HeldOut,
+  kept: KeptMasks,
+  images: Images,
+  found: FilmMasks,
+) -> None:
+  """Adds a film's mask and what follows from it."""
+  keeps, bottom = images.predicted[index], kept_masks.level(post.rule.bottom)
+  levels = kept.levels(index)
+  candidates = levels >= bottom
+  truth = held_out.truth(index, SIZE)
+  mask = post.cleaned(candidates & keeps, 1.0)
+  known = images.mask_known is None or images.mask_known[index]
+  if known:
+    found.findings[index] = lesions.find(truth, candidates, mask, levels)
+  if known and post.cleans:
+    areas = map(np.count_nonzero, (mask & truth, mask, truth))
+    found.cleaned_dice[index] = dice(*map(np.asarray, areas))
+  if not keeps:
+    return
+  film_levels = kept.film_levels(index)
+  inside = letterbox.place(
+    *film_levels.shape, SIZE, pixel_aspect=record.pixel_aspect
+  )
+  film_mask = post.cleaned(
+    film_levels >= bottom,
+    film_levels.size / (inside.height * inside.width),
+  )
+  if not film_mask.any():
+    return
+  found.masks[index] = rle.encode(film_mask)
+  found.boxes[index] = boxes.boxes(film_mask)
+  if images.marked[index]:
+    found.outlines[index] = outlines.measure(
+      mask,
+      truth,
+      film_predicted=film_mask,
+      film_truth=rle.decode(record.rle, record.height, record.width),
+      record=record,
     )
-    mask = post.mask(probs, probability)
-    truth = held_out.truth(index, SIZE)
-    if images.marked[index] and film_mask.any():
-      second.outlines[index] = outlines.measure(
-        mask,
-        truth,
-        film_predicted=film_mask,
-        film_truth=rle.decode(record.rle, record.height, record.width),
-        record=record,
-      )
-    if post.cleans and record.mask_is_known:
-      areas = map(np.count_nonzero, (mask & truth, mask, truth))
-      second.cleaned_dice[index] = dice(*map(np.asarray, areas))
-    for example in examples_of.get(index, ()):
-      second.pictures[example] = _picture(
-        held_out, images, index, mask, truth, image_size
-      )
-  return second
+
+
+def pictures(
+  held_out: HeldOut,
+  found: FilmMasks,
+  images: Images,
+  examples: Sequence[Example],
+  *,
+  image_size: int,
+) -> dict[Example, np.ndarray]:
+  """Draws examples, uint8[H, W, 3] each.
+
+  Args:
+    held_out: The images.
+    found: Their masks.
+    images: Their results.
+    examples: To draw.
+    image_size: Side of the radiographs that are drawn.
+  """
+  return {
+    each: _picture(held_out, found.masks, images, each.index, image_size)
+    for each in examples
+  }
 
 
 def _picture(
   held_out: HeldOut,
+  masks: Mapping[int, str],
   images: Images,
   index: int,
-  mask: np.ndarray,
-  truth: np.ndarray,
   image_size: int,
 ) -> np.ndarray:
   record = held_out.records[index]
@@ -150,10 +229,11 @@ def _picture(
   facts.append(f'probability {images.probability[index]:.3f}')
   facts += [record.view, record.sex]
   facts.append(f'{record.age} years' if record.age >= 0 else '')
+  mask = rle.decode(masks.get(index, rle.EMPTY), record.height, record.width)
   return draw.panel(
     held_out.image(index, image_size),
-    truth,
-    mask,
+    held_out.truth(index, SIZE),
+    letterbox.letterbox(mask, SIZE, pixel_aspect=record.pixel_aspect),
     text='\n'.join([record.image_id, ', '.join(filter(None, facts))]),
   )
 

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 
 from pnx_jax import draw, pages
-from pnx_jax.evaluation import localization, outlines, rule_search
+from pnx_jax.evaluation import annotations, localization, outlines, rule_search
 from pnx_jax.evaluation.bedside import Bedside
+from pnx_jax.evaluation.lesions import LesionReport
+from pnx_jax.evaluation.readers import ReaderReport
 from pnx_jax.evaluation.report import charts
 from pnx_jax.evaluation.report.charts import Chart
-from pnx_jax.evaluation.report.gallery import Example, SecondPass
+from pnx_jax.evaluation.report.gallery import Example
 from pnx_jax.evaluation.results import Results
 from pnx_jax.evaluation.tables import Metrics
+from pnx_jax.evaluation.uncertainty import Uncertainty
 from pnx_jax.formats.schema import Record
 from pnx_jax.metrics import calibration, rules, subgroups, summary
 from pnx_jax.metrics.curves import curve
@@ -29,6 +32,13 @@ IMAGE_LEVEL = {
   ),
 }
 
+GALLERY_TITLES = {
+  'worst': 'Worst radiographs',
+  'best': 'Best positive radiographs',
+  'false_on_negative_film': 'False positives on negative radiographs',
+  'false_on_same_side': 'False positives on the side of a pneumothorax',
+  'false_on_other_side': 'False positives on the side without a pneumothorax',
+}
 _TITLES = summary.SHORT_TITLES | {'dice_positive': 'Dice on positives'}
 
 
@@ -39,12 +49,15 @@ def render(
   records: Sequence[Record],
   statistics: Mapping[str, np.ndarray],
   results: Results,
-  second: SecondPass,
+  pictures: Mapping[Example, np.ndarray],
+  lesion_report: LesionReport,
+  reader_report: ReaderReport | None = None,
+  spread: Uncertainty | None = None,
   outline_metrics: Metrics,
   at_bedside: Bedside,
   metrics: Mapping[str, Any],
-) -> str:
-  """Renders the page as HTML.
+) -> tuple[str, dict[str, Chart]]:
+  """Renders the page as HTML; returns its charts by name, too.
 
   Args:
     title: Name of the run.
@@ -52,13 +65,31 @@ def render(
     records: Of the held-out images.
     statistics: Of the network pass over them.
     results: On them.
-    second: Pictures of some of them.
+    pictures: Of some of them.
+    lesion_report: Of `lesions.summarize`.
+    reader_report: Of `readers.summarize`, if there are readers.
+    spread: Of `uncertainty.summarize`, if several networks were averaged.
     outline_metrics: Of `outlines.summarize`.
     at_bedside: Of `bedside.summarize`.
     metrics: The content of metrics.json.
   """
   diagrams = _reliability(results)
-  return pages.render(
+  figures = {
+    **_curves(results.images, reader_report),
+    'reliability': charts.reliability(diagrams),
+    'rules': _rule_chart(statistics, results.search.rule),
+    'sizes': _size_chart(results.images),
+    'froc': charts.froc(lesion_report.froc),
+    **{
+      f'lesions_by_{curve.unit}': charts.sensitivity_by_size(curve)
+      for curve in lesion_report.sizes
+    },
+    **{
+      f'net_benefit_{curve.prevalence:g}': charts.decision_curve(curve)
+      for curve in at_bedside.curves
+    },
+  }
+  html = pages.render(
     'report.html',
     title=title,
     config=config,
@@ -76,7 +107,6 @@ def render(
     outlines=outline_metrics.flat(),
     outline_titles=outlines.TITLES.items(),
     bedside=at_bedside,
-    decision_curves=[charts.decision_curve(x) for x in at_bedside.curves],
     differences=results.differences,
     worst={
       metric: subgroups.worst(results.differences, metric)
@@ -87,17 +117,21 @@ def render(
     num_groups=len(results.search.group_rules),
     points=results.calibration.points,
     reliability=diagrams,
-    charts={
-      **_curves(results.images),
-      'reliability': charts.reliability(diagrams),
-      'rules': _rule_chart(statistics, results.search.rule),
-      'sizes': _size_chart(results.images),
-    },
-    gallery=_gallery(second.pictures, records, results.images),
+    charts=figures,
+    gallery_titles=GALLERY_TITLES,
+    readers=reader_report,
+    annotations=annotations.summarize(records, results.images.patient),
+    spread=spread,
+    lesions=lesion_report,
+    lesion_metrics=lesion_report.metrics.flat(),
+    gallery=_gallery(pictures, records, results.images),
   )
+  return html, figures
 
 
-def _curves(images: Images) -> dict[str, Chart]:
+def _curves(
+  images: Images, reader_report: ReaderReport | None
+) -> dict[str, Chart]:
   """Those that are defined: both need positives, ROC also negatives."""
   found, label = curve(images.probability, images.label), images.label
   curves = {}
@@ -105,7 +139,13 @@ def _curves(images: Images) -> dict[str, Chart]:
     share = float(label.mean())
     curves['precision'] = charts.precision_recall(found, share)
     if not label.all():
-      curves['roc'] = charts.roc(found)
+      points = {}
+      if reader_report:
+        points = {
+          name: (result.specificity.value, result.sensitivity.value)
+          for name, result in reader_report.study.readers.items()
+        }
+      curves['roc'] = charts.roc(found, points)
   return curves
 
 
@@ -153,7 +193,7 @@ def _gallery(
   records: Sequence[Record],
   images: Images,
 ) -> dict[str, list[dict[str, Any]]]:
-  shown: dict[str, list[dict[str, Any]]] = {'worst': [], 'best': []}
+  shown: dict[str, list[dict[str, Any]]] = {kind: [] for kind in GALLERY_TITLES}
   for example, picture in sorted(
     pictures.items(), key=lambda item: item[0].rank
   ):
