@@ -44,6 +44,7 @@ def _page(num_images=60, positives=20):
       width=1024,
       pixel_aspect=1.0,
       mirrored=0,
+      source='',
       agreement=(0.0, 0.4, -1.0)[i % 3] if label[i] else -1.0,
     )
     for i in range(num_images)
