@@ -70,3 +70,10 @@ def test_reading_does_not_disturb_adding(films):
 def test_thresholds_without_areas_are_errors():
   with pytest.raises(UserError, match='nearest is'):
     kept_masks.KeptMasks(lowest=0.31)
+
+
+def test_the_file_is_closed_with_its_block():
+  with kept_masks.KeptMasks(lowest=0.5) as kept:
+    assert kept.num_bytes == 0
+  with pytest.raises(ValueError, match='closed'):
+    _ = kept.num_bytes

@@ -97,48 +97,47 @@ def evaluate(
   # Tables are read before the pass, which takes long.
   user_tables = _UserTables.read(options, held_out.records)
   rules = [plan.saved_rules.rule] if plan.saved_rules else rule_search.GRID
-  kept = KeptMasks(
+  with KeptMasks(
     lowest=min(rule.bottom for rule in rules),
     folder=workdir if os.path.isdir(workdir) else None,
-  )
-  statistics = held_out.statistics(kept=kept)
-  _logger.info(
-    'Kept the candidate masks of %d images in %.1f MiB.',
-    len(kept),
-    kept.num_bytes / 2**20,
-  )
-
-  # What is chosen by some images is scored on others.
-  groups = np.searchsorted(plan.folds, held_out.fold)
-  if len(plan.folds) == 1:
-    patients = [record.patient for record in held_out.records]
-    groups = rule_search.patient_groups(patients, held_out.label)
-  found = results.compute(
-    held_out,
-    statistics,
-    groups,
-    replicates=options.bootstrap,
-    saved=plan.saved_rules,
-    attributes=user_tables.attributes,
-  )
-  undisputed, disputed = None, user_tables.disputed
-  if disputed is not None:
-    undisputed = results.compute(
-      results.Films(held_out.records, held_out.fold).chosen(~disputed),
-      {name: values[~disputed] for name, values in statistics.items()},
-      np.unique(groups[~disputed], return_inverse=True)[1],
-      replicates=options.bootstrap,
-      saved=plan.saved_rules,
+  ) as kept:
+    statistics = held_out.statistics(kept=kept)
+    _logger.info(
+      'Kept the candidate masks of %d images in %.1f MiB.',
+      len(kept),
+      kept.num_bytes / 2**20,
     )
 
-  # The masks of all images, and the test images by all networks together.
-  fixed = plan.saved_rules or options
-  cleaning = {
-    'min_component': fixed.min_component,
-    'fill_holes': fixed.fill_holes,
-  }
-  film_masks = gallery.masks(held_out, kept, statistics, found, **cleaning)
-  kept.close()
+    # What is chosen by some images is scored on others.
+    groups = np.searchsorted(plan.folds, held_out.fold)
+    if len(plan.folds) == 1:
+      patients = [record.patient for record in held_out.records]
+      groups = rule_search.patient_groups(patients, held_out.label)
+    found = results.compute(
+      held_out,
+      statistics,
+      groups,
+      replicates=options.bootstrap,
+      saved=plan.saved_rules,
+      attributes=user_tables.attributes,
+    )
+    undisputed, disputed = None, user_tables.disputed
+    if disputed is not None:
+      undisputed = results.compute(
+        results.Films(held_out.records, held_out.fold).chosen(~disputed),
+        {name: values[~disputed] for name, values in statistics.items()},
+        np.unique(groups[~disputed], return_inverse=True)[1],
+        replicates=options.bootstrap,
+        saved=plan.saved_rules,
+      )
+
+    # The masks of all images, and the test images by all networks together.
+    fixed = plan.saved_rules or options
+    cleaning = {
+      'min_component': fixed.min_component,
+      'fill_holes': fixed.fill_holes,
+    }
+    film_masks = gallery.masks(held_out, kept, statistics, found, **cleaning)
   lesion_report = lesions.summarize(
     film_masks.findings,
     held_out.records,

@@ -53,6 +53,12 @@ class KeptMasks:
     self._places: list[list[tuple[int, int]]] = []
     self._threads = futures.ThreadPoolExecutor(pool.num_cores())
 
+  def __enter__(self) -> 'KeptMasks':
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
   def __len__(self) -> int:
     return len(self._places)
 
