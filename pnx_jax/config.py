@@ -489,7 +489,8 @@ FIELDS: dict[str, Field] = {
   ),
   'eval.bootstrap': Field(
     1000,
-    'Bootstrap samples of patients for the 95 % confidence intervals.',
+    'Bootstrap samples of patients, for the intervals that need them: of '
+    'subgroups, readers and points of the ROC curve.',
     _AT_LEAST_1,
     changes='evaluating',
   ),
