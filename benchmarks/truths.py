@@ -33,9 +33,9 @@ from pnx_jax.training.train import train
 _FOLDER = flags.DEFINE_string('folder', None, 'Films and runs.', required=True)
 _ARMS = flags.DEFINE_list('arms', ['masks', 'mixed', 'all'], 'Trainings.')
 _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of the trainings.')
-_STEPS = flags.DEFINE_integer('steps', 400, 'Steps of a training.')
+_STEPS = flags.DEFINE_integer('steps', 200, 'Steps of a training.')
 
-_SIZE = 64
+_SIZE, _DRAWN_SIZE = 48, 128
 _FILMS = {'a': 120, 'b': 480}
 _PREVALENCE = 0.4
 _MASKED_SHARE = 0.1
@@ -61,7 +61,7 @@ def _films(folder):
   rows = []
   for number, (source, count) in enumerate(_FILMS.items()):
     drawn = folder / f'drawn_{source}'
-    request = generate.PhantomSet(count, 0, _PREVALENCE, number, 2 * _SIZE)
+    request = generate.PhantomSet(count, 0, _PREVALENCE, number, _DRAWN_SIZE)
     generate.write(request, drawn, 2)
     masks = rle.read_csv(drawn / 'train-rle.csv')
     patients = dict(
@@ -134,9 +134,9 @@ def _run(folder, films, arm, seed):
       'batch_size': 16,
       'eval.batch_size': 32,
       'positive_share': ((0, 0.5),),
-      'model.width': 8,
+      'model.width': 6,
       'model.depth': 3,
-      'optimizer.learning_rate': 2e-3,
+      'optimizer.learning_rate': 3e-3,
       'optimizer.ema_decay': 0.98,
       'eval_epochs': 1000.0,
       'checkpoint_steps': 1000,
@@ -145,6 +145,8 @@ def _run(folder, films, arm, seed):
     }
   )
   scores = train(config, folder / f'run_{arm}_{seed}')
+  if scores is None:
+    raise SystemExit('stopped; run the same command to resume')
   result.write_text(json.dumps(scores, indent=2))
 
 
