@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from data_prep import grouping, prepare
 from data_prep.entries import TEST, TRAIN, Entry, Rejection
 from pnx_jax.formats import (
@@ -218,7 +220,8 @@ def _written(index: record_index.Index) -> collections.Counter[str]:
   for name, (start, stop) in index.splits.items():
     if name != schema.UNLABELED_SPLIT:
       part = TEST if name == schema.TEST_SPLIT else TRAIN
-      ids[part].update(index.record(n).image_id for n in range(start, stop))
+      places = np.arange(start, stop)
+      ids[part].update(index.values_of('image_id', places))
   return collections.Counter({part: len(found) for part, found in ids.items()})
 
 

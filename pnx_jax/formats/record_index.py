@@ -14,7 +14,6 @@ one column of their content and one of where each record's ends.
 
 import dataclasses
 import functools
-import itertools
 import json
 import math
 import os
@@ -36,6 +35,9 @@ _MAGIC = b'PNXINDEX'
 _PREFIX = struct.Struct('<8sQI')
 _FEW_VALUES = 256  # a text of at most so many values is stored as numbers
 _CHUNK = 16 << 20
+_AT_A_TIME = 4096
+# Compared with a record when that is read, beside its checksum.
+_COMPARED = ('image_id', 'label', 'rle')
 _FIELDS = {
   field.name: field.type
   for field in dataclasses.fields(schema.Record)
@@ -111,45 +113,41 @@ class Index:
   def column(self, name: str) -> np.ndarray:
     """Returns a field but `boxes` of every record, [N] or [N, 2]."""
     if name in self.texts:
-      ends = self.columns[f'{name}.ends'].tolist()
-      whole = self.texts[name](0, ends[-1]) if ends else b''
-      return np.array(
-        [
-          whole[start:stop].decode()
-          for start, stop in itertools.pairwise([0, *ends])
-        ],
-        object,
-      )
+      return np.array(self.values_of(name, np.arange(len(self))), object)
     column = self.columns[name]
     if name in self.values:
       return np.array(self.values[name], object)[column]
     return column
 
-  def record(self, position: int) -> schema.Record:
-    """Returns a record without its images."""
-    return schema.Record(
-      image=b'',
-      mask=b'',
-      **{name: self._value(name, position) for name in _FIELDS},
-    )
+  def records(self, positions: np.ndarray) -> Iterator[schema.Record]:
+    """Yields the records at i64[N] without their images."""
+    for first in range(0, len(positions), _AT_A_TIME):
+      part = positions[first : first + _AT_A_TIME]
+      fields = [self.values_of(name, part) for name in _FIELDS]
+      for values in zip(*fields, strict=True):
+        known = dict(zip(_FIELDS, values, strict=True))
+        yield schema.Record(image=b'', mask=b'', **known)
 
-  def _value(self, name: str, position: int) -> Any:
-    kind = _FIELDS[name]
+  def values_of(self, name: str, positions: np.ndarray) -> list[Any]:
+    """Returns a field of the records at i64[N], as a record has it."""
+    column = self.columns[name] if name not in self.texts else None
     if name in self.values:
-      return self.values[name][self.columns[name][position]]
-    if kind is str:
-      start, stop = self._range(name, position)
-      return self.texts[name](start, stop).decode()
-    if kind is np.ndarray:
-      start, stop = self._range(name, position)
-      return self.columns[name][start:stop]
-    value = self.columns[name][position].tolist()
-    return tuple(value) if isinstance(value, list) else value
-
-  def _range(self, name: str, position: int) -> tuple[int, int]:
+      names = self.values[name]
+      return [names[value] for value in column[positions].tolist()]
+    if f'{name}.ends' not in self.columns:
+      values = column[positions].tolist()
+      return list(map(tuple, values)) if column.ndim == 2 else values
     ends = self.columns[f'{name}.ends']
-    start = ends[position - 1] if position else 0
-    return int(start), int(ends[position])
+    stops = ends[positions].tolist()
+    starts = np.where(positions > 0, ends[positions - 1], 0).tolist()
+    places = list(zip(starts, stops, strict=True))
+    if column is not None:
+      return [column[start:stop] for start, stop in places]
+    read, low, high = self.texts[name], min(starts, default=0), max([0, *stops])
+    if high - low > 2 * sum(stop - start for start, stop in places) + _CHUNK:
+      return [read(start, stop).decode() for start, stop in places]
+    whole = read(low, high)
+    return [whole[start - low : stop - low].decode() for start, stop in places]
 
 
 class Records(Sequence[schema.Record]):
@@ -175,11 +173,12 @@ class Records(Sequence[schema.Record]):
     self, place: int | slice
   ) -> schema.Record | list[schema.Record]:
     if isinstance(place, slice):
-      return [self._index.record(int(p)) for p in self._positions[place]]
-    return self._index.record(int(self._positions[place]))
+      return list(self._index.records(self._positions[place]))
+    position = self._positions[place]
+    return next(self._index.records(np.array([position])))
 
   def __iter__(self) -> Iterator[schema.Record]:
-    return map(self._index.record, self._positions.tolist())
+    return self._index.records(self._positions)
 
   def chosen(self, wanted: np.ndarray) -> Self:
     """Returns the records where bool[N] is true."""
@@ -198,11 +197,14 @@ class Records(Sequence[schema.Record]):
     position = int(self._positions[place])
     data = self._source[position]
     found = tfrecord.parse(data)
-    known = self._index.record(position)
+    same = all(
+      self._index.values_of(name, np.array([position]))
+      == [getattr(found, name)]
+      for name in _COMPARED
+    )
     if (
-      tfrecord.checksum(data) != self._index.columns['crc'][position]
-      or (found.label, found.rle) != (known.label, known.rle)
-      or found.image_id != known.image_id
+      not same
+      or tfrecord.checksum(data) != self._index.columns['crc'][position]
     ):
       raise UserError(
         f'{self._index.folder}: the record of {found.image_id} is not the one '
