@@ -68,6 +68,7 @@ STANDALONE = {'model/predict.py': 'pnx_jax/export/standalone.py'}
 # Commands of others, which are not run: the network or a cluster is missing.
 FOREIGN = (
   'pip',
+  '.venv/bin/pytest',
   'hf',
   'tensorboard',
   'srun',

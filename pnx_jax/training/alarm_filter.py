@@ -36,6 +36,6 @@ def without_alarm(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 if __name__ == '__main__':
-  for kept in without_alarm(iter(sys.stdin.buffer.readline, b'')):
-    sys.stdout.buffer.write(kept)
+  for _kept in without_alarm(iter(sys.stdin.buffer.readline, b'')):
+    sys.stdout.buffer.write(_kept)
     sys.stdout.buffer.flush()
