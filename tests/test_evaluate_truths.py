@@ -14,7 +14,7 @@ from pnx_jax.errors import UserError
 from pnx_jax.evaluation import comparison, localization, rule_search
 from pnx_jax.evaluation.evaluate import evaluate
 from pnx_jax.formats import evaluation_files, schema
-from pnx_jax.input import pipeline
+from pnx_jax.input import pipeline, truths
 from pnx_jax.training.train import train
 
 
@@ -156,7 +156,7 @@ def test_rules_are_chosen_by_the_films_whose_mask_is_known():
 
 def test_a_dataset_without_any_mask_is_one_line(evaluated, mixed, monkeypatch):
   monkeypatch.setattr(
-    schema.Record, 'mask_is_known', property(lambda record: False)
+    truths, 'mask_known', lambda truth, label: np.zeros(len(label), bool)
   )
   for command in (train, evaluate):
     with pytest.raises(UserError, match='no mask is known of any film'):

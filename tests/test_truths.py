@@ -1,16 +1,15 @@
 """What each kind of truth teaches, and what it leaves alone."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+import mixed_truths
 import numpy as np
 import optax
 import pytest
 import test_losses
 
-from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
 from pnx_jax.input.augment import Augmentation
 from pnx_jax.input.sampling import Schedule
@@ -266,22 +265,12 @@ def test_unknown_pixels_move_with_the_image():
   assert not np.array_equal(expected, unknown)
 
 
-@pytest.fixture
-def mixed(dataset_dir):
-  """Two folds of which some positives have a label or a box alone."""
-  data = pipeline.Dataset(dataset_dir, ['fold0', 'fold1'])
-  positive = np.flatnonzero(data.labels)
-  for place, index in enumerate(positive):
-    record = data.records[index]
-    if place % 4:
-      data.records[index] = dataclasses.replace(
-        record,
-        rle='-1',
-        truth=schema.LABEL if place % 4 == 1 else schema.BOX,
-        boxes_exhaustive=int(place % 4 == 3),
-        boxes=np.array([[20, 40, 50, 30, 1500]], np.int32),
-      )
-  return data
+@pytest.fixture(scope='module')
+def mixed(dataset_dir, tmp_path_factory):
+  """Two folds of which some positives have a label or boxes alone."""
+  folder = tmp_path_factory.mktemp('mixed') / 'data'
+  data_dir = mixed_truths.write(dataset_dir, folder)
+  return pipeline.Dataset(data_dir, ['fold0', 'fold1'])
 
 
 def batches(data, count, **options):
@@ -331,13 +320,18 @@ def test_a_crop_tells_nothing_of_the_presence_in_a_label_only_image(mixed):
 
 
 def test_the_inside_of_exhaustive_boxes_is_unknown(mixed):
+  """Films of 128 x 128, images of 32 x 32: every pixel that a box touches."""
   loader = pipeline.Loader(batch_size=8)
-  _, (batch,) = batches(mixed, 1, loader=loader)
-  for unknown, index in zip(batch['unknown'], batch['index'], strict=True):
-    expected = np.zeros((32, 32), bool)
-    if mixed.partly_known[index]:
-      expected[10:18, 5:18] = True  # Of 128 x 128: 40 to 70, 20 to 70.
-    np.testing.assert_array_equal(unknown[..., 0], expected)
+  _, some = batches(mixed, 4, loader=loader)
+  for batch in some:
+    for unknown, index in zip(batch['unknown'], batch['index'], strict=True):
+      expected = np.zeros((32, 32), bool)
+      if mixed.records[index].boxes_exhaustive:
+        for x, y, width, height, _ in mixed.records[index].boxes:
+          rows = slice(y // 4, -(-(y + height) // 4))
+          expected[rows, x // 4 : -(-(x + width) // 4)] = True
+      np.testing.assert_array_equal(unknown[..., 0], expected)
+  assert any(batch['unknown'].any() for batch in some)
 
 
 def test_batches_of_masks_alone_have_no_more_than_before(dataset_dir):

@@ -105,10 +105,5 @@ class Record:
       object.__setattr__(self, 'pixel_spacing', spacing.UNKNOWN)
       object.__setattr__(self, 'spacing_plane', spacing.IMPLAUSIBLE)
 
-  @property
-  def mask_is_known(self) -> bool:
-    """Whether every pixel's truth is known: without pneumothorax it is."""
-    return self.truth == MASK or self.label == NEGATIVE
-
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Record))

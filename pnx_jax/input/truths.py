@@ -67,7 +67,10 @@ class TruthFields:
 
 
 def mask_known(truth: np.ndarray, label: np.ndarray) -> np.ndarray:
-  """Returns bool[N]: whether every pixel's truth is known, as in the schema."""
+  """Returns bool[N]: whether every pixel's truth is known.
+
+  Without a pneumothorax it is.
+  """
   return (truth == schema.MASK) | (label == schema.NEGATIVE)
 
 
