@@ -304,7 +304,7 @@ def write(index: Index) -> None:
     columns[name] = column = np.ascontiguousarray(column)
     crc = google_crc32c.value(column.tobytes())
     placed[name] = _Column(column.dtype.str, column.shape, end, crc)
-    end += -(-column.nbytes // 8) * 8
+    end += column.nbytes
   header = _Header(
     checksum=built_dataset.noted_checksum(index.folder),
     fields=tuple(_FIELDS),
@@ -319,7 +319,7 @@ def write(index: Index) -> None:
     with files.atomic(index.folder / FILE, contended=True) as file:
       file.write(prefix + text)
       for column in columns.values():
-        file.write(column.tobytes() + bytes(-column.nbytes % 8))
+        file.write(column.tobytes())
   except UserError:
     pass  # The folder may be another user's; the next start reads all records.
 
