@@ -43,6 +43,7 @@ def request(archive, output_dir, **changes):
     'dicom_dir': str(archive / 'train'),
     'rle_csv': str(archive / 'train-rle.csv'),
     'output_dir': str(output_dir),
+    'patient_key': str(archive / 'patient.key'),
     'image_size': 16,
   }
   return Request(**values | changes)
@@ -62,6 +63,7 @@ def test_killed_build_goes_on(archive, checksum, tmp_path, capsys):
       'dicom_dir': archive / 'train',
       'rle_csv': archive / 'train-rle.csv',
       'output_dir': output_dir,
+      'patient_key': archive / 'patient.key',
       'image_size': 16,
       'num_workers': 1,
     }.items()
