@@ -26,10 +26,11 @@ SHORT := $(addprefix tests/test_, configs.py dicom.py layering.py losses.py \
 
 .PHONY: demo study test test-short proofs beam manifest lint format clean
 
-$(VENV)/installed: setup.py
+$(VENV)/installed: setup.py tests/requirements-gcs.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[prep,test]'
+	$(BIN)/pip install --quiet --require-hashes -r tests/requirements-gcs.txt
 	touch $@
 
 demo: $(VENV)/installed

@@ -51,6 +51,7 @@ setuptools.setup(
     'tensorboard',  # The command; tensorboardX writes what it shows.
     'tensorboardX',
     'tensorflow-datasets>=4.9.9',
+    'tensorstore>=0.1.86',  # Buckets; Orbax brings it.
     'tqdm',
   ],
   extras_require={
@@ -70,10 +71,14 @@ setuptools.setup(
     'test': [
       LITE_WEIGHTS.format(0),
       'basedpyright',
+      # moto emulates S3, as a server of flask.
+      'flask',
+      'flask-cors',
       'highdicom>=0.28',
       'huggingface_hub',
       'hypothesis',
       'ipykernel',
+      'moto[s3]',
       'nbclient',
       'nbformat',
       'packaging',

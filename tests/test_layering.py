@@ -12,10 +12,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each may import those before it; those of one layer do not import each other.
 LAYERS = [
   {'errors', 'pages'},
-  {'config'},
+  {'config', 'storage'},
   {'cli'},
   {'pool'},
-  {'film_flags'},
+  {'film_flags', 'publish'},
   {'formats'},
   {'draw'},
   {'case'},
@@ -27,7 +27,7 @@ LAYERS = [
 LAYER = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # Of the metrics only what is numpy alone: quartiles and curves.
 BELOW_DATA_PREP = {
-  *('cli', 'errors', 'pool', 'film_flags'),
+  *('cli', 'errors', 'pool', 'film_flags', 'storage'),
   *('formats', 'draw', 'case', 'metrics'),
 }
 OWN = ('pnx_jax', 'data_prep', 'configs', 'benchmarks', 'launch')

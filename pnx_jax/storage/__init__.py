@@ -1,0 +1,1 @@
+"""Folders and objects in buckets, as local files."""

@@ -1,0 +1,254 @@
+import concurrent.futures
+import json
+import os
+import time
+
+import bucket_servers
+import pytest
+
+from pnx_jax.errors import UserError
+from pnx_jax.storage import addresses, bucket, lease, local, marker
+from pnx_jax.storage.addresses import Address
+from pnx_jax.storage.bucket import Bucket
+from pnx_jax.storage.published import Folder
+
+pytestmark = pytest.mark.skipif(
+  bucket_servers.missing() is not None and os.environ.get('CI') != 'true',
+  reason=f'{bucket_servers.missing()} is not installed',
+)
+
+
+@pytest.fixture(scope='module', params=bucket_servers.SCHEMES)
+def emulator(request):
+  with (
+    bucket_servers.serving(request.param) as (proxy, variables),
+    bucket_servers.environment(variables),
+  ):
+    proxy.scheme = request.param
+    yield proxy
+  bucket._open.cache_clear()
+
+
+@pytest.fixture
+def folder(emulator, request, tmp_path, monkeypatch) -> Address:
+  """An address of its own for each test."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(bucket, '_deadline_seconds', 5.0)
+  local._slot.cache_clear()
+  local.fetched.cache_clear()
+  yield Address(emulator.scheme, bucket_servers.BUCKET, request.node.name)
+  emulator.reset()
+
+
+def files_in(path):
+  return {
+    file.relative_to(path).as_posix(): file.read_text()
+    for file in path.rglob('*')
+    if file.is_file()
+  }
+
+
+def write(folder, **files):
+  for name, text in files.items():
+    path = folder.path / name.replace('__', '/')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_a_folder_is_read_as_it_was_last_published(folder, tmp_path):
+  one, other = (Folder(folder, tmp_path / name) for name in ('one', 'other'))
+  write(one, a='1', b__c='2', gone='3')
+  one.publish()
+  other.fetch()
+  assert files_in(other.path) == {'a': '1', 'b/c': '2', 'gone': '3'}
+
+  write(one, a='changed', new='4')
+  (one.path / 'gone').unlink()
+  one.publish()
+  other.fetch()
+  assert files_in(other.path) == {'a': 'changed', 'b/c': '2', 'new': '4'}
+  # People and other programs find each file under its own name.
+  keys = Bucket(folder).keys(folder.key)
+  names = {key[len(folder.key) + 1 :] for key in keys}
+  assert {'a', 'b/c', 'new', marker.NAME} <= names and 'gone' not in names
+  assert Bucket(folder).read((folder / 'a').key).content == b'changed'
+
+
+def test_a_publication_that_was_interrupted_changes_nothing(folder, tmp_path):
+  one, other = (Folder(folder, tmp_path / name) for name in ('one', 'other'))
+  write(one, a='1', b='2')
+  one.publish()
+
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  write(one, a='changed', new='3')
+  one._check = killed
+  with pytest.raises(KeyboardInterrupt):
+    one.publish()
+  one._check, calls = (lambda: killed() if calls else calls.append(1)), []
+  with pytest.raises(KeyboardInterrupt):  # All is uploaded but the marker.
+    one.publish()
+  other.fetch()
+  assert files_in(other.path) == {'a': '1', 'b': '2'}
+  # The next process publishes over what remained.
+  write(other, new='5')
+  other.publish()
+  one.fetch()
+  assert files_in(one.path) == {'a': '1', 'b': '2', 'new': '5'}
+
+
+def test_several_publish_into_one_folder_at_once(folder, tmp_path):
+  folders = [Folder(folder, tmp_path / f'{n}') for n in range(4)]
+  for number, each in enumerate(folders):
+    write(each, **{f'own{number}': f'{number}', 'same': 'x'})
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    list(pool.map(Folder.publish, folders))
+  folders[0].fetch()
+  own = {f'own{number}': f'{number}' for number in range(4)}
+  assert files_in(folders[0].path) == own | {'same': 'x'}
+
+
+def test_damage_in_the_bucket_is_one_line(folder, tmp_path):
+  one = Folder(folder, tmp_path / 'one')
+  write(one, a='1')
+  one.publish()
+  Bucket(folder).write((folder / 'a').key, b'2')
+  with pytest.raises(UserError, match='a is missing or damaged'):
+    Folder(folder, tmp_path / 'other').fetch()
+  Bucket(folder).write((folder / marker.NAME).key, b'{"format": 1}')
+  with pytest.raises(UserError, match=r'published.json is damaged'):
+    Folder(folder, tmp_path / 'other').fetch()
+  listed = {'format': 1, 'files': {'../a': {'size': 1, 'sha256': ''}}}
+  Bucket(folder).write((folder / marker.NAME).key, json.dumps(listed).encode())
+  with pytest.raises(UserError, match=r"'\.\./a'"):
+    Folder(folder, tmp_path / 'other').fetch()
+
+
+def test_one_of_many_writers_meets_the_condition(folder):
+  found = Bucket(folder)
+  before = found.read(folder.key)
+  assert before.content is None
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    texts = [f'{number}'.encode() for number in range(8)]
+    written = list(
+      pool.map(
+        lambda text: found.write_if(folder.key, text, before.generation), texts
+      )
+    )
+  (winner,) = [n for n, generation in enumerate(written) if generation]
+  now = found.read(folder.key)
+  assert now.content == texts[winner] and now.generation == written[winner]
+
+
+def test_a_lease_ends_when_its_holder_is_silent(folder, monkeypatch):
+  monkeypatch.setattr(lease, 'HEARTBEAT_SECONDS', 0.2)
+  with lease.held(folder) as holder:
+    with pytest.raises(UserError, match='is held by process'):
+      lease.Lease(folder)
+    holder.check()
+    holder._ended.set()  # As if its machine had stopped ...
+    holder._thread.join()
+    with lease.held(folder) as second:
+      with pytest.raises(UserError, match='another process took'):
+        holder.check()  # ... and gone on.
+      second.check()
+  start = time.monotonic()
+  with lease.held(folder):  # Given back: nobody waits.
+    assert time.monotonic() - start < 0.5
+
+
+def test_a_holder_that_was_overtaken_publishes_nothing(
+  folder, monkeypatch, tmp_path
+):
+  monkeypatch.setattr(lease, 'HEARTBEAT_SECONDS', 0.2)
+  with (
+    pytest.raises(UserError, match='another process took'),
+    local.working_copy(str(folder), lock='fold0') as copy,
+  ):
+    copy._folder._check.__self__._ended.set()
+    (copy.path / 'a').write_text('late')
+    with local.working_copy(str(folder), lock='fold0') as second:
+      time.sleep(0.1)
+      (second.path / 'a').write_text('taken over')
+    copy.publish()
+  assert Folder(folder, tmp_path / 'x').fetch().files['a'].size == 10
+
+
+def test_a_slow_bucket_is_asked_again_until_the_deadline(
+  emulator, folder, monkeypatch
+):
+  found = Bucket(folder)
+  found.write(folder.key, b'1')
+  failures = iter([503, 503, 500])
+  emulator.status = lambda *_: next(failures, None)
+  assert found.read(folder.key).content == b'1'
+
+  emulator.status = lambda *_: 503
+  monkeypatch.setattr(bucket, '_deadline_seconds', 1.0)
+  start = time.monotonic()
+  with pytest.raises(UserError, match=r'cannot read .* within 1 s') as error:
+    found.read(folder.key)
+  assert time.monotonic() - start < 3 and '\n' not in str(error.value)
+
+
+def test_a_missing_bucket_and_a_missing_object_differ(folder, tmp_path):
+  with pytest.raises(UserError, match='there is no object'):
+    local.fetched(str(folder / 'nothing'))
+  nowhere = folder._replace(bucket='nosuchbucket')
+  for use in (
+    lambda: local.fetched(str(nowhere / 'nothing')),
+    lambda: Folder(nowhere, tmp_path / 'x').fetch(),
+    lambda: Bucket(nowhere).write('a', b''),
+    lambda: lease.Lease(nowhere / 'lock'),
+  ):
+    with pytest.raises(UserError, match=r'there is no bucket .*nosuchbucket'):
+      use()
+
+
+def test_a_bucket_that_must_not_be_written_is_one_line(emulator, folder):
+  emulator.status = lambda method, _: None if method == 'GET' else 403
+  with (
+    pytest.raises(UserError, match=r'refuses to write.*credentials'),
+    local.working_copy(str(folder), lock='fold0'),
+  ):
+    pass
+
+
+def test_an_input_is_a_file_or_all_objects_of_a_folder(folder):
+  found = Bucket(folder)
+  for name in ('films/a.dcm', 'films/deep/b.dcm', 'table.csv'):
+    found.write((folder / name).key, name.encode())
+  with open(local.fetched(str(folder / 'table.csv'))) as file:
+    assert file.read() == 'table.csv'
+  path = local.fetched(str(folder / 'films'))
+  assert sorted(os.listdir(path)) == ['a.dcm', 'deep']
+  assert local.fetched('/some/path') == '/some/path'
+
+
+def test_ranges_are_read(folder):
+  found = Bucket(folder)
+  found.write(folder.key, bytes(range(200)))
+  assert found.read_range(folder.key, 10, 5) == bytes(range(10, 15))
+  with pytest.raises(UserError, match='shorter than it was'):
+    found.read_range(folder.key, 198, 5)
+
+
+@pytest.mark.parametrize(
+  ('text', 'words'),
+  [
+    ('gcs://bucket/a', "unknown scheme 'gcs', the nearest is 'gs'"),
+    ('s3a://bucket/a', "unknown scheme 's3a', the nearest is 's3'"),
+    ('gs:/bucket/a', 'two slashes'),
+    ('s3://', 'name of a bucket'),
+  ],
+)
+def test_a_typo_in_an_address_is_one_line(text, words):
+  assert addresses.is_address(text)
+  with pytest.raises(UserError, match=words):
+    addresses.parse(text)
+
+
+def test_paths_are_no_addresses():
+  assert not any(map(addresses.is_address, ('runs/a', '/a', 'C:/a', 'a:b')))
+  assert str(addresses.parse('gs://b//x/y/')) == 'gs://b/x/y'
