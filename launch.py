@@ -52,6 +52,13 @@ _PROCESS_ID = flags.DEFINE_integer(
 )
 
 
+# Flags that take gs:// and s3://, too.
+_BUCKETS = (
+  *('workdir', 'input', 'output_dir', 'model'),
+  *('config.data_dir', 'config.init_from', 'config.pretrained'),
+)
+
+
 def main(_: list[str]) -> int:
   """Runs the chosen mode and returns the exit code."""
   from pnx_jax.training import cluster, compilation, preemption
@@ -82,19 +89,22 @@ def _train() -> None:
 
 def _evaluate() -> None:
   from pnx_jax.evaluation.evaluate import evaluate
+  from pnx_jax.training import run_copy
   from pnx_jax.training.run_files import load_with_overrides
 
   config = _CONFIG.value
-  if not config.eval.predictions:  # Those have no run with a config.
-    overrides = config_flags.get_override_values(flags.FLAGS['config'])
-    config = load_with_overrides(_workdir(), overrides)
-  evaluate(config, _workdir(), accept_edited=_ACCEPT_EDITED.value)
+  with run_copy.of_evaluation(_workdir(), config) as copy:
+    if not config.eval.predictions:  # Those have no run with a config.
+      overrides = config_flags.get_override_values(flags.FLAGS['config'])
+      config = load_with_overrides(copy.path, overrides)
+    evaluate(config, copy.path, accept_edited=_ACCEPT_EDITED.value)
 
 
 def _predict() -> None:
   from pnx_jax.inference.predict import predict
 
-  predict(**predict_flags.arguments())
+  with predict_flags.local_arguments() as arguments:
+    predict(**arguments)
 
 
 def _workdir() -> str:
@@ -104,7 +114,7 @@ def _workdir() -> str:
 
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake in them ends the program with one line."""
-  program = cli.parse_flags(argv, recipe=DEFAULT_RECIPE)
+  program = cli.parse_flags(argv, recipe=DEFAULT_RECIPE, buckets=_BUCKETS)
   with cli.one_line():
     if _MODE.value == 'predict':
       predict_flags.check()

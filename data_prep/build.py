@@ -11,6 +11,7 @@ interrupted is taken up where it stopped by the same command.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from absl import app, flags, logging
@@ -20,6 +21,9 @@ from data_prep.request import Request
 from pnx_jax import film_flags, pool
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.formats import dicom, grayscale
+from pnx_jax.storage import local
+
+_INPUTS = ('dicom_dir', 'rle_csv', 'manifest', 'test_dicom_dir', 'patient_map')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,8 +37,20 @@ def main(argv: Sequence[str]) -> None:
     values[name] = tuple(word.upper() for word in values[name] if word)
   values['keep_columns'] = tuple(map(str.lower, values['keep_columns']))
   with one_line():
-    summary = dataset.build(Request(**values))
+    for name in _INPUTS:
+      if values[name]:
+        values[name] = local.fetched(values[name])
+    with local.working_copy(
+      values['output_dir'], lock='build', wanted=_is_small, replaces=True
+    ) as copy:
+      summary = dataset.build(
+        Request(**values | {'output_dir': str(copy.path)})
+      )
   print(report.text(summary, values['output_dir']))
+
+
+def _is_small(name: str) -> bool:
+  return '.tfrecord' not in name
 
 
 def _define_flags() -> None:
@@ -97,4 +113,9 @@ def _define_flags() -> None:
 
 if __name__ == '__main__':
   _define_flags()
-  app.run(main, flags_parser=parse_flags)
+  app.run(
+    main,
+    flags_parser=functools.partial(
+      parse_flags, buckets=(*_INPUTS, 'output_dir')
+    ),
+  )

@@ -18,9 +18,8 @@ import importlib.util
 import inspect
 import logging
 import pathlib
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -29,6 +28,7 @@ from absl import logging as absl_logging
 
 from pnx_jax.config import Config, check_field_name
 from pnx_jax.errors import UserError, nearest
+from pnx_jax.storage import addresses
 
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h
 _USER_ERROR = 2
@@ -82,7 +82,12 @@ def log_to_terminal(*, level: int = logging.INFO) -> None:
   logger.setLevel(level)
 
 
-def parse_flags(argv: Sequence[str], *, recipe: str | None = None) -> list[str]:
+def parse_flags(
+  argv: Sequence[str],
+  *,
+  recipe: str | None = None,
+  buckets: Collection[str] = (),
+) -> list[str]:
   """The `flags_parser` of `app.run`: a mistake in the flags is one line.
 
   Args:
@@ -90,12 +95,13 @@ def parse_flags(argv: Sequence[str], *, recipe: str | None = None) -> list[str]:
     recipe: For commands with --config: the recipe where `argv` has none, which
       flags such as --config.data_dir change. As the default of the flag its
       mistakes could not be explained.
+    buckets: Flags whose value may be an address such as gs://bucket/folder.
 
   Returns:
     The name of the program.
   """
   with one_line():
-    _refuse_buckets(argv)
+    _check_addresses(argv, buckets)
     try:
       words = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
       if recipe is not None:
@@ -108,17 +114,22 @@ def parse_flags(argv: Sequence[str], *, recipe: str | None = None) -> list[str]:
   return words
 
 
-def _refuse_buckets(argv: Sequence[str]) -> None:
-  """Raises UserError where a flag is an address such as gs://bucket/folder.
+def _check_addresses(argv: Sequence[str], buckets: Collection[str]) -> None:
+  """Raises UserError for a mistyped address, or one where none may be.
 
   As a path it would be a local folder named 'gs:'.
   """
-  for word in argv:
-    found = re.match(r'(?:--?[\w.]+=)?([A-Za-z][\w+.-]*://.*)', word)
-    if found:
+  for before, word in zip(['', *argv], argv, strict=False):
+    name, equals, value = word.partition('=')
+    if not (equals and word.startswith('-')):
+      name, value = before, word
+    if not addresses.is_address(value):
+      continue
+    address = addresses.parse(value)
+    if name.lstrip('-') not in buckets:
       raise UserError(
-        f'{found[1]}: only files on a local or mounted disk are read and '
-        'written; copy them here, or mount the bucket as a folder'
+        f'{address}: {name} takes only files on a local or mounted disk; copy '
+        'them here, or mount the bucket as a folder'
       )
 
 

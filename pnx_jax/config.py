@@ -99,6 +99,25 @@ FIELDS: dict[str, Field] = {
     _FREE,
     changes='evaluating',
   ),
+  'bucket_seconds': Field(
+    300.0,
+    'Requests to a bucket (gs://, s3://) that fail are repeated for so long.',
+    _ABOVE_0,
+    changes='evaluating',
+  ),
+  'input.cache_dir': Field(
+    '',
+    'Folder on the local disk that keeps what was read of records in a bucket, '
+    "for all processes of a host; '' = none.",
+    _FREE,
+    changes='evaluating',
+  ),
+  'input.cache_gib': Field(
+    100.0,
+    'The most that input.cache_dir holds, in GiB.',
+    _AT_LEAST_0,
+    changes='evaluating',
+  ),
   'image_size': Field(
     512,
     'Side of the square that the network sees, in pixels; divisible by the '

@@ -57,12 +57,16 @@ def assert_one_line(result, words):
     (['--config=configs/resnet.py'], ["'configs/resnet.py'", 'resunet.py']),
     (['--config=configs/resunet.py:b4'], ["'b4'"]),
     (
-      ['--config=configs/demo.py', '--workdir=gs://bucket/run'],
-      ['gs://bucket/run', 'mount the bucket'],
+      ['--config=configs/demo.py', '--workdir=gcs://bucket/run'],
+      ['gcs://bucket/run', "the nearest is 'gs'"],
     ),
     (
-      ['--config=configs/demo.py', '--config.data_dir', 's3://bucket/data'],
-      ['s3://bucket/data', 'mount the bucket'],
+      ['--config=configs/demo.py', '--config.data_dir', 's3:/bucket/data'],
+      ['s3:/bucket/data', 'two slashes'],
+    ),
+    (
+      ['--mode=eval', '--config.eval.groups=s3://bucket/drains.csv'],
+      ['s3://bucket/drains.csv', '--config.eval.groups', 'mount the bucket'],
     ),
     (['--config=configs/demo.py:foo'], ['demo.py has no variants', "':foo'"]),
     (

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,10 @@ class Subset:
   def records(self) -> list[schema.Record]:
     """The fields of every record."""
     return [self.dataset.records[index] for index in self.indices]
+
+  def read_ahead(self, indices: Iterable[int]) -> None:
+    """See `Dataset`."""
+    self.dataset.read_ahead(self.indices[index] for index in indices)
 
   def image(self, index: int, size: int) -> np.ndarray:
     """The radiograph as uint8[size, size]."""

@@ -4,11 +4,11 @@ python -m pnx_jax.export --workdir=runs/resunet --output=model
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 
 from pnx_jax.cli import one_line
 from pnx_jax.export.export import COMPUTE_DTYPES, export
+from pnx_jax.storage import local
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,15 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     help='export a run that was edited after its evaluation; the card says so',
   )
   flags = parser.parse_args(arguments)
-  with one_line():
+  with one_line(), local.working_copy(flags.output, lock='export') as copy:
     export(
-      flags.workdir,
-      flags.output,
+      local.fetched(flags.workdir),
+      copy.path,
       compute_dtype=flags.compute_dtype,
       accept_edited=flags.accept_edited,
     )
-  for path in sorted(pathlib.Path(flags.output).iterdir()):
-    print(f'{path.stat().st_size / 1e6:10.3f} MB  {path}')
+    for path in sorted(copy.path.iterdir()):
+      print(f'{path.stat().st_size / 1e6:10.3f} MB  {path}')
 
 
 if __name__ == '__main__':

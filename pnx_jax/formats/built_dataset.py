@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pnx_jax.errors import UserError
 from pnx_jax.formats import files, schema, seal, typed_json
 from pnx_jax.formats.tfrecord import TFRecordSource
+from pnx_jax.storage import local
 
 _REMEDY = 'build the dataset again'
 
@@ -78,7 +79,7 @@ def split_sizes(data_dir: str | os.PathLike[str]) -> dict[str, int]:
   Raises:
     UserError: There is no dataset at `data_dir`, or one of another kind.
   """
-  path = pathlib.Path(data_dir) / 'dataset_info.json'
+  path = folder(data_dir) / 'dataset_info.json'
   info = _info(data_dir)
   try:
     return {
@@ -114,7 +115,7 @@ def folds_of(data_dir: str | os.PathLike[str]) -> dict[str, int]:
   Raises:
     UserError: The build's table of folds is missing or damaged.
   """
-  path = pathlib.Path(data_dir) / 'folds.csv'
+  path = folder(data_dir) / 'folds.csv'
   rows = files.read_csv(path, ('image_id', 'fold'), remedy=_REMEDY)
   folds = {
     row['image_id']: int(row['fold']) if row['fold'].isdecimal() else -1
@@ -167,7 +168,7 @@ def split_files(
   return [
     path
     for split in splits
-    for path in sorted(pathlib.Path(data_dir).glob(f'*-{split}.tfrecord-*'))
+    for path in sorted(folder(data_dir).glob(f'*-{split}.tfrecord-*'))
   ]
 
 
@@ -188,7 +189,7 @@ def split_source(
       f'{data_dir} holds {len(source)} records of {", ".join(splits)}, not '
       f'the {expected} of its dataset_info.json: build the dataset again'
     )
-  if os.path.exists(os.path.join(data_dir, 'build.json')):
+  if (folder(data_dir) / 'build.json').exists():
     _check_files(data_dir)
   return source
 
@@ -210,18 +211,31 @@ def noted_checksum(data_dir: str | os.PathLike[str]) -> str:
   Raises:
     UserError: The report of the build is damaged.
   """
-  if not os.path.exists(os.path.join(data_dir, 'build.json')):
+  if not (folder(data_dir) / 'build.json').exists():
     return ''
   return _report(data_dir).checksum
 
 
 def record_files(data_dir: str | os.PathLike[str]) -> list[pathlib.Path]:
   """Returns the files that hold the records of a dataset."""
-  return sorted(pathlib.Path(data_dir).glob('*.tfrecord*'))
+  return sorted(folder(data_dir).glob('*.tfrecord*'))
+
+
+def folder(data_dir: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns the folder of a dataset; of one in a bucket, its local copy."""
+  return pathlib.Path(
+    local.with_large_files_in_place(
+      data_dir, is_large=_is_record_file, index='record_index.bin'
+    )
+  )
+
+
+def _is_record_file(name: str) -> bool:
+  return '.tfrecord' in name
 
 
 def _info(data_dir: str | os.PathLike[str]) -> _Info:
-  path = pathlib.Path(data_dir) / 'dataset_info.json'
+  path = folder(data_dir) / 'dataset_info.json'
   if not path.is_file():
     raise UserError(
       f'no dataset at {data_dir}. Make one from radiographs with '
@@ -241,7 +255,7 @@ def _info(data_dir: str | os.PathLike[str]) -> _Info:
 
 def _report(data_dir: str | os.PathLike[str]) -> _Report:
   _info(data_dir)
-  path = pathlib.Path(data_dir) / 'build.json'
+  path = folder(data_dir) / 'build.json'
   content = files.read_json(path, remedy=_REMEDY)
   try:
     report = typed_json.convert(content, _Report)

@@ -29,6 +29,7 @@ from absl import logging
 
 from pnx_jax.errors import UserError
 from pnx_jax.formats import built_dataset, files, schema, tfrecord, typed_json
+from pnx_jax.storage import ranges
 
 FILE = 'record_index.bin'
 _MAGIC = b'PNXINDEX'
@@ -195,7 +196,7 @@ class Records(Sequence[schema.Record]):
       UserError: It is not the one that the index describes.
     """
     position = int(self._positions[place])
-    data = self._source[position]
+    data = (self._ahead or self._source)[position]
     found = tfrecord.parse(data)
     same = all(
       self._index.values_of(name, np.array([position]))
@@ -212,6 +213,20 @@ class Records(Sequence[schema.Record]):
         'dataset again'
       )
     return found
+
+  def expect(self, places: Iterable[int]) -> None:
+    """Tells in which order payloads will be asked for.
+
+    Those in a bucket are read ahead in that order.
+    """
+    if self._ahead is not None:
+      self._ahead.expect(int(self._positions[place]) for place in places)
+
+  @functools.cached_property
+  def _ahead(self) -> ranges.ReadAhead | None:
+    if any(map(ranges.is_object, self._source.paths)):
+      return ranges.ReadAhead(self._source.__getitem__)
+    return None
 
   @functools.cached_property
   def _source(self) -> tfrecord.TFRecordSource:
@@ -235,7 +250,7 @@ def records(data_dir: str | os.PathLike[str], splits: Sequence[str]) -> Records:
     UserError: A split is unknown, or the record files are not those that the
       build has written.
   """
-  folder = pathlib.Path(data_dir)
+  folder = built_dataset.folder(data_dir)
   built_dataset.check_splits(folder, splits)
   path = folder / FILE
   if path.exists():
@@ -247,8 +262,8 @@ def records(data_dir: str | os.PathLike[str], splits: Sequence[str]) -> Records:
       write(index)
   else:
     index = scan(folder, splits)
-  ranges = [np.arange(*index.splits[split]) for split in splits]
-  return Records(index, np.concatenate([np.zeros(0, np.int64), *ranges]))
+  parts = [np.arange(*index.splits[split]) for split in splits]
+  return Records(index, np.concatenate([np.zeros(0, np.int64), *parts]))
 
 
 def scan(
@@ -260,7 +275,7 @@ def scan(
     UserError: The record files are damaged, or not those that the build has
       written.
   """
-  folder = pathlib.Path(data_dir)
+  folder = built_dataset.folder(data_dir)
   if splits is None:
     splits = sorted(built_dataset.split_sizes(folder))
   source = built_dataset.split_source(folder, splits)

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import struct
-import weakref
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,6 +12,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from pnx_jax.errors import UserError
 from pnx_jax.formats import schema
+from pnx_jax.storage import ranges
+from pnx_jax.storage.ranges import ReadableFile
 
 # A record is: length (8 bytes), its checksum (4), data, checksum (4).
 _HEADER = struct.Struct('<QI')
@@ -38,14 +39,15 @@ class TFRecordSource:
   """A sequence of serialized records over any number of files.
 
   Holds an offset index of 14 bytes per record and reads each record with one
-  `os.pread`, so that any thread may read any record. What it reads has the
-  checksums that were written with it.
+  read at its place, so that any thread may read any record. What it reads has
+  the checksums that were written with it.
 
   Args:
     paths: The files, in order.
     places: Where the records lie, if that is known; else the files are read.
 
   Attributes:
+    paths: The files, in order.
     places: Where the records lie.
 
   Raises:
@@ -58,10 +60,9 @@ class TFRecordSource:
     *,
     places: Places | None = None,
   ):
-    self._paths = [os.fspath(path) for path in paths]
-    self._files = [os.open(path, os.O_RDONLY) for path in paths]
-    weakref.finalize(self, _close, self._files)
-    self.places: Places = places or _found(self._files, self._paths)
+    self.paths: list[str] = [os.fspath(path) for path in paths]
+    self._files = [ranges.open_file(path) for path in paths]
+    self.places: Places = places or _found(self._files, self.paths)
 
   def __len__(self) -> int:
     return len(self.places.offset)
@@ -69,7 +70,7 @@ class TFRecordSource:
   def __getitem__(self, index: int) -> bytes:
     """Raises UserError for a record that is not what was written."""
     file, offset, length = (int(column[index]) for column in self.places)
-    path = self._paths[file]
+    path = self.paths[file]
     return _read(self._files[file], offset, length, f'{path}, offset {offset}')
 
 
@@ -88,13 +89,10 @@ def read(path: str | os.PathLike[str], offset: int) -> bytes:
   Raises:
     UserError: It is not what was written.
   """
-  file = os.open(path, os.O_RDONLY)
-  try:
-    header = os.pread(file, _HEADER.size, offset)
-    where = f'{os.fspath(path)}, offset {offset}'
-    return _read(file, offset, _length(header, where), where)
-  finally:
-    os.close(file)
+  file = ranges.open_file(path)
+  where = f'{os.fspath(path)}, offset {offset}'
+  length = _length(file.read(offset, _HEADER.size), where)
+  return _read(file, offset, length, where)
 
 
 def parse(example: bytes) -> schema.Record:
@@ -153,7 +151,7 @@ _VALUES: dict[Any, Any] = {
 }
 
 
-def _found(files: Sequence[int], paths: Sequence[str]) -> Places:
+def _found(files: Sequence[ReadableFile], paths: Sequence[str]) -> Places:
   """Returns where the records of some files lie."""
   places = [_scan(*each) for each in zip(files, paths, strict=True)]
   counts = [len(each) for each in places]
@@ -167,16 +165,15 @@ def _found(files: Sequence[int], paths: Sequence[str]) -> Places:
   )
 
 
-def _scan(file: int, path: str) -> list[tuple[int, int]]:
+def _scan(file: ReadableFile, path: str) -> list[tuple[int, int]]:
   """Returns where the records of a file start, and how long they are."""
-  size = os.fstat(file).st_size
   places: list[tuple[int, int]] = []
   offset = 0
-  while offset < size:
+  while offset < file.size:
     where = f'{path}, offset {offset} (record {len(places)})'
-    length = _length(os.pread(file, _HEADER.size, offset), where)
+    length = _length(file.read(offset, _HEADER.size), where)
     end = offset + _HEADER.size + length + _FOOTER.size
-    if end > size:
+    if end > file.size:
       raise UserError(
         f'{where}: the record runs past the end of the file; {_REMEDY}'
       )
@@ -196,8 +193,8 @@ def _length(header: bytes, where: str) -> int:
   return length
 
 
-def _read(file: int, offset: int, length: int, where: str) -> bytes:
-  whole = os.pread(file, _HEADER.size + length + _FOOTER.size, offset)
+def _read(file: ReadableFile, offset: int, length: int, where: str) -> bytes:
+  whole = file.read(offset, _HEADER.size + length + _FOOTER.size)
   data, footer = whole[_HEADER.size : -_FOOTER.size], whole[-_FOOTER.size :]
   if (
     len(data) != length
@@ -222,8 +219,3 @@ def checksum(data: bytes) -> int:
   """Returns the CRC-32C of bytes, masked as in TFRecord files."""
   crc = google_crc32c.value(data)
   return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _close(files: Sequence[int]) -> None:
-  for file in files:
-    os.close(file)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom
 from pnx_jax.formats.names import printable
+from pnx_jax.storage import local
 
 _LONGEST_STEM = 64
 
@@ -86,10 +87,12 @@ def find(
 def name_of(path: str) -> str:
   """A name of letters, digits, `_`, `.` and `-` with a digest of the real path.
 
+  Of a copy from a bucket, its address is the real path.
+
   Two files never share a name; a file that is found by two paths has one.
   """
   stem = re.sub(r'[^\w.-]', '_', dicom.image_id_of(path), flags=re.ASCII)
-  real = os.fsencode(os.path.realpath(path))
+  real = os.fsencode(local.origin(os.path.realpath(path)))
   digest = hashlib.sha256(real).hexdigest()[:12]
   return f'{stem[-_LONGEST_STEM:].lstrip(".")}_{digest}'
 

@@ -1,5 +1,7 @@
 """The flags of --mode=predict; nothing here loads JAX."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
@@ -7,6 +9,10 @@ from ml_collections import config_flags
 
 from pnx_jax import film_flags
 from pnx_jax.errors import UserError
+from pnx_jax.storage import local
+from pnx_jax.storage.addresses import is_address
+
+_SECONDS_BETWEEN_PUBLICATIONS = 60.0
 
 
 def define() -> None:
@@ -59,6 +65,26 @@ def check() -> None:
     raise UserError('--input is missing: a file or folder of radiographs')
   if not given.output_dir:
     raise UserError('--output_dir is missing: a folder for the worklist')
+
+
+@contextlib.contextmanager
+def local_arguments() -> Iterator[dict[str, Any]]:
+  """Yields the arguments, with local copies of what lies in buckets.
+
+  Raises:
+    UserError: A bucket cannot be used, or is to be written by several shards.
+  """
+  given = arguments()
+  output_dir = given['output_dir']
+  if given['shard'] and is_address(output_dir):
+    raise UserError(
+      f'{output_dir}: shards need an --output_dir on a disk that they share'
+    )
+  given['inputs'] = [*map(local.fetched, given['inputs'])]
+  with local.working_copy(
+    output_dir, lock='predict', seconds=_SECONDS_BETWEEN_PUBLICATIONS
+  ) as copy:
+    yield given | {'output_dir': copy.path}
 
 
 def arguments() -> dict[str, Any]:

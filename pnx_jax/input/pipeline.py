@@ -14,7 +14,7 @@ images are known outside of their boxes, `unknown` bool[B, S, S, 1].
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import cv2
@@ -87,6 +87,10 @@ class Dataset:
     """bool[N]: whether the truth of the pixels outside of boxes is known."""
     columns = map(self.records.column, ('truth', 'boxes_exhaustive'))
     return truths.partly_known(*columns)
+
+  def read_ahead(self, indices: Iterable[int]) -> None:
+    """Tells in which order images will be asked for."""
+    self.records.expect(indices)
 
   def image(self, index: int, size: int) -> np.ndarray:
     """Returns the image of a record as u8[size, size].
@@ -236,6 +240,11 @@ class Loader:
     offset = self.process_index * self.local_batch_size
     return batch * self.batch_size + offset + place
 
+  def positions(self, first: int, last: int) -> Iterator[int]:
+    """Yields positions in the global sequence, as `batches` asks for them."""
+    local = self.local_batch_size
+    return map(self.global_position, range(first * local, last * local))
+
   def batches(
     self, example: Callable[[int], Example], first: int, last: int
   ) -> Iterator[Batch]:
@@ -347,6 +356,8 @@ def training_batches(
       example['unknown'] = dataset.unknown(index, image_size)[..., None]
     return example
 
+  positions = loader.positions(first_step, last_step)
+  dataset.read_ahead(map(schedule.record, positions))
   batches = loader.batches(example, first_step, last_step)
   if unlabeled is None:
     return batches
@@ -355,6 +366,8 @@ def training_batches(
     return {'unlabeled': unlabeled.image(position, image_size)}
 
   others = dataclasses.replace(loader, batch_size=unlabeled.batch_size)
+  positions = others.positions(first_step, last_step)
+  unlabeled.dataset.read_ahead(map(unlabeled.schedule.record, positions))
   pairs = zip(
     batches, others.batches(other, first_step, last_step), strict=True
   )
@@ -412,6 +425,8 @@ def evaluation_batches(
     return example | {'valid': np.bool_(valid)}
 
   num_batches = -(-len(dataset) // loader.batch_size)
+  positions = loader.positions(0, num_batches)
+  dataset.read_ahead(p for p in positions if p < len(dataset))
   return loader.batches(example, 0, num_batches)
 
 

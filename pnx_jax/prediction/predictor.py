@@ -32,6 +32,7 @@ from pnx_jax.prediction.decoding import (
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.ensemble import Ensemble
 from pnx_jax.prediction.network import SIZE
+from pnx_jax.storage import local
 from pnx_jax.training import sharding
 
 # Films that a device takes at a time; a CPU gains nothing by several.
@@ -302,13 +303,14 @@ def load(
   """Loads the predictor of an evaluated run or of an export.
 
   Args:
-    path: the folder.
+    path: the folder, or its address in a bucket.
     accept_edited: go on where files were edited after they were sealed;
       `Ensemble.seal` names them.
 
   Raises:
     UserError: the folder holds neither, or a damaged or edited one.
   """
+  path = local.fetched(path)
   read = exported.load if exported.is_export(path) else deployment.load
   return Predictor(read(path, accept_edited=accept_edited))
 
@@ -325,6 +327,7 @@ def read_options(
   Raises:
     UserError: see `load`.
   """
+  path = local.fetched(path)
   if exported.is_export(path):
     settings = exported.read_settings(path, accept_edited=accept_edited)
     return ReadOptions(settings['image_size'], settings['window'])

@@ -10,6 +10,7 @@ import logging
 import os
 import pathlib
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, Self
@@ -55,6 +56,7 @@ class Checkpoints:
     directory: The folder of the checkpoints.
     keep_best: Number of checkpoints kept for their score, beside the newest.
     create: Whether to make the folder.
+    publish: Called in the background after each checkpoint that is complete.
 
   Attributes:
     directory: The folder of the checkpoints, absolute.
@@ -69,7 +71,9 @@ class Checkpoints:
     *,
     keep_best: int = 1,
     create: bool = True,
+    publish: Callable[[], None] | None = None,
   ):
+    self._publishing = _Publishing(publish)
     self.directory: str = os.path.abspath(directory)
     if create:
       try:
@@ -102,6 +106,7 @@ class Checkpoints:
     return self
 
   def __exit__(self, *_: object) -> None:
+    self._publishing.join()
     self._manager.wait_until_finished()
     self._manager.close()
 
@@ -122,6 +127,7 @@ class Checkpoints:
       score: The best checkpoints are those with the highest score.
       record: What is recorded of the run's files; see `run_seal`.
     """
+    self._publishing.wait()
     if step in self._manager.all_steps():
       if score is None or step in self.scored_steps():
         return
@@ -142,6 +148,7 @@ class Checkpoints:
       ),
       metrics=None if score is None else {_SCORE: score},
     )
+    self._publishing.start(after=self._manager.wait_until_finished)
 
   def restore_latest(self, abstract: TrainState) -> TrainState | None:
     """Returns the newest undamaged state, or None where there never was one.
@@ -216,7 +223,8 @@ class Checkpoints:
     return {step for step in steps if self._manager.metrics(step)}
 
   def wait(self) -> None:
-    """Returns when everything is saved."""
+    """Returns when everything is saved and published."""
+    self._publishing.wait()
     self._manager.wait_until_finished()
 
   def _first_good(
@@ -320,6 +328,39 @@ class Checkpoints:
       if checksums(restored[name]) != sums[name]:
         raise ValueError(f'the checksums of {name!r} differ')
     return restored
+
+
+class _Publishing:
+  """Publishes in the background, one checkpoint after the other."""
+
+  def __init__(self, publish: Callable[[], None] | None):
+    self._publish = publish
+    self._thread: threading.Thread | None = None
+    self._error: BaseException | None = None
+
+  def start(self, *, after: Callable[[], object]) -> None:
+    if self._publish is None:
+      return
+    self._thread = threading.Thread(target=self._run, args=[after])
+    self._thread.start()
+
+  def join(self) -> None:
+    if self._thread is not None:
+      self._thread.join()
+
+  def wait(self) -> None:
+    """Waits; raises what went wrong."""
+    self.join()
+    if self._error is not None:
+      raise self._error
+
+  def _run(self, after: Callable[[], object]) -> None:
+    assert self._publish is not None
+    try:
+      after()
+      self._publish()
+    except BaseException as error:
+      self._error = error
 
 
 def checksums(tree: Any) -> dict[str, int]:

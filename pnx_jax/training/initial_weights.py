@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from pnx_jax.config import Config
 from pnx_jax.errors import UserError
 from pnx_jax.models import pretrained
+from pnx_jax.storage import local
 from pnx_jax.training import run_files, seen_films
 from pnx_jax.training.checkpoint import Checkpoints
 from pnx_jax.training.experiment import Experiment
@@ -44,7 +45,8 @@ def films_seen(
     films += seen_films.of(records, use=seen_films.UNLABELED)
   if not config.init_from:
     return films
-  before = run_files.seen(config.init_from, config.fold) or run_files.seen(
+  start = local.fetched(config.init_from)
+  before = run_files.seen(start, config.fold) or run_files.seen(
     workdir, config.fold
   )
   trained = [film for film in before if film.use == seen_films.TRAINED]
@@ -99,14 +101,17 @@ def load(
     UserError: There are no such weights, or they fit another network.
   """
   if config.init_from:
-    run_files.load(config.init_from)
-    directory = run_files.checkpoint_dir(config.init_from, config.fold)
+    start = local.fetched(config.init_from)
+    run_files.load(start)
+    directory = run_files.checkpoint_dir(start, config.fold)
     with Checkpoints(directory, create=False) as checkpoints:
       steps, variables = checkpoints.restore_best(abstract_variables)
     _logger.info('Starting from %s, step %d.', directory, steps[0])
   elif config.pretrained:
     variables = pretrained.load(
-      config.pretrained, state.variables, encoder=config.model.encoder
+      local.fetched(config.pretrained),
+      state.variables,
+      encoder=config.model.encoder,
     )
     variables = jax.tree.map(
       lambda x, like: jax.device_put(x, like.sharding),

@@ -5,12 +5,14 @@ import os
 
 from pnx_jax.config import Config, check_config, flatten
 from pnx_jax.input import pipeline
+from pnx_jax.storage.local import WorkingCopy
 from pnx_jax.training import (
   fold_lock,
   initial_weights,
   overview,
   preemption,
   profiling,
+  run_copy,
   run_files,
   run_seal,
   sharding,
@@ -36,7 +38,8 @@ def train(
 
   Args:
     config: As in configs/default.py.
-    workdir: `config.json` and `fold<i>/{checkpoints,events}` are written here.
+    workdir: `config.json` and `fold<i>/{checkpoints,events}` are written here;
+      a folder or an address in a bucket.
     accept_edited: Resume although config.json or trained_on.json changed after
       the last checkpoint.
 
@@ -49,6 +52,15 @@ def train(
     FloatingPointError: The loss is not finite; its batch is saved.
   """
   check_config(config)
+  with run_copy.of_fold(workdir, config) as copy:
+    return _train(config, copy, accept_edited=accept_edited)
+
+
+def _train(
+  config: Config, copy: WorkingCopy, *, accept_edited: bool
+) -> dict[str, float] | None:
+  """Trains as `train` does, in a local folder."""
+  workdir = copy.path
   edited = run_seal.check(workdir, config.fold, accept_edited=accept_edited)
   mesh = sharding.mesh()
   sharding.check_batch_size(config.batch_size, 'batch_size')
@@ -67,6 +79,7 @@ def train(
     Checkpoints(
       run_files.checkpoint_dir(workdir, config.fold),
       keep_best=config.average_checkpoints,
+      publish=copy.publish if copy.is_published else None,
     ) as checkpoints,
     preemption.watch() as stop_requested,
   ):

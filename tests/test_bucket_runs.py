@@ -1,0 +1,155 @@
+"""Runs whose data and workdir both lie in an emulated bucket."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import bucket_servers
+import pytest
+import small_run
+
+from pnx_jax.errors import UserError
+from pnx_jax.storage import bucket, lease, local
+from pnx_jax.storage.addresses import parse
+from pnx_jax.storage.bucket import Bucket
+from pnx_jax.storage.marker import Marker
+from pnx_jax.storage.published import Folder
+from pnx_jax.training.train import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(
+  bucket_servers.missing() is not None and os.environ.get('CI') != 'true',
+  reason=f'{bucket_servers.missing()} is not installed',
+)
+
+
+@pytest.fixture(params=['gs', pytest.param('s3', marks=pytest.mark.slow)])
+def variables(request, tmp_path):
+  """What makes programs use an emulated bucket, and a cache of their own."""
+  with bucket_servers.serving(request.param) as (_, variables):
+    cache = {'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    with bucket_servers.environment(variables | cache):
+      local._slot.cache_clear()
+      yield variables | cache | {'scheme': request.param}
+  bucket._open.cache_clear()
+
+
+def published(folder, name, scheme, tmp_path):
+  """Puts a local folder into the bucket; returns its address."""
+  address = f'{scheme}://{bucket_servers.BUCKET}/{name}'
+  copy = tmp_path / f'to_be_{name}'
+  shutil.copytree(folder, copy)
+  Folder(parse(address), copy).publish()
+  return address
+
+
+def checksums(folder, step):
+  """Of every array, and the score, of a checkpoint."""
+  path = folder / f'fold0/checkpoints/{step}/checksums/metadata'
+  return {k: v for k, v in json.loads(path.read_text()).items() if k != 'seal'}
+
+
+def test_a_run_resumes_from_its_bucket_alone(
+  variables, dataset_dir, trained_run, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(lease, 'HEARTBEAT_SECONDS', 1.0)
+  scheme = variables['scheme']
+  data = published(dataset_dir, 'data', scheme, tmp_path)
+  workdir = f'{scheme}://{bucket_servers.BUCKET}/runs/small'
+  train(small_run.config(data, total_steps=3), workdir)
+  shutil.rmtree(tmp_path / 'cache')  # As on another machine.
+  local.with_large_files_in_place.cache_clear()
+  train(small_run.config(data), workdir)
+  # The record files were not copied, but read by parts.
+  files = [*(tmp_path / 'cache').rglob('*.tfrecord-*')]
+  assert files and not any(file.stat().st_blocks for file in files)
+
+  copy = Folder(parse(workdir), tmp_path / 'copy')
+  copy.fetch()
+  assert checksums(copy.path, 6) == checksums(trained_run, 6)
+  assert small_run.events(copy.path).keys() == (
+    small_run.events(trained_run).keys()
+  )
+  config = json.loads((copy.path / 'config.json').read_text())
+  assert config['data_dir'] == data
+  with (
+    lease.held(parse(workdir) / 'fold0.lease'),
+    pytest.raises(UserError, match=f'{workdir}/fold0.lease is held'),
+  ):
+    train(small_run.config(data), workdir)
+
+
+def launch(variables, data, workdir):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      'launch.py',
+      f'--workdir={workdir}',
+      *small_run.flags(data),
+    ],
+    cwd=ROOT,
+    env=os.environ | variables,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def published_steps(workdir):
+  names = Marker.read(Bucket(parse(workdir)), parse(workdir)).files
+  return {
+    int(name.split('/')[2])
+    for name in names
+    if name.startswith('fold0/checkpoints/')
+  }
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_bit_for_bit(
+  variables, dataset_dir, trained_run, tmp_path
+):
+  scheme = variables['scheme']
+  data = published(dataset_dir, 'data', scheme, tmp_path)
+  workdir = f'{scheme}://{bucket_servers.BUCKET}/runs/killed'
+  first = launch(variables, data, workdir)
+  while max(published_steps(workdir), default=0) < 2:
+    assert first.poll() is None, first.stderr.read()
+    time.sleep(0.05)
+  first.kill()
+  first.wait()
+  assert max(published_steps(workdir)) < 6
+  shutil.rmtree(tmp_path / 'cache')
+  second = launch(variables, data, workdir)
+  assert second.wait() == 0, second.stderr.read()
+
+  copy = Folder(parse(workdir), tmp_path / 'copy')
+  copy.fetch()
+  assert checksums(copy.path, 6) == checksums(trained_run, 6)
+
+  evaluation = subprocess.run(
+    [sys.executable, 'launch.py', '--mode=eval', f'--workdir={workdir}'],
+    cwd=ROOT,
+    env=os.environ | variables,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert evaluation.returncode == 0, evaluation.stderr
+  copy.fetch()
+  assert (copy.path / 'eval' / 'report.html').exists()
+
+
+@pytest.mark.slow
+def test_of_two_jobs_in_one_workdir_one_ends_with_one_line(
+  variables, dataset_dir, tmp_path
+):
+  scheme = variables['scheme']
+  workdir = f'{scheme}://{bucket_servers.BUCKET}/runs/contended'
+  jobs = [launch(variables, dataset_dir, workdir) for _ in range(2)]
+  errors = [job.communicate()[1] for job in jobs]
+  codes = [job.returncode for job in jobs]
+  assert sorted(codes) == [0, 2], errors
+  (line,) = errors[codes.index(2)].strip().splitlines()
+  assert f'{workdir}/fold0.lease is held' in line
