@@ -48,7 +48,8 @@ def seal(workdir):
     folder = run_files.checkpoint_dir(workdir, fold)
     for path in folder.glob('*/checksums/metadata'):
       sums = json.loads(path.read_text())
-      sums.pop('seal', None)
+      for name in ('seal', 'digest'):  # As in older checkpoints.
+        sums.pop(name, None)
       if images:
         sums['seal'] = run_seal.record(config, images)
       path.write_text(json.dumps(sums))

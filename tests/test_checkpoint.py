@@ -1,7 +1,9 @@
 import functools
 import gc
+import json
 import logging
 import pathlib
+import resource
 import shutil
 
 import clu.metrics
@@ -59,6 +61,20 @@ def assert_is_step(restored, step):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.fixture
+def abandoned_reads():
+  """Orbax leaves coroutines behind when a read fails; they end here."""
+  yield
+  gc.collect()
+
+
+quiet = functools.partial(
+  pytest.mark.filterwarnings,
+  'ignore::pytest.PytestUnraisableExceptionWarning',
+  'ignore::RuntimeWarning',
+)
+
+
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
   """Steps 1 and 2, 1 the best."""
@@ -105,25 +121,59 @@ def test_a_best_checkpoint_without_its_score_stays_the_best(
   assert steps(tmp_path) == [1, 3, 4]
 
 
+@pytest.mark.parametrize('score', [0.1, 0.95])
+def test_a_score_that_was_edited_is_restored(tmp_path, caplog, score):
+  save(tmp_path, {1: 0.9, 2: 0.5, 3: None})
+  path = tmp_path / ('1' if score < 0.9 else '2') / 'metrics' / 'metrics'
+  path.write_text(json.dumps({'score': score}))
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.best_steps() == [1, 2]
+  assert 'restored from the checksums' in caplog.text
+
+
+@pytest.mark.parametrize(
+  ('before', 'after'),
+  [('"ema"', '"emb"'), ('"score"', '"scorf"'), ('0.9', '0.8')],
+)
+def test_changed_checksums_are_damage(tmp_path, caplog, before, after):
+  save(tmp_path, {1: 0.9, 2: 0.5})
+  path = tmp_path / '1' / 'checksums' / 'metadata'
+  content = path.read_text()
+  assert before in content
+  path.write_text(content.replace(before, after))
+  with Checkpoints(tmp_path) as checkpoints:
+    found, _ = checkpoints.restore_best(abstract().variables)
+  assert found == [2]
+  assert 'Checkpoint 1' in caplog.text
+
+
+@quiet()
+def test_a_full_disk_is_one_line_and_keeps_what_is_there(
+  tmp_path, caplog, abandoned_reads
+):
+  save(tmp_path, {1: 0.9})
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+  try:
+    with pytest.raises(
+      UserError, match=r'cannot save .* too large; .* complete: make room'
+    ):
+      save(tmp_path, {2: 0.95})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert 'Traceback' not in caplog.text
+  with Checkpoints(tmp_path) as checkpoints:
+    assert_is_step(checkpoints.restore_latest(abstract()), 1)
+    checkpoints.save(2, state(2), score=0.95)
+    checkpoints.wait()
+    assert_is_step(checkpoints.restore_latest(abstract()), 2)
+
+
 def test_an_empty_folder_is_a_fresh_start_but_has_no_best(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.restore_latest(abstract()) is None
     with pytest.raises(UserError, match=r'train that fold first'):
       checkpoints.restore_best(abstract().variables)
-
-
-@pytest.fixture
-def abandoned_reads():
-  """Orbax leaves coroutines behind when a read fails; they end here."""
-  yield
-  gc.collect()
-
-
-quiet = functools.partial(
-  pytest.mark.filterwarnings,
-  'ignore::pytest.PytestUnraisableExceptionWarning',
-  'ignore::RuntimeWarning',
-)
 
 
 def truncate(path):

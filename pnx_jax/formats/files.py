@@ -24,6 +24,8 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _BYTE_ORDER_MARKS = {b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
 _DELIMITERS = ',;\t'
 
+_PROBE_BYTES = 1 << 20
+
 PARTIAL = '.partial'  # ends the names of files that are being written
 
 csv.field_size_limit(1 << 30)  # The run lengths of one mask are one cell.
@@ -278,6 +280,38 @@ def remove(path: pathlib.Path) -> None:
     path.unlink()
   elif path.exists():
     shutil.rmtree(path)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+  """Checks that libraries which take names of files as text can take one.
+
+  Raises:
+    UserError: Its name, or that of a folder above it, is not UTF-8.
+  """
+  absolute = os.path.abspath(path)
+  try:
+    absolute.encode()
+  except UnicodeEncodeError:
+    raise UserError(
+      f'{printable(absolute)} cannot be written: its name is not UTF-8, which '
+      'TensorFlow and Orbax need; choose a folder whose name is'
+    ) from None
+
+
+def why_not_writable(folder: str | os.PathLike[str]) -> str:
+  """Returns why a file of some size cannot be written in a folder, or ''."""
+  path = pathlib.Path(folder, f'.{uuid.uuid4().hex}{PARTIAL}')
+  try:
+    try:
+      with path.open('xb') as file:
+        file.write(bytes(_PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    finally:
+      path.unlink(missing_ok=True)
+  except OSError as error:
+    return error.strerror or type(error).__name__
+  return ''
 
 
 def sync(path: str | os.PathLike[str]) -> None:

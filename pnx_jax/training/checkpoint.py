@@ -5,6 +5,7 @@ the checksums of its arrays. A damaged one is logged and the one before it is
 restored; if all are damaged that is an error, never a silent fresh start.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import pathlib
 import tempfile
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 import jax
@@ -31,14 +32,25 @@ from pnx_jax.formats import files, seal
 from pnx_jax.training.train_state import TrainState
 
 _logger = logging.getLogger(__name__)
-# Most checkpoints are not scored; orbax warns at each of them.
-absl_logging.get_absl_logger().addFilter(
-  lambda record: not record.getMessage().startswith('Requested `tracked_metric')
-)
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+  """Whether a line of Orbax tells what is not told or raised otherwise."""
+  # Most checkpoints are not scored; it warns at each of them.
+  unscored = record.getMessage().startswith('Requested `tracked_metric')
+  # What it fails to read or write is raised, too.
+  raised = bool(record.exc_info) and 'orbax' in record.pathname
+  return not (unscored or raised)
+
+
+absl_logging.get_absl_logger().addFilter(_is_needed)
 
 # The one before the newest is there in case the newest is damaged.
 _KEEP_LATEST = 2
 _SCORE = 'score'
+# Beside the checksums of the items: one of all that the file of them holds.
+_DIGEST = 'digest'
+_ITEMS = ('variables', 'ema', 'training')
 _NONE = (
   'no checkpoint in {}; train that fold first: `python launch.py --config=...`'
 )
@@ -75,6 +87,7 @@ class Checkpoints:
   ):
     self._publishing = _Publishing(publish)
     self.directory: str = os.path.abspath(directory)
+    files.check_name(self.directory)
     if create:
       try:
         os.makedirs(self.directory, exist_ok=True)
@@ -106,9 +119,10 @@ class Checkpoints:
     return self
 
   def __exit__(self, *_: object) -> None:
-    self._publishing.join()
-    self._manager.wait_until_finished()
-    self._manager.close()
+    with self._explained():
+      self._publishing.join()
+      self._manager.wait_until_finished()
+      self._manager.close()
 
   def save(
     self,
@@ -126,8 +140,13 @@ class Checkpoints:
       state: What to save.
       score: The best checkpoints are those with the highest score.
       record: What is recorded of the run's files; see `run_seal`.
+
+    Raises:
+      UserError: This checkpoint or the one before it cannot be written, for
+        example because the disk is full.
     """
-    self._publishing.wait()
+    with self._explained():
+      self._publishing.wait()
     if step in self._manager.all_steps():
       if score is None or step in self.scored_steps():
         return
@@ -140,14 +159,16 @@ class Checkpoints:
     sums[_SCORE] = score
     if record is not None:
       sums[seal.FIELD] = record
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        checksums=ocp.args.JsonSave(sums),
-        **{name: ocp.args.StandardSave(item) for name, item in items.items()},
-      ),
-      metrics=None if score is None else {_SCORE: score},
-    )
+    sums[_DIGEST] = _digest(sums)
+    with self._explained():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          checksums=ocp.args.JsonSave(sums),
+          **{name: ocp.args.StandardSave(item) for name, item in items.items()},
+        ),
+        metrics=None if score is None else {_SCORE: score},
+      )
     self._publishing.start(after=self._manager.wait_until_finished)
 
   def restore_latest(self, abstract: TrainState) -> TrainState | None:
@@ -223,9 +244,31 @@ class Checkpoints:
     return {step for step in steps if self._manager.metrics(step)}
 
   def wait(self) -> None:
-    """Returns when everything is saved and published."""
-    self._publishing.wait()
-    self._manager.wait_until_finished()
+    """Returns when everything is saved and published.
+
+    Raises:
+      UserError: See `save`.
+    """
+    with self._explained():
+      self._publishing.wait()
+      self._manager.wait_until_finished()
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Turns a failure to write into one line; Orbax has many types of them."""
+    try:
+      yield
+    except Exception as error:
+      reason = files.why_not_writable(self.directory)
+      if not reason and isinstance(error, OSError):
+        reason = error.strerror or ''
+      if not reason:
+        raise
+      raise UserError(
+        f'cannot save a checkpoint in {self.directory}: {reason}; the '
+        'checkpoints before it are complete: make room, then run the same '
+        'command to resume'
+      ) from error
 
   def _first_good(
     self,
@@ -275,10 +318,14 @@ class Checkpoints:
 
   def _restore_score(self, folder: pathlib.Path) -> None:
     path = folder / 'metrics' / 'metrics'
-    saved = _saved_score(folder)
+    saved, certain = _saved_score(folder)
     try:
-      float(_score(json.loads(path.read_bytes())))
-      return
+      found = float(_score(json.loads(path.read_bytes())))
+      if found == saved or saved is None:
+        return
+      if not certain:  # Restoring it will tell.
+        _logger.error('The score in %s is not the one it was saved with.', path)
+        return
     except FileNotFoundError:
       if saved is None:  # It was saved without a score.
         return
@@ -313,10 +360,10 @@ class Checkpoints:
     sums = self._manager.restore(
       step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore())
     )['checksums']
+    check_sums(sums)
     kept = self._manager.metrics(step) or {_SCORE: None}
-    if kept[_SCORE] not in (sums.pop(_SCORE), None):
+    if kept[_SCORE] not in (sums[_SCORE], None):
       raise ValueError('its score is not the one it was saved with')
-    sums.pop(seal.FIELD, None)
     items = choose(sums)
     restored = self._manager.restore(
       step,
@@ -403,13 +450,38 @@ def _score(metrics: dict[str, float]) -> float:
   return metrics[_SCORE]
 
 
-def _saved_score(folder: pathlib.Path) -> float | None:
-  """Returns the score in a checkpoint's checksums, or None without one."""
+def check_sums(sums: dict[str, Any]) -> None:
+  """Checks what a checkpoint's file of checksums holds against its own digest.
+
+  Args:
+    sums: The content of the file. Old ones have no digest.
+
+  Raises:
+    ValueError: It was changed.
+  """
+  unknown = sums.keys() - {*_ITEMS, _SCORE, seal.FIELD, _DIGEST}
+  if unknown or sums.get(_DIGEST, '') not in ('', _digest(sums)):
+    raise ValueError('its checksums are not those that it was saved with')
+
+
+def _digest(sums: dict[str, Any]) -> str:
+  return seal.digest(
+    {'sums': {name: sums[name] for name in sums if name != _DIGEST}}
+  )
+
+
+def _saved_score(folder: pathlib.Path) -> tuple[float | None, bool]:
+  """Returns the score in a checkpoint's checksums, and whether it is certain.
+
+  None where it was saved without one, or the checksums are damaged.
+  """
   try:
     sums = json.loads((folder / 'checksums' / 'metadata').read_bytes())
-    return None if sums[_SCORE] is None else float(sums[_SCORE])
-  except (OSError, ValueError, KeyError, TypeError):
-    return None
+    check_sums(sums)
+    score = None if sums[_SCORE] is None else float(sums[_SCORE])
+    return score, _DIGEST in sums
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return None, False
 
 
 def _check_shapes(folder: pathlib.Path, abstract: Any) -> None:

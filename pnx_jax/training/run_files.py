@@ -161,7 +161,7 @@ def load(workdir: Path) -> Config:
       f'no run at {workdir} (there is no config.json); train one first: '
       f'`python launch.py --config=configs/resunet.py --workdir={workdir}`'
     ) from None
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise UserError(f'{path} is not valid JSON: {error}') from None
   return config_from_json(content, path=path)
 
