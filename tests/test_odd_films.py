@@ -23,10 +23,9 @@ def twelve_bits(**attributes):
   return dicom_files.dataset(film, bits=12, **attributes)
 
 
-def table(entries, descriptor):
+def table(entries, descriptor, *, descriptor_vr='US'):
   item = pydicom.Dataset()
-  item.LUTDescriptor = descriptor
-  item['LUTDescriptor'].VR = 'US'
+  item.add_new('LUTDescriptor', descriptor_vr, descriptor)
   item.LUTData = [int(entry) for entry in entries]
   item['LUTData'].VR = 'US'
   return item
@@ -71,6 +70,21 @@ def test_an_item_without_a_table_is_passed_over():
     ModalityLUTSequence=pydicom.Sequence([pydicom.Dataset()])
   )
   np.testing.assert_array_equal(shown(modality), shown(twelve_bits()))
+
+
+@pytest.mark.parametrize('keyword', ['ModalityLUTSequence', 'VOILUTSequence'])
+def test_a_first_value_below_zero_that_is_written_as_unsigned(keyword):
+  values = np.arange(-2048, 2048, dtype=np.int16).reshape(64, 64)
+  films = [
+    dicom_files.dataset(values, bits=12, **{keyword: pydicom.Sequence([item])})
+    for item in (
+      table(np.arange(4096), [4096, 2**16 - 2048, 12]),
+      table(np.arange(4096), [4096, -2048, 12], descriptor_vr='SS'),
+    )
+  ]
+  unsigned, signed = map(shown, films)
+  np.testing.assert_array_equal(unsigned, signed)
+  assert np.ptp(unsigned) == 255
 
 
 def test_a_table_with_too_few_entries_is_refused():

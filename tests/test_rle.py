@@ -137,7 +137,10 @@ def test_real_labels_byte_for_byte(real_data):
 
 @pytest.mark.parametrize(
   'negative',
-  ['-1', ' -1 ', '', 'nan', 'NaN', '-1.0', '0', '\N{NO-BREAK SPACE}-1'],
+  [
+    *('-1', ' -1 ', '', 'nan', 'NaN', '-1.0', '-1.', '0', '0.00', 'None'),
+    *('null', 'N/A', '<NA>', '\N{NO-BREAK SPACE}-1'),
+  ],
 )
 def test_negatives_as_tables_in_circulation_write_them(tmp_path, negative):
   path = tmp_path / 'a.csv'

@@ -182,7 +182,9 @@ def test_several_frames_are_refused_whatever_the_header_says(said):
     with_offsets = compressed(syntax, frames, values, bits=12, **header)
     without = compressed(syntax, frames, values, bits=12, **header)
     without.PixelData = encapsulate(frames, has_bot=False)
-    made += [with_offsets, without]
+    joined = [b''.join(frames)]
+    in_one_piece = compressed(syntax, joined, values, bits=12, **header)
+    made += [with_offsets, without, in_one_piece]
   frames = [codestreams.run_lengths(values)] * 2
   run_lengths = compressed(uid.RLELossless, frames, values, bits=12, **header)
   run_lengths.PixelData = encapsulate(frames, has_bot=False)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000 = 'jpeg', 'lossless', 'ls', '2000'
 
 _JPEG_START = b'\xff\xd8\xff'
+_END = b'\xff\xd9'  # of JPEG and JPEG 2000
 _JPEG_2000_START = b'\xff\x4f\xff\x51'
 _JP2_START = b'\x00\x00\x00\x0cjP  '
 _LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
@@ -34,6 +35,19 @@ class Frame(NamedTuple):
 def starts(data: bytes) -> bool:
   """Returns whether a JPEG or JPEG 2000 frame begins here."""
   return data.startswith((_JPEG_START, _JPEG_2000_START, _JP2_START))
+
+
+def count_joined(data: bytes) -> int:
+  """Returns how many frames follow one another in one piece.
+
+  Within a frame the mark of its end cannot be followed by that of a start.
+  """
+  starts = _JPEG_START, _JPEG_2000_START
+  return 1 + sum(
+    data.count(_END + padding + start)
+    for start in starts
+    for padding in (b'', b'\0')
+  )
 
 
 def parse(data: bytes) -> Frame:

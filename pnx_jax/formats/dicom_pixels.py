@@ -134,6 +134,7 @@ def _codestream(
   if syntax not in _STILL_IMAGES:
     raise UnusableDicom('undecodable', f'no decoder for {syntax.name}')
   data = _frame(dataset, codestream.starts)
+  _check_one_frame(dataset, codestream.count_joined(data))
   try:
     found = codestream.parse(data)
   except ValueError as error:

@@ -139,7 +139,11 @@ class _Lut(NamedTuple):
   entries: np.ndarray
 
   def applied(self, values: np.ndarray) -> np.ndarray:
-    places = np.clip(values - self.first, 0, len(self.entries) - 1)
+    """Returns the entries for all values that a pixel can have."""
+    first = self.first
+    if first >= 1 << 15 and first > values.max():
+      first -= 1 << 16  # A negative number that was written as unsigned.
+    places = np.clip(values - first, 0, len(self.entries) - 1)
     return self.entries[places]
 
 

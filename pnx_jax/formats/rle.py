@@ -18,7 +18,7 @@ from pnx_jax.formats import files
 HEADER = ('ImageId', 'EncodedPixels')
 EMPTY = '-1'
 # How tables in circulation write a mask without any pixel.
-_EMPTY = ('', '-1', '-1.0', '0', '0.0', 'nan')
+_EMPTY = re.compile(r'|nan|none|null|n/?a|<na>|(-1|0)(\.0*)?', re.IGNORECASE)
 _DIGITS = re.compile(r'[\d\s]*', re.ASCII)
 
 
@@ -75,7 +75,7 @@ def union(rles: Iterable[str], height: int, width: int) -> np.ndarray:
 
 def is_empty(rle: str) -> bool:
   """Whether the string stands for a mask without any pixel."""
-  return rle.strip().lower() in _EMPTY
+  return bool(_EMPTY.fullmatch(rle.strip()))
 
 
 def read_csv(path: str | os.PathLike[str]) -> dict[str, list[str]]:
