@@ -23,7 +23,7 @@ from data_prep import (
 from data_prep.entries import Entry, Rejection
 from data_prep.request import Request
 from pnx_jax.errors import UserError
-from pnx_jax.formats import record_index, rle, schema
+from pnx_jax.formats import files, record_index, rle, schema
 
 Splits = dict[str, list[prepare.Prepared]]
 
@@ -34,6 +34,7 @@ def build(request: Request) -> report.Report:
   Raises:
     UserError: The request cannot be met.
   """
+  files.check_name(request.output_dir)
   try:
     staging.finish(request.output_dir)
     staging.check_output(

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import importlib.util
 import inspect
+import io
 import logging
 import pathlib
 import sys
@@ -37,6 +38,10 @@ _USER_ERROR = 2
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
   """Ends the program with `error: ...`, status 2, for a user's mistake."""
+  for stream in (sys.stdout, sys.stderr):
+    # Names of files may hold bytes that are no text.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   try:
     yield
   except UserError as error:

@@ -53,8 +53,7 @@ def write(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
   # Where films share an id, their unique names tell them apart.
   count = collections.Counter(reading.image_id for reading in assessed)
   masks = (
-    (files.escaped(r.image_id if count[r.image_id] == 1 else r.name), r.rle)
-    for r in assessed
+    (r.image_id if count[r.image_id] == 1 else r.name, r.rle) for r in assessed
   )
   rle.write_csv(folder / 'masks' / 'masks.csv', sorted(masks))
 
