@@ -277,7 +277,6 @@ def stranger(evaluated, workdir, tmp_path):
   file.write_text(json.dumps(deployed))
   (path / 'fold0' / 'trained_on.json').write_text('["elsewhere"]')
   small_run.seal(path)
-  (path / 'eval' / evaluation_files.CHECKSUMS).unlink()
   table = path / 'eval' / 'per_image.csv'
   table.write_text(table.read_text().replace('\n', '\nelsewhere-')[:-10])
   # A rule that no search would choose: a mask for the five surest.
@@ -292,6 +291,7 @@ def stranger(evaluated, workdir, tmp_path):
   )
   deployment = Deployment.load(path, accept_edited=True)
   deployment.save(path, path / 'eval', post)
+  evaluation_files.write_checksums(path / 'eval')
   return path
 
 
@@ -430,6 +430,7 @@ def test_external_validation_changes_nothing_else(
   seen.write_text(json.dumps(['elsewhere']))
   table = stranger / 'eval' / 'per_image.csv'
   table.write_text(table.read_text().replace('elsewhere-', ''))
+  evaluation_files.write_checksums(table.parent)
   assert f'holds {len(scored)} of the {len(scored) + 1} images' in refused()
   (stranger / 'eval' / 'deployment.json').unlink()
   assert 'is not an evaluated run; evaluate it first' in refused()

@@ -135,3 +135,9 @@ def test_the_standard_program_reads_the_checksums(path):
   evaluation_files.write_checksums(path.parent)
   command = ['sha256sum', '--check', evaluation_files.CHECKSUMS]
   subprocess.run(command, cwd=path.parent, check=True)
+
+
+def test_a_sealed_evaluation_without_checksums_is_refused(path):
+  files.write_json(path.with_name('postprocess.json'), {'seal': ''})
+  with pytest.raises(UserError, match='SHA256SUMS is missing'):
+    evaluation_files.read_per_image(path)

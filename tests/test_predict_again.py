@@ -128,6 +128,14 @@ def after_stamp(path):
   return source.stamp
 
 
+def lines_of_old(path):
+  """The lines of a journal, parsed, without their checksums."""
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  for line in lines:
+    del line['checksum']
+  return lines
+
+
 def test_verify_reads_films_that_seem_unchanged(
   predict, five_films, tmp_path, predicted_ids
 ):
@@ -140,7 +148,7 @@ def test_verify_reads_films_that_seem_unchanged(
   path = tmp_path / 'out' / journal.NAME
   stamps = {name: reading.stamp for name, reading in before.items()}
   shutil.copy(five_films / 'a.dcm', five_films / 'b.dcm')
-  text = path.read_text()
+  text = ''.join(f'{json.dumps(line)}\n' for line in lines_of_old(path))
   path.write_text(text.replace(stamps['b'], after_stamp(five_films / 'b.dcm')))
   assert predict(five_films)['b'].rle == before['b'].rle
   assert not predicted_ids
@@ -151,11 +159,11 @@ def test_verify_reads_films_that_seem_unchanged(
 def test_films_of_an_old_journal_are_read_again(
   predict, five_films, tmp_path, predicted_ids
 ):
-  """Older journals hold neither digest nor inode."""
+  """Older journals hold neither checksum, digest nor inode."""
   before = predict(five_films)
   predicted_ids.clear()
   path = tmp_path / 'out' / journal.NAME
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines = lines_of_old(path)
   for line in lines:
     del line['digest']
     line['stamp'] = '-'.join(line['stamp'].split('-')[:2])
@@ -175,6 +183,25 @@ def test_a_torn_line_is_dropped(
   assert sorted(again) == sorted(lines)
 
 
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda reading: reading.update(probability=reading['probability'] / 2),
+    lambda reading: reading.pop('checksum'),
+  ],
+)
+def test_a_changed_reading_is_refused(
+  predict, five_films, earlier_readings, tmp_path, change
+):
+  lines = tmp_path / 'out' / journal.NAME
+  first, second, *others = lines.read_text().splitlines()
+  fields = json.loads(second)
+  change(fields)
+  lines.write_text('\n'.join([first, json.dumps(fields), *others, '']))
+  with pytest.raises(UserError, match=r'jsonl, line 2: .*checksum'):
+    predict(five_films)
+
+
 def test_another_model_or_another_run_keeps_out(
   predict, five_films, earlier_readings, tmp_path
 ):
@@ -184,8 +211,9 @@ def test_another_model_or_another_run_keeps_out(
     pytest.raises(UserError, match='another run is writing to'),
   ):
     predict(five_films)
-  text = path.read_text()
-  version = json.loads(text.splitlines()[0])['model']
+  lines = lines_of_old(path)
+  version = lines[0]['model']
+  text = ''.join(f'{json.dumps(line)}\n' for line in lines)
   path.write_text(text.replace(version, 'older'))
   with pytest.raises(
     UserError, match=f'model older .* this is model {version}'

@@ -302,7 +302,7 @@ def test_a_deployment_is_read_as_it_was_written(deployment, tmp_path):
   [
     (lambda text: text[:40], 'is damaged'),
     (lambda text: '[]', 'is damaged'),
-    (lambda text: text.replace('"flip"', '"flop"'), 'is damaged.*flop'),
+    (lambda text: text.replace('"flip"', '"flop"'), 'is damaged.*flip'),
     (lambda text: text.replace('"dicom"', '"sun"'), "an unknown window: 'sun'"),
   ],
 )

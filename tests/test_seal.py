@@ -12,6 +12,7 @@ from pnx_jax.errors import UserError
 from pnx_jax.evaluation.evaluate import evaluate
 from pnx_jax.export import standalone
 from pnx_jax.export.export import export
+from pnx_jax.formats import evaluation_files
 
 
 @pytest.fixture
@@ -27,13 +28,24 @@ def _edit(path, change):
   path.write_text(json.dumps(changed))
 
 
-def _unseal(run):
-  """Makes the evaluation one of a version that sealed nothing."""
+def _unseal_evaluation(run):
+  """Removes every seal that an evaluation writes."""
   for name in ('deployment.json', 'postprocess.json'):
     path = run / 'eval' / name
     content = json.loads(path.read_text())
     kept = {key: content[key] for key in content if not key.startswith('seal')}
     path.write_text(json.dumps(kept))
+
+
+def _unseal(run):
+  """Makes run and evaluation those of a version that sealed nothing."""
+  _unseal_evaluation(run)
+  (run / 'eval' / 'SHA256SUMS').unlink()
+  for path in run.glob('fold*/checkpoints/*/checksums/metadata'):
+    sums = json.loads(path.read_text())
+    for name in ('seal', 'digest'):
+      del sums[name]
+    path.write_text(json.dumps(sums))
 
 
 EDITS = {
@@ -68,6 +80,14 @@ def test_an_edit_is_refused_by_name(run, name, change):
   _edit(run / name, change)
   with pytest.raises(UserError, match=f'{name}.* in .*accept_edited'):
     pnx_jax.load(run)
+
+
+def test_an_evaluation_without_any_seal_is_refused_where_its_run_is_sealed(run):
+  _unseal_evaluation(run)
+  with pytest.raises(UserError, match=r'deployment\.json \(without its seal\)'):
+    pnx_jax.load(run)
+  accepted = pnx_jax.load(run, accept_edited=True).ensemble.seal
+  assert accepted == 'edited: eval/deployment.json (without its seal)'
 
 
 def test_fields_that_may_change_later_are_not_sealed(run):
@@ -119,12 +139,29 @@ def test_every_output_states_it(
   assert state in repr(pnx_jax.load(model))
 
 
+def test_rules_off_the_thresholds_that_are_counted_are_one_line(
+  evaluated_run, dataset_dir, tmp_path
+):
+  run = shutil.copytree(evaluated_run, tmp_path / 'run')
+  (run / 'fold0' / 'trained_on.json').write_text('["elsewhere"]')
+  _edit(
+    run / 'eval' / 'postprocess.json',
+    lambda rules: rules['rule'].update(bottom=0.333),
+  )
+  config = small_run.config(dataset_dir)
+  with pytest.raises(
+    UserError,
+    match=r'postprocess\.json: no areas .* the nearest is 0\.35',
+  ):
+    evaluate(config, run, accept_edited=True)
+
+
 def test_external_validation_states_it(evaluated_run, dataset_dir, tmp_path):
   run = shutil.copytree(evaluated_run, tmp_path / 'run')
   (run / 'fold0' / 'trained_on.json').write_text('["elsewhere"]')
   table = run / 'eval' / 'per_image.csv'
-  (run / 'eval' / 'SHA256SUMS').unlink()
   table.write_text(table.read_text().replace('\n', '\nelsewhere-')[:-10])
+  evaluation_files.write_checksums(table.parent)
   config = small_run.config(
     dataset_dir, **{'eval.bootstrap': 10, 'eval.num_overlays': 0}
   )

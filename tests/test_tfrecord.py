@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import built_dataset, schema, seal, tfrecord
+from pnx_jax.formats import (
+  built_dataset,
+  record_index,
+  schema,
+  seal,
+  tfrecord,
+)
 
 RECORD = schema.Record(
   image=b'png',
@@ -159,7 +165,15 @@ def test_an_edited_report_is_refused(dataset, change):
     built_dataset.origin(dataset)
   del content['folds_checksum']  # A build before there were seals.
   path.write_text(json.dumps(content))
+  with pytest.raises(UserError, match=r'build\.json has lost its seal'):
+    built_dataset.origin(dataset)
+  change_json(dataset / 'dataset_info.json', version='1.0.0')
   assert built_dataset.origin(dataset).written == 60
+  path.unlink()
+  assert not built_dataset.noted_checksum(dataset)
+  change_json(dataset / 'dataset_info.json', version=schema.VERSION)
+  with pytest.raises(UserError, match=r'has lost its build\.json'):
+    record_index.records(dataset, ['fold0'])
 
 
 def test_records_of_another_build_are_noticed(dataset):

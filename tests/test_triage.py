@@ -254,6 +254,7 @@ def _write(folder, rows, **metrics):
     'intervals': {'dice': [0.4, 0.6], 'auc': None},
   } | metrics
   files.write_json(folder / 'metrics.json', metrics)
+  evaluation_files.write_checksums(folder)
   return path
 
 

@@ -16,6 +16,7 @@ from pnx_jax.errors import UserError
 from pnx_jax.evaluation import leaks
 from pnx_jax.formats import built_dataset, evaluation_files
 from pnx_jax.input import pipeline
+from pnx_jax.metrics import rules
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.postprocess import Postprocess
@@ -90,6 +91,7 @@ def make(
   saved_rules = Postprocess.load(
     folder / 'postprocess.json', accept_edited=accept_edited
   )
+  _check_thresholds(saved_rules, folder / 'postprocess.json')
   leaks.check_external(config.data_dir, fold_of.keys(), workdir, folds)
   _check_unchanged(config, workdir, configured, deployment, saved_rules)
   if configured.window != deployment.window:
@@ -203,6 +205,18 @@ def _sealed(
   if all(run_seal.is_sealed(run, fold) for run, fold in folds):
     return evaluation_seal.SEALED
   return evaluation_seal.NOT_SEALED
+
+
+def _check_thresholds(postprocess, path) -> None:
+  """Refuses rules whose results cannot be computed, before the pass."""
+  try:
+    for threshold in (postprocess.rule.top, postprocess.rule.bottom):
+      rules.column(threshold)
+  except UserError as error:
+    raise UserError(
+      f'{path}: {error}. Set it to that one, or apply other thresholds with '
+      '--mode=predict, which takes any'
+    ) from None
 
 
 def _check_same_dataset(folder, data_dir, image_ids) -> None:

@@ -37,9 +37,11 @@ class Model:
     self.settings: dict[str, Any] = json.loads(
       (folder / 'model.json').read_text()
     )
+    if not isinstance(self.settings, dict):
+      raise ValueError(f'{folder / "model.json"} is damaged: not an object')
     checksum = self.settings.pop('checksum', '')
     text = json.dumps(self.settings, sort_keys=True)
-    check(folder / 'model.json', text.encode(), checksum)
+    check(folder / 'model.json', text.encode(), str(checksum))
     for name, checksum in self.settings['files'].items():
       check(folder / name, (folder / name).read_bytes(), checksum)
     self.networks: list[tuple[Any, dict[str, Any]]] = []
@@ -168,7 +170,7 @@ def main(paths: Sequence[str]) -> None:
       found = model.predict(image)
       found['mask'] = f'{found["mask"].sum()} pixels of 1024 x 1024'
       print(json.dumps({'film': path} | found))
-  except (ImportError, OSError, ValueError) as error:
+  except (ImportError, OSError, RecursionError, ValueError) as error:
     sys.exit(f'error: {error}')
 
 

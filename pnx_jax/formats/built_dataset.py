@@ -206,12 +206,14 @@ def checksum(data_dir: str | os.PathLike[str]) -> str:
 def noted_checksum(data_dir: str | os.PathLike[str]) -> str:
   """Returns the checksum of the record files that the build noted.
 
-  It is empty without a `build.json`.
+  It is empty where an old dataset has no `build.json`.
 
   Raises:
-    UserError: The report of the build is damaged.
+    UserError: The report of the build is damaged or lost.
   """
   if not (folder(data_dir) / 'build.json').exists():
+    if _info(data_dir).version not in schema.UNSEALED_VERSIONS:
+      raise UserError(f'{data_dir} has lost its build.json: {_REMEDY}')
     return ''
   return _report(data_dir).checksum
 
@@ -254,7 +256,7 @@ def _info(data_dir: str | os.PathLike[str]) -> _Info:
 
 
 def _report(data_dir: str | os.PathLike[str]) -> _Report:
-  _info(data_dir)
+  info = _info(data_dir)
   path = folder(data_dir) / 'build.json'
   content = files.read_json(path, remedy=_REMEDY)
   try:
@@ -262,7 +264,8 @@ def _report(data_dir: str | os.PathLike[str]) -> _Report:
   except ValueError as error:
     raise UserError(f'{path} is damaged: {error}; {_REMEDY}') from None
   sealed = seal.is_sealed(content, os.fspath(path), remedy=_REMEDY)
-  if not sealed and report.folds_checksum:
+  is_old = info.version in schema.UNSEALED_VERSIONS
+  if not sealed and (report.folds_checksum or not is_old):
     raise UserError(f'{path} has lost its seal: {_REMEDY}')
   return report
 

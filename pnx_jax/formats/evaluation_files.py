@@ -6,6 +6,7 @@ evaluations by older versions have none.
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, typed_json
+from pnx_jax.formats import files, seal, typed_json
 
 PER_IMAGE = (
   'image_id',
@@ -102,6 +103,11 @@ def verify(path: str | os.PathLike[str]) -> None:
   path = pathlib.Path(path)
   checksums = path.with_name(CHECKSUMS)
   if not checksums.exists():
+    if _is_sealed(path.with_name('postprocess.json')):
+      raise UserError(
+        f'{checksums} is missing, which holds the checksum of {path.name}: '
+        f'restore it; {_REMEDY}'
+      )
     return
   lines = checksums.read_text(errors='replace').split('\n')
   known = {
@@ -118,6 +124,14 @@ def verify(path: str | os.PathLike[str]) -> None:
       f'{path} was changed after the evaluation wrote it: its checksum is not '
       f'that in {CHECKSUMS}; {_REMEDY}'
     )
+
+
+def _is_sealed(path: pathlib.Path) -> bool:
+  """Whether an evaluation wrote a file that also writes checksums."""
+  try:
+    return seal.FIELD in json.loads(path.read_bytes())
+  except (OSError, ValueError, RecursionError, TypeError):
+    return False
 
 
 def _digest(path: pathlib.Path) -> str:

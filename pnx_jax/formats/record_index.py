@@ -252,6 +252,7 @@ def records(data_dir: str | os.PathLike[str], splits: Sequence[str]) -> Records:
   """
   folder = built_dataset.folder(data_dir)
   built_dataset.check_splits(folder, splits)
+  built_dataset.noted_checksum(folder)  # Refuses a dataset that lost it.
   path = folder / FILE
   if path.exists():
     try:

@@ -14,6 +14,8 @@ NAME = 'siim'
 VERSION = '1.2.0'
 # Records of older versions lack fields that have a default here.
 READABLE_VERSIONS = ('1.0.0', '1.1.0', VERSION)
+# Builds of these versions have no seal.
+UNSEALED_VERSIONS = ('1.0.0',)
 TEST_SPLIT = 'test'
 UNLABELED_SPLIT = 'unlabeled'
 

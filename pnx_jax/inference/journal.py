@@ -1,7 +1,8 @@
 """readings.jsonl: the reading of every film so far, one a line.
 
 Lines are only ever appended, each in one piece: however a run ends, the next
-one drops a torn last line and appends after it.
+one drops a torn last line and appends after it. Each has a checksum, so that
+a changed digit is noticed; those of older versions have none.
 
 A shard appends to a journal of its own, readings-3-of-16.jsonl, whose lines
 are moved to readings.jsonl when it has ended.
@@ -13,15 +14,16 @@ import json
 import os
 import pathlib
 from collections.abc import Collection, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, typed_json
+from pnx_jax.formats import files, seal, typed_json
 from pnx_jax.inference.readings import Reading
 from pnx_jax.inference.shards import Shard
 
 NAME = 'readings.jsonl'
 _OF_SHARDS = 'readings-*-of-*.jsonl'
+_CHECKSUM = 'checksum'
 
 
 class Journal:
@@ -91,7 +93,9 @@ class Journal:
     """
     if self.known.get(reading.name) == _without_mask(reading):
       return
-    line = json.dumps(dataclasses.asdict(reading)).encode('ascii') + b'\n'
+    fields = dataclasses.asdict(reading)
+    fields[_CHECKSUM] = _checksum(fields)
+    line = json.dumps(fields).encode('ascii') + b'\n'
     with files.explained(self.path):
       while line:
         line = line[self._file.write(line) :]
@@ -171,16 +175,28 @@ def _lines(path: pathlib.Path) -> Iterator[Reading]:
   except FileNotFoundError:  # Not yet there, or absorbed meanwhile.
     return
   with file:
+    checksums = False  # Lines of older versions come first.
     for number, line in enumerate(file, 1):
       if not line.endswith(b'\n'):
         return
       try:
-        yield typed_json.convert(json.loads(line), Reading)
+        fields = json.loads(line)
+        reading = typed_json.convert(fields, Reading)
+        checksums = checksums or _CHECKSUM in fields
+        if checksums and fields.get(_CHECKSUM) != _checksum(fields):
+          raise ValueError('its checksum is missing or differs')
+        yield reading
       except (ValueError, RecursionError) as error:
         raise UserError(
           f'{path}, line {number}: not a reading of this program ({error}); '
-          'choose another --output_dir'
+          'remove the line, or choose another --output_dir'
         ) from None
+
+
+def _checksum(fields: dict[str, Any]) -> str:
+  """Returns a checksum of all other fields of a line."""
+  fields = {name: fields[name] for name in fields if name != _CHECKSUM}
+  return seal.digest({'reading': fields})[:16]
 
 
 def _no_link(path: str, flags: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, folders, grayscale, seal
+from pnx_jax.formats import files, folders, grayscale, seal, typed_json
 from pnx_jax.prediction import ensemble, evaluation_seal, network
 from pnx_jax.prediction.ensemble import Ensemble
 from pnx_jax.prediction.network import Network
@@ -154,13 +154,8 @@ class Deployment:
     path = _path(workdir)
     folders.recover(path.parent)
     try:
-      content = json.loads(path.read_text())
-      fields = {name: content[name] for name in content if name != seal.FIELD}
-      lists = {
-        name: tuple(fields[name]) for name in ('runs', 'folds', 'scales')
-      }
-      lists['steps'] = tuple(map(tuple, fields['steps']))
-      loaded = cls(**fields | lists)
+      content = json.loads(path.read_bytes())
+      loaded = typed_json.convert(content, cls)
       if not loaded.steps:
         raise ValueError('no steps')
     except OSError:
@@ -168,7 +163,7 @@ class Deployment:
         f'no {path}: {workdir} is not an evaluated run; evaluate it first: '
         f'`python launch.py --mode=eval --workdir={workdir}`'
       ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
       raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error
     if loaded.window not in grayscale.WINDOWS:
       raise UserError(f'{path} names an unknown window: {loaded.window!r}')

@@ -13,7 +13,7 @@ from typing import Any
 from pnx_jax import config
 from pnx_jax.errors import UserError
 from pnx_jax.formats import files, seal
-from pnx_jax.training import run_files, seen_films
+from pnx_jax.training import run_files, run_seal, seen_films
 
 SEALED = 'sealed'
 NOT_SEALED = 'not sealed'
@@ -87,7 +87,11 @@ def _edited(workdir, deployment) -> Iterator[str]:
   folder = pathlib.Path(workdir, 'eval')
   post = _json(folder / 'postprocess.json')
   if seal.FIELD not in deployment:
-    if FIELD in deployment or seal.FIELD in post:
+    if (
+      FIELD in deployment
+      or seal.FIELD in post
+      or _runs_are_sealed(workdir, deployment)
+    ):
       yield 'eval/deployment.json (without its seal)'
     return
   if deployment[seal.FIELD] != seal.digest(deployment):
@@ -108,6 +112,15 @@ def _edited(workdir, deployment) -> Iterator[str]:
     for fold, digest in expected['trained_on'].items():
       if _trained_on(path, int(fold)) != digest:
         yield os.path.normpath(f'{run}/fold{fold}/trained_on.json')
+
+
+def _runs_are_sealed(workdir, deployment) -> bool:
+  """Whether checkpoints record the runs' files: then evaluations are sealed."""
+  return any(
+    run_seal.is_sealed(_run(workdir, run), fold)
+    for run in deployment['runs']
+    for fold in deployment['folds']
+  )
 
 
 def _trained_on(run, fold) -> str:

@@ -10,13 +10,14 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
 import numpy as np
 
 from pnx_jax.errors import UserError
+from pnx_jax.formats import typed_json
 from pnx_jax.models import compiled
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.ensemble import Ensemble, digest
@@ -28,6 +29,26 @@ FORMAT = 2
 SETTINGS = 'model.json'
 
 _logger = logging.getLogger(__name__)
+
+
+class _Member(NamedTuple):
+  program: str
+  weights: str
+
+
+class _Settings(NamedTuple):
+  """What this program reads of model.json."""
+
+  format: int
+  version: str
+  data: str
+  image_size: int
+  window: str
+  rules: Postprocess
+  members: tuple[_Member, ...]
+  jax: str
+  files: dict[str, str]
+  seal: str = evaluation_seal.NOT_SEALED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,18 +156,26 @@ def _settings(folder, *, accept_edited) -> tuple[dict[str, Any], list[str]]:
   try:
     settings = json.loads(_read(path))
     checksum = settings.pop('checksum', None)
-  except (ValueError, AttributeError, KeyError, TypeError) as error:
+  except (
+    *(ValueError, AttributeError, KeyError, TypeError),
+    RecursionError,
+  ) as error:
     raise UserError(
       _damaged(path, f'{type(error).__name__}: {error}')
     ) from None
   intact = seal(settings)['checksum'] == checksum
   if not intact and not accept_edited:
     raise UserError(_damaged(path, 'its checksum is missing or differs'))
-  if settings['format'] != FORMAT:
+  if settings.get('format') != FORMAT:
     raise UserError(
-      f'{path} has format {settings["format"]}, this pnx_jax reads {FORMAT}; '
+      f'{path} has format {settings.get("format")}, this pnx_jax reads '
+      f'{FORMAT}; '
       'export the run again'
     )
+  try:
+    typed_json.convert(settings, _Settings)
+  except ValueError as error:  # It is read in spite of an edit.
+    raise UserError(_damaged(path, str(error))) from None
   return settings, [] if intact else [SETTINGS]
 
 

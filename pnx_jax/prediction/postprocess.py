@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, letterbox, seal
+from pnx_jax.formats import files, letterbox, seal, typed_json
+from pnx_jax.formats.evaluation_files import CHECKSUMS
 from pnx_jax.metrics import calibration, rules
 from pnx_jax.metrics.calibration import OperatingPoint
 from pnx_jax.metrics.rules import Rule
@@ -138,11 +139,15 @@ class Postprocess:
 
   @classmethod
   def parse(cls, fields: dict[str, Any]) -> 'Postprocess':
-    """From the fields that `dataclasses.asdict` gave, and a seal."""
-    fields = {name: fields[name] for name in fields if name != seal.FIELD}
-    rule = Rule(**fields['rule'])
-    points = (OperatingPoint(**point) for point in fields['operating_points'])
-    return cls(**fields | {'rule': rule, 'operating_points': tuple(points)})
+    """From the fields that `dataclasses.asdict` gave, and a seal.
+
+    Raises:
+      ValueError: A field is missing or of another type.
+    """
+    parsed = typed_json.convert(fields, cls)
+    if missing := {'rule', 'operating_points'} - fields.keys():
+      raise ValueError(f'{min(missing)} is missing')
+    return parsed
 
   @classmethod
   def load(
@@ -154,15 +159,21 @@ class Postprocess:
       UserError: it is missing, was edited, or is not what `save` wrote.
     """
     try:
-      fields = json.loads(pathlib.Path(path).read_text())
-      if not accept_edited:
-        seal.is_sealed(fields, os.fspath(path), remedy='run --mode=eval')
-      return cls.parse(fields)
-    except UserError:
-      raise
+      fields = json.loads(pathlib.Path(path).read_bytes())
+      if not isinstance(fields, dict):
+        raise ValueError('not an object')
     except FileNotFoundError:
       raise UserError(
         f'no {path}; `python launch.py --mode=eval --workdir=...` writes it'
       ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
+      raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error
+    if not accept_edited:
+      sealed = seal.is_sealed(fields, os.fspath(path), remedy='run --mode=eval')
+      # Evaluations that write checksums also seal.
+      if not sealed and pathlib.Path(path).with_name(CHECKSUMS).exists():
+        raise UserError(f'{path} has lost its seal: run --mode=eval')
+    try:
+      return cls.parse(fields)
+    except ValueError as error:
       raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error

@@ -8,7 +8,7 @@ import numpy as np
 from pnx_jax import draw
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.comparison import Comparison, Side
-from pnx_jax.formats import letterbox, rle, schema
+from pnx_jax.formats import evaluation_files, letterbox, rle, schema
 from pnx_jax.input.pipeline import Dataset
 from pnx_jax.training import run_files
 
@@ -97,6 +97,7 @@ def _masks(side: Side) -> dict[str, list[str]]:
   path = side.folders[0] / 'masks.csv'
   if not path.exists():
     raise UserError(f'there is no {path}: evaluate the run again for pictures')
+  evaluation_files.verify(path)
   return rle.read_csv(path)
 
 
