@@ -3,26 +3,35 @@
   python -m benchmarks.fuzz --seed=0 --num_dicom=4000
 
 changes bytes of headers and of each kind of compressed stream, and gives the
-files in folders to the build, the pictures, the metadata and the reader of
-predictions; changes csv files, records and JSON files and reads them. Of each
-kind it counts files that were
+files in folders of 200, beside clean films, to the build, the pictures, the
+metadata and a whole prediction; changes csv files, records, the JSON files and
+tables of datasets and runs, and checkpoints, and reads them. Of each kind it
+counts files that were
 
   right    read, with the values that another decoder or reader finds,
   wrong    read with other values: there must be none,
   refused  refused with a reason,
   crashed  answered by an exception that is not meant for users: none,
-  hung     not answered within --seconds_per_film: none.
+  hung     not answered within --seconds_per_film: none,
+  earlier  of checkpoints: passed over with a line for the one before.
 
 A film whose decoder ends or exceeds its worker counts as refused: the command
 goes on. What only the compressed stream can tell, such as a lossy picture, is
 compared within 2 gray levels.
+
+The kinds can run one by one, and the DICOM files in parts:
+
+  python -m benchmarks.fuzz --kinds=dicom --first=2000 --num_dicom=2000
 """
 
 import collections
+import contextlib
 import csv
+import dataclasses
 import functools
 import io
 import json
+import logging
 import pathlib
 import shutil
 import tempfile
@@ -33,6 +42,7 @@ import cv2
 import numpy as np
 import pydicom
 from absl import app, flags
+from absl import logging as absl_logging
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
@@ -50,6 +60,12 @@ from pnx_jax.formats import (
 )
 
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the changes.')
+_KINDS = flags.DEFINE_list(
+  'kinds',
+  ['dicom', 'csv', 'records', 'dataset', 'run', 'checkpoints'],
+  'What is damaged.',
+)
+_FIRST = flags.DEFINE_integer('first', 0, 'Number of the first DICOM file.')
 _NUM_DICOM = flags.DEFINE_integer('num_dicom', 4000, 'Damaged DICOM files.')
 _NUM_CSV = flags.DEFINE_integer('num_csv', 500, 'Damaged csv files.')
 _NUM_OTHERS = flags.DEFINE_integer('num_others', 200, 'Of each other kind.')
@@ -61,12 +77,15 @@ Counts = collections.Counter[str]
 
 
 def film(seed: int) -> np.ndarray:
-  """A smooth picture of 12 bits, u16[S, S]."""
-  noise = np.random.default_rng(seed).normal(size=(_SIDE, _SIDE))
-  smooth = cv2.GaussianBlur(noise, (0, 0), 9)
-  return np.round(cv2.normalize(smooth, None, 0, 4095, cv2.NORM_MINMAX)).astype(
-    np.uint16
+  """A drawing of a chest in 12 bits, u16[S, S]."""
+  from data_prep.phantom import generate
+
+  drawn, *_ = generate.draw(
+    generate.Job('', seed, seed, 0, 0.5 if seed % 2 else None),
+    generate.PhantomSet(1, 0, 0.5, 0, _SIDE),
   )
+  low = np.random.default_rng(seed).integers(16, size=drawn.shape)
+  return drawn.astype(np.uint16) << 4 | low.astype(np.uint16)
 
 
 def originals() -> list[bytes]:
@@ -206,11 +225,14 @@ def fuzz_dicom(seed: int, number: int, folder: pathlib.Path) -> Counts:
 
   counts: Counts = collections.Counter()
   sources = originals()
-  for first in range(0, number, _FOLDER):
+  run = evaluated_run(folder)
+  clean_readings: dict[str, tuple] = {}
+  last = _FIRST.value + number
+  for first in range(_FIRST.value, last, _FOLDER):
     films = folder / f'{first}'
     films.mkdir()
     paths = []
-    for n in range(first, min(first + _FOLDER, number)):
+    for n in range(first, min(first + _FOLDER, last)):
       rng = np.random.default_rng((seed, n))
       paths.append(films / f'{n}.dcm')
       paths[-1].write_bytes(damaged(sources[n % len(sources)], rng))
@@ -254,10 +276,14 @@ def fuzz_dicom(seed: int, number: int, folder: pathlib.Path) -> Counts:
     counts['metadata crashed'] += _fails(
       lambda films=films: metadata.read_folder(str(films), 'a.csv', 1, _LIMITS)
     )
+    out = folder / f'{first}_predicted'
     counts['predict crashed'] += _fails(
-      lambda films=films: _read_for_prediction(sorted(films.glob('*.dcm')))
+      lambda films=films, out=out: _predicted(run, films, out, clean_readings)
     )
     shutil.rmtree(films)
+    shutil.rmtree(out, ignore_errors=True)
+    # So that what ends the benchmark loses no more than one folder.
+    print(f'up to {first + len(paths)}:', json.dumps(counts), flush=True)
   return counts
 
 
@@ -296,51 +322,245 @@ def fuzz_records(seed: int, number: int, folder: pathlib.Path) -> Counts:
   return _tried(path.read_bytes(), path, number, seed, check)
 
 
-def fuzz_reports(seed: int, number: int, folder: pathlib.Path) -> Counts:
-  """Damages build.json, dataset_info.json and folds.csv of a dataset."""
+def evaluated_run(folder: pathlib.Path) -> pathlib.Path:
+  """Trains and evaluates a tiny network; returns the workdir."""
+  from configs import default
+  from pnx_jax.evaluation import evaluate
+  from pnx_jax.training import train
+
+  data, workdir = built(folder / 'of_run', 16), folder / 'run'
+  config = default.get_config()
+  config.update_from_flattened_dict(
+    {
+      **{'data_dir': str(data), 'image_size': 64, 'batch_size': 4},
+      **{'total_steps': 6, 'log_steps': 3, 'checkpoint_steps': 1},
+      **{'model.width': 4, 'model.depth': 2, 'read_threads': 2},
+      **{'eval.batch_size': 4, 'eval.bootstrap': 20, 'eval.num_overlays': 0},
+      'eval_epochs': 1,
+    }
+  )
+  with contextlib.redirect_stdout(io.StringIO()):
+    train.train(config, workdir)
+    evaluate.evaluate(config, workdir)
+  return workdir
+
+
+def built(folder: pathlib.Path, number: int) -> pathlib.Path:
+  """Builds a dataset of clean films, every second one with a mask."""
   from data_prep import dataset
   from data_prep.request import Request
 
   films = folder / 'films'
-  films.mkdir()
-  for n in range(8):
+  films.mkdir(parents=True)
+  for n in range(number):
     made = _dataset(film(n), PatientID=f'{n}')
     (films / f'{n}.dcm').write_bytes(_bytes(made))
-  rle.write_csv(folder / 'rle.csv', [(f'{n}', '3 4') for n in range(8)])
-  built = folder / 'records'
+  rle.write_csv(
+    folder / 'rle.csv',
+    [(f'{n}', '9000 40 88 40' if n % 2 else '-1') for n in range(number)],
+  )
   dataset.build(
     Request(
       dicom_dir=str(films),
       rle_csv=str(folder / 'rle.csv'),
-      output_dir=str(built),
+      output_dir=str(folder / 'records'),
       image_size=64,
       num_folds=2,
     )
   )
+  return folder / 'records'
+
+
+def fuzz_run(seed: int, number: int, folder: pathlib.Path) -> Counts:
+  """Damages what a run, its evaluation and a prediction have written."""
+  from pnx_jax import config
+  from pnx_jax.formats import evaluation_files
+  from pnx_jax.inference import journal
+  from pnx_jax.prediction import deployment
+  from pnx_jax.prediction.postprocess import Postprocess
+  from pnx_jax.training import run_files, run_seal
+
+  workdir = evaluated_run(folder)
+  films = folder / 'films'
+  films.mkdir()
+  for n in range(4):
+    (films / f'clean{n}.dcm').write_bytes(_bytes(_dataset(film(n))))
+  output = folder / 'predicted'
+  _predicted(workdir, films, output, {})
+  with journal.Journal(output) as opened:
+    expected_readings = {*map(repr, opened.readings())}
+
+  def state() -> tuple:
+    evaluation = workdir / 'eval'
+    run_seal.check(workdir, 0)
+    table = evaluation_files.read_per_image(evaluation / 'per_image.csv')
+    with journal.Journal(output) as opened:
+      # What a cut took is predicted again; what is left must be right.
+      if not {*map(repr, opened.readings())} <= expected_readings:
+        raise AssertionError('a changed reading')
+      return (
+        config.fixed_fields(run_files.load(workdir)),
+        run_files.seen(workdir, 0),
+        deployment.Deployment.load(workdir),
+        Postprocess.load(evaluation / 'postprocess.json'),
+        {
+          name: column.tolist()
+          for name, column in dataclasses.asdict(table).items()
+        },
+        evaluation_files.read_metrics(evaluation / 'metrics.json'),
+      )
+
+  return _each_tried(
+    [
+      *(workdir / name for name in ('config.json', 'fold0/trained_on.json')),
+      *(
+        workdir / 'eval' / name
+        for name in (
+          *('deployment.json', 'postprocess.json', 'metrics.json'),
+          *('per_image.csv', evaluation_files.CHECKSUMS),
+        )
+      ),
+      output / journal.NAME,
+    ],
+    number,
+    seed,
+    state,
+  )
+
+
+def fuzz_checkpoints(seed: int, number: int, folder: pathlib.Path) -> Counts:
+  """Damages one file of the checkpoints of a fold, ours and Orbax' alike."""
+  import jax
+
+  from pnx_jax.training import (
+    experiment,
+    run_files,
+    run_seal,
+    sharding,
+    train_state,
+  )
+  from pnx_jax.training.checkpoint import Checkpoints
+
+  workdir = evaluated_run(folder)
+  config = run_files.load(workdir)
+  mesh = sharding.mesh()
+  run = experiment.Experiment.build(config, platform=sharding.platform(mesh))
+  abstract = train_state.abstract(
+    run.create_state,
+    jax.random.key(0, impl='rbg'),
+    sharding.replicated(mesh),
+  )
+  lines: list[str] = []
+  handler = logging.Handler(logging.ERROR)
+  handler.emit = lambda record: lines.append(record.getMessage())
+  logging.getLogger('pnx_jax').addHandler(handler)
+
+  def read(workdir: pathlib.Path) -> tuple[tuple, tuple]:
+    """The best weights and the newest state, each with its step."""
+    run_seal.check(workdir, 0)
+    directory = run_files.checkpoint_dir(workdir, 0)
+    with Checkpoints(directory) as checkpoints:
+      (best,), variables = checkpoints.restore_best(abstract.variables)
+      newest = checkpoints.restore_latest(abstract)
+    state = jax.tree.map(np.asarray, jax.device_get(newest))
+    return (best, _bytes_of(variables)), (int(state.step), _bytes_of(state))
+
+  # What each step holds, read while the newer ones are not there.
+  directory = run_files.checkpoint_dir(workdir, 0)
+  steps = sorted(int(path.name) for path in directory.glob('[0-9]*'))
+  known: set[tuple] = set()
+  for step in steps:
+    alone = folder / f'{step}'
+    shutil.copytree(workdir, alone)
+    for other in set(steps) - {step}:
+      shutil.rmtree(run_files.checkpoint_dir(alone, 0) / f'{other}')
+    known.update(read(alone))
+  expected = read(shutil.copytree(workdir, folder / 'all'))
+  files = sorted(
+    path.relative_to(workdir) for path in directory.rglob('*') if path.is_file()
+  )
+  counts: Counts = collections.Counter()
+  for n in range(number):
+    rng = np.random.default_rng((seed, n))
+    trial = shutil.copytree(workdir, folder / 'trial')
+    path = trial / files[rng.integers(len(files))]
+    if rng.integers(5):
+      path.write_bytes(_changed(path.read_bytes(), rng))
+    else:
+      path.unlink()
+    lines.clear()
+    try:
+      found = read(trial)
+      if found == expected:
+        counts['right'] += 1
+      elif lines and set(found) <= known:
+        counts['earlier'] += 1
+      else:
+        counts['wrong'] += 1
+        print(f'wrong: {n}, {path}, {found[0][0]}, {found[1][0]}')
+    except UserError:
+      counts['refused'] += 1
+    except Exception as error:
+      counts[f'crashed: {path.name}: {error!r}'[:200]] += 1
+    shutil.rmtree(trial)
+  return counts
+
+
+def _bytes_of(tree: object) -> bytes:
+  import jax
+
+  return b''.join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+
+
+def fuzz_dataset(seed: int, number: int, folder: pathlib.Path) -> Counts:
+  """Damages build.json, dataset_info.json and folds.csv of a dataset."""
+  data = built(folder, 8)
 
   def state() -> tuple:
     return (
-      built_dataset.origin(built),
-      built_dataset.split_sizes(built),
-      built_dataset.folds_of(built),
-      len(built_dataset.split_source(built, ['fold0'])),
+      built_dataset.origin(data),
+      built_dataset.split_sizes(data),
+      built_dataset.folds_of(data),
+      len(built_dataset.split_source(data, ['fold0'])),
     )
 
+  names = ('build.json', 'dataset_info.json', 'folds.csv')
+  return _each_tried([data / name for name in names], number, seed, state)
+
+
+def _each_tried(
+  paths: Sequence[pathlib.Path],
+  number: int,
+  seed: int,
+  state: Callable[[], tuple],
+) -> Counts:
+  """Damages one file after another; `state` must stay as it is."""
   counts: Counts = collections.Counter()
   expected = state()
-  names = ('build.json', 'dataset_info.json', 'folds.csv')
-  for place, name in enumerate(names):
-    path = built / name
+  for place, path in enumerate(paths):
     original = path.read_bytes()
     counts += _tried(
       original,
       path,
-      number // len(names),
+      -(-number // len(paths)),
       seed + place,
       lambda: state() == expected,
     )
     path.write_bytes(original)
   return counts
+
+
+def _changed(original: bytes, rng: np.random.Generator) -> bytes:
+  """Returns bytes that were cut off or changed."""
+  data = bytearray(original)
+  kind = rng.integers(3)
+  if kind == 0 and data:
+    del data[rng.integers(len(data)) :]
+  for _ in range(rng.integers(1, 4) if kind and data else 0):
+    # Any byte, or one that leaves text as text.
+    value = rng.integers(256) if kind == 1 else rng.integers(48, 58)
+    data[rng.integers(len(data))] = value
+  return bytes(data)
 
 
 def _tried(
@@ -353,31 +573,40 @@ def _tried(
   counts: Counts = collections.Counter()
   for n in range(number):
     rng = np.random.default_rng((seed, n))
-    data = bytearray(original)
-    kind = rng.integers(3)
-    if kind == 0:
-      del data[rng.integers(len(data)) :]
-    for _ in range(rng.integers(1, 4) if kind else 0):
-      # Any byte, or one that leaves text as text.
-      value = rng.integers(256) if kind == 1 else rng.integers(48, 58)
-      data[rng.integers(len(data))] = value
-    path.write_bytes(data)
+    path.write_bytes(_changed(original, rng))
     try:
-      counts['right' if check() else 'wrong'] += 1
+      right = check()
+      counts['right' if right else 'wrong'] += 1
+      if not right:
+        print(f'wrong: {path}, {n}')
     except UserError:
       counts['refused'] += 1
+    except AssertionError as error:
+      counts['wrong'] += 1
+      print(f'wrong: {path}, {n}: {error}')
     except Exception as error:
       counts[f'crashed: {error!r}'[:100]] += 1
   return counts
 
 
-def _read_for_prediction(paths: Sequence[pathlib.Path]) -> None:
-  from pnx_jax.prediction import decoding
+def _predicted(
+  run: pathlib.Path,
+  films: pathlib.Path,
+  output: pathlib.Path,
+  clean_readings: dict[str, tuple],
+) -> None:
+  """Predicts a folder; the clean films in it must come out as ever."""
+  from pnx_jax.inference import predict
 
-  options = decoding.ReadOptions(64, 'auto', ('CR', 'DX'))
-  with decoding.read(paths, options, num_workers=1, limits=_LIMITS) as found:
-    if len(list(found)) != len(paths):
-      raise AssertionError('a film was lost')
+  with contextlib.redirect_stdout(io.StringIO()):
+    readings = predict.predict([str(films)], output, model=run, limits=_LIMITS)
+  if len(readings) != len(list(films.glob('*.dcm'))):
+    raise AssertionError('a film was lost')
+  for reading in readings:
+    if reading.image_id.startswith('clean'):
+      found = reading.reason, reading.probability, reading.rle
+      if clean_readings.setdefault(reading.image_id, found) != found:
+        raise AssertionError(f'{reading.image_id} changed beside other films')
 
 
 def _fails(call: Callable[[], object]) -> int:
@@ -441,9 +670,14 @@ def main(argv: Sequence[str]) -> None:
     'dicom': (fuzz_dicom, _NUM_DICOM.value),
     'csv': (fuzz_csv, _NUM_CSV.value),
     'records': (fuzz_records, _NUM_OTHERS.value),
-    'json and folds.csv': (fuzz_reports, _NUM_OTHERS.value),
+    'dataset': (fuzz_dataset, _NUM_OTHERS.value),
+    'run': (fuzz_run, _NUM_OTHERS.value),
+    'checkpoints': (fuzz_checkpoints, _NUM_OTHERS.value),
   }
-  for kind, (run, number) in kinds.items():
+  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells each step.
+  logging.getLogger('pnx_jax').propagate = False  # Each refusal has a line.
+  for kind in _KINDS.value:
+    run, number = kinds[kind]
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
       counts = run(_SEED.value, number, pathlib.Path(folder))
