@@ -139,7 +139,9 @@ class Workplace:
       folder / 'sample_submission.csv', [(path.stem, '-1') for path in tests]
     )
     np.save(folder / 'film.npy', np.zeros((32, 32), np.uint8))
-    self._predict_nothing(rle.read_csv(films / 'train-rle.csv'))
+    annotations = rle.read_csv(films / 'train-rle.csv')
+    self._predict_nothing(annotations)
+    self._write_manifest_of_two_sources(films, annotations)
 
   def _predict_nothing(self, image_ids):
     """Writes what another program may have predicted."""
@@ -150,6 +152,15 @@ class Workplace:
       cv2.imwrite(str(folder / f'{image_id}.png'), empty)
     rows = [(image_id, 0.5) for image_id in image_ids]
     files.write_csv(folder / 'films.csv', ('image_id', 'probability'), rows)
+
+  def _write_manifest_of_two_sources(self, films, annotations):
+    paths = sorted(films.rglob('dicom-images-train/**/*.dcm'))
+    rows = [
+      (path, 'siim' if number % 2 else 'nih', int(bool(annotations[path.stem])))
+      for number, path in enumerate(paths)
+    ]
+    header = ('path', 'source', 'label')
+    files.write_csv(self.folder / 'both.csv', header, rows)
 
   def __enter__(self):
     return self
@@ -171,9 +182,6 @@ class Workplace:
     program = words[1] if words[0] == '-m' else words[0]
     mode = next((word for word in words if word.startswith('--mode')), '')
     words += SMALLER.get(mode, SMALLER.get(program, ()))
-    if '--output_dir=data/demo' in words:
-      # Its patients are not those of siim/, which have the same numbers.
-      words.append('--patient_key=demo_key')
     if any(word.startswith('--config.pretrained=') for word in words):
       # Published weights fit encoders of full depth, which compile slowly.
       words.append('--config.pretrained=')

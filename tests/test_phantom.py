@@ -52,6 +52,8 @@ def test_layout_and_tables_are_the_challenges(folder):
   assert {line.split(',')[0] for line in patients[1:]} == set(annotations)
   names = [line.split(',')[1] for line in patients[1:]]
   assert len(set(names)) == len(names)
+  # No patient of another set, or of ChestX-ray14, has the number of one here.
+  assert {name[:3] for name in names} == {'103'}
   assert json.loads((folder / 'phantom.json').read_text())['seed'] == 3
 
 

@@ -138,7 +138,7 @@ def write(
       ):
         labels.update(batch)
         progress.update(len(batch))
-    _write_tables(made, jobs, labels)
+    _write_tables(made, request, jobs, labels)
     _write_drains(made / 'drains.csv', request, jobs, labels)
     files.write_json(made / _ABOUT, request._asdict())
     staging.publish(made, output_dir)
@@ -198,8 +198,17 @@ def _write_image(job: Job, request: PhantomSet, folder: pathlib.Path) -> _Drawn:
   return job.number, (dataset.SOPInstanceUID, [rle.encode(row) for row in rows])
 
 
+def _patient_number(patient: int, seed: int) -> int:
+  """Returns a number of eight digits that no other set's patient has.
+
+  The patients of ChestX-ray14, and so of the challenge, end at 30,805.
+  """
+  return 10_000_000 + seed % 900 * 100_000 + patient
+
+
 def _write_tables(
   folder: pathlib.Path,
+  request: PhantomSet,
   jobs: Sequence[Job],
   labels: Mapping[int, tuple[str, list[str]]],
 ) -> None:
@@ -210,7 +219,8 @@ def _write_tables(
   for job in train:
     image_id, rows = labels[job.number]
     annotations += [f'{image_id}, {row}' for row in rows or [rle.EMPTY]]
-    patients.append(f'{image_id},{job.patient:08d}_{job.study:03d}.png')
+    patient = _patient_number(job.patient, request.seed)
+    patients.append(f'{image_id},{patient:08d}_{job.study:03d}.png')
   files.write(folder / 'train-rle.csv', '\n'.join(annotations) + '\n')
   files.write(folder / 'nih_id.csv', '\n'.join(patients) + '\n')
 
