@@ -1,8 +1,9 @@
 """Leaks: films that are scored must not be those of the training.
 
-`training.initial_weights` refuses the third kind, weights to start from that
-were trained on films which are held out. Films are compared by id, content and
-patient; runs and datasets of older versions by id alone.
+Checked are the folds of a run, and films of another dataset that a run is
+scored on. Weights to start from are checked by `training.initial_weights`.
+Films are compared by id, content and patient; runs and datasets of older
+versions by id alone.
 """
 
 import logging

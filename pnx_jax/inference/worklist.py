@@ -1,6 +1,7 @@
 """worklist.csv and the other tables of a prediction.
 
-`assessment` fills a `Reading`, and a row here shows it.
+`assessment` fills a `readings.Reading`, and a row here shows it. A new column
+is a field there, a name in `COLUMNS` and a value in `_row`; `page` shows it.
 """
 
 import collections

@@ -3,7 +3,8 @@
 `MASK_LOSSES` are functions of the mask's logits f32[B, ...], of its label
 f32[B, ...] of 0 and 1 and, where not every pixel's truth is known, of `known`
 f32[B, ...]: 1 where it is. Pixels of unknown truth are left out of every sum.
-`compute` returns the losses that have a weight, and their weighted sum.
+`compute` returns the losses that have a weight, and their weighted sum; weights
+are the fields `losses.<name>` of the configuration.
 """
 
 from collections.abc import Callable, Mapping

@@ -30,11 +30,10 @@ def watch() -> Iterator[Callable[[int], bool]]:
   """Yields `stop_requested(step)`: whether to save and end after this step.
 
   It is first called with the step that training starts from. The first signal
-  only sets a flag; one that comes `REPEAT_SECONDS` later or more ends the
-  process, an earlier one is the same request: schedulers send pairs. With
-  several processes
-  JAX's coordination service makes all stop at the same step; it listens to
-  SIGTERM alone, so SIGINT is passed on to it.
+  sets a flag. A further one within `REPEAT_SECONDS` is the same request, since
+  schedulers send pairs; a later one ends the process at once. With several
+  processes JAX's coordination service makes all stop at the same step; it
+  listens to SIGTERM alone, so SIGINT is passed on to it.
   """
   several = jax.process_count() > 1
   signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
