@@ -1,5 +1,6 @@
 """Runs whose data and workdir both lie in an emulated bucket."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from pnx_jax.storage.addresses import parse
 from pnx_jax.storage.bucket import Bucket
 from pnx_jax.storage.marker import Marker
 from pnx_jax.storage.published import Folder
+from pnx_jax.training import preemption
 from pnx_jax.training.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -53,6 +55,11 @@ def checksums(folder, step):
   return {k: v for k, v in json.loads(path.read_text()).items() if k != 'seal'}
 
 
+@contextlib.contextmanager
+def stop_after_step_3():
+  yield lambda step: step >= 3
+
+
 def test_a_run_resumes_from_its_bucket_alone(
   variables, dataset_dir, trained_run, tmp_path, monkeypatch
 ):
@@ -60,7 +67,9 @@ def test_a_run_resumes_from_its_bucket_alone(
   scheme = variables['scheme']
   data = published(dataset_dir, 'data', scheme, tmp_path)
   workdir = f'{scheme}://{bucket_servers.BUCKET}/runs/small'
-  train(small_run.config(data, total_steps=3), workdir)
+  with monkeypatch.context() as patch:
+    patch.setattr(preemption, 'watch', stop_after_step_3)
+    train(small_run.config(data), workdir)
   shutil.rmtree(tmp_path / 'cache')  # As on another machine.
   local.with_large_files_in_place.cache_clear()
   train(small_run.config(data), workdir)

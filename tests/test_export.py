@@ -205,8 +205,10 @@ def test_an_exported_ensemble_is_the_mean_of_its_networks(
   assert all(each['probs'].std() > 0.005 for each in alone)
   assert abs(alone[0]['probs'] - alone[2]['probs']).mean() > 0.01
   mean = {
-    name: np.mean([each[name] for each in alone], axis=0) for name in found
+    name: np.mean([each[name] for each in alone], axis=0) for name in alone[0]
   }
+  probability = [each['probability'] for each in alone]
+  mean['spread'] = np.std(probability, axis=0, ddof=1)
   _same(found, mean)
   shipped = standalone.Model(tmp_path / 'model')
   _same(shipped.probabilities(images), mean)

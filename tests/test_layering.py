@@ -171,7 +171,7 @@ def test_mistyped_flags_end_every_command_alike():
     _, *calls = source.split('  app.run(')
     for call in calls:
       parser = call.replace('functools.partial(', '').split('flags_parser=')[1]
-      assert parser.startswith('parse_flags'), path
+      assert parser.lstrip().startswith('parse_flags'), path
 
 
 def test_training_and_evaluation_load_without_tensorflow():

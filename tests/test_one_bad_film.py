@@ -221,7 +221,7 @@ def test_films_given_up_for_lack_of_memory_are_named_with_the_command(
 def test_the_working_folder_is_private(tmp_path):
   with staging.folder(tmp_path / 'siim') as folder:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    staging.salt(folder)
+    staging.secret(folder / 'salt')
     for name in ('salt', 'lock'):
       assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
 
@@ -255,7 +255,7 @@ def test_links_in_the_working_folder_are_not_followed(tmp_path, name):
     pytest.raises((OSError, UserError)),
     staging.folder(tmp_path / 'siim') as folder,
   ):
-    staging.salt(folder)
+    staging.secret(folder / 'salt')
   assert (tmp_path / 'precious').read_text() == 'content'
 
 

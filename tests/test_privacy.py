@@ -64,8 +64,10 @@ def test_names_never_become_paths_or_formulas(predict, five_films, tmp_path):
     assert len(cells) == len(names) + 1
     first = [row.get('image_id') or row['ImageId'] for row in cells]
     assert len(set(first)) == len(names) + (table != 'worklist.csv')
-    assert not [name for name in first if name[0] in '=+-@\t\r']
-    assert "'=cmd|calc" in first
+    # masks.csv has the challenge's columns, whose ids are never changed.
+    if table == 'worklist.csv':
+      assert not [name for name in first if name[0] in '=+-@\t\r']
+      assert "'=cmd|calc" in first
   paths = [row['path'] for row in csv_rows(out / 'worklist.csv')]
   assert any(r'\udcff\udcfe.dcm' in path for path in paths)
   # Known again, whatever it is called.

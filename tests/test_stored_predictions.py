@@ -188,7 +188,7 @@ def test_a_small_copy_gets_the_mask_of_its_original(
 def test_masks_have_the_size_of_the_film_unless_another_is_asked_for():
   record = schema.Record(
     **{field.name: None for field in dataclasses.fields(schema.Record)}
-    | {'height': 320, 'width': 240}
+    | {'height': 320, 'width': 240, 'pixel_spacing': (0.0, 0.0)}
   )
   same = evaluation._scaled(record, 0)
   larger = evaluation._scaled(record, 1024)
