@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -311,6 +312,53 @@ def test_a_network_starts_from_the_encoder_that_learned_findings(tmp_path):
       loaded[part]['encoder'],
       learned[part]['encoder'],
     )
+
+
+class _Interrupted(Exception):
+  pass
+
+
+def test_an_interrupted_encoder_resumes_bit_for_bit(tmp_path, monkeypatch):
+  class Model(nn.Module):
+    @nn.compact
+    def __call__(self, image, train):
+      image = nn.BatchNorm(not train, name='norm')(image)
+      return nn.Dense(len(pretrain.FINDINGS))(image.mean(axis=(1, 2)))
+
+  monkeypatch.setattr(pretrain, '_CHECKPOINT_STEPS', 2)
+  monkeypatch.setattr(
+    pretrain,
+    'initial',
+    lambda model: model.init(KEY, np.zeros((1, 8, 8, 1)), False),
+  )
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (10, 8, 8)).astype(np.uint8)
+  findings = random.random((10, len(pretrain.FINDINGS))) < 0.5
+
+  def trained(name):
+    return pretrain.train(
+      Model(),
+      images,
+      findings,
+      steps=6,
+      batch_size=4,
+      checkpoint=tmp_path / name,
+    )
+
+  undisturbed = trained('undisturbed')
+  write = files.write
+
+  def interrupt(path, content):
+    write(path, content)
+    raise _Interrupted
+
+  with monkeypatch.context() as patched:
+    patched.setattr(files, 'write', interrupt)
+    with pytest.raises(_Interrupted):
+      trained('interrupted')
+  jax.tree.map(
+    np.testing.assert_array_equal, undisturbed, trained('interrupted')
+  )
 
 
 def test_films_of_nih_stand_unlabeled_beside_the_folds(tmp_path, monkeypatch):

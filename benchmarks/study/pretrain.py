@@ -8,7 +8,7 @@ of the study's patients, and those that also lie in the second test set, which
 fingerprints find. NIH's pneumothorax label, wrong on 43 % of its positives, is
 not used. EfficientNet-Lite0 starts from ImageNet and learns 13 findings; the
 file that is written has the names of the published PyTorch weights, so that
-`--config.pretrained=FILE` starts from it.
+`--config.pretrained=FILE` starts from it. The same command resumes.
 """
 
 import csv
@@ -19,6 +19,7 @@ import time
 
 import cv2
 import flax.linen as nn
+import flax.serialization
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,7 @@ _ENCODER = 'efficientnet_lite0'
 _SIZE = 224
 _RATE = 5e-4
 _LOG_STEPS = 50
+_CHECKPOINT_STEPS = 100
 _HELD_OUT = 10  # Every tenth patient shows whether anything was learned.
 _SAFETENSORS_TYPE = 'F32'
 
@@ -163,8 +165,18 @@ def train(
   *,
   steps: int,
   batch_size: int,
+  checkpoint: pathlib.Path,
 ) -> dict:
-  """Returns the variables after the last step."""
+  """Returns the variables after the last step.
+
+  Args:
+    model: of which the encoder is kept.
+    images: uint8[N, S, S].
+    findings: bool[N, 13].
+    steps: in all.
+    batch_size: images per step.
+    checkpoint: the file that an interrupted training resumes from.
+  """
   variables = initial(model)
   schedule = optax.warmup_cosine_decay_schedule(0.0, _RATE, steps // 20, steps)
   optimizer = optax.adamw(schedule, weight_decay=1e-4)
@@ -198,8 +210,13 @@ def train(
       for _ in range(steps * batch_size // len(images) + 1)
     ]
   )
+  first = 0
+  if checkpoint.exists():
+    first, variables, state = flax.serialization.from_bytes(
+      (first, variables, state), checkpoint.read_bytes()
+    )
   start = time.monotonic()
-  for step in range(steps):
+  for step in range(first, steps):
     rows = order[step * batch_size : (step + 1) * batch_size]
     variables, state, value = update(
       variables,
@@ -209,13 +226,18 @@ def train(
       findings[rows].astype(np.float32),
     )
     if (step + 1) % _LOG_STEPS == 0:
-      rate = (step + 1) * batch_size / (time.monotonic() - start)
+      rate = (step + 1 - first) * batch_size / (time.monotonic() - start)
       _logger.info(
         'step %d/%d  loss %.4f  %.1f images/s',
         step + 1,
         steps,
         float(value),
         rate,
+      )
+    if (step + 1) % _CHECKPOINT_STEPS == 0:
+      files.write(
+        checkpoint,
+        flax.serialization.to_bytes((step + 1, variables, state)),
       )
   return variables
 
@@ -268,12 +290,16 @@ def main(_) -> None:
   images, findings = arrays(real_data, rows)
   held_out = np.array([int(row['patient']) % _HELD_OUT == 0 for row in rows])
   model = Classifier()
+  checkpoint = pathlib.Path(
+    f'{values.output}.{values.steps}x{values.batch_size}.checkpoint'
+  )
   variables = train(
     model,
     images[~held_out],
     findings[~held_out],
     steps=values.steps,
     batch_size=values.batch_size,
+    checkpoint=checkpoint,
   )
   _logger.info(
     'Mean AUC of the findings on %d films of other patients: %.3f.',
@@ -281,6 +307,7 @@ def main(_) -> None:
     mean_auc(model, variables, images[held_out], findings[held_out]),
   )
   write(values.output, variables)
+  checkpoint.unlink(missing_ok=True)
 
 
 if __name__ == '__main__':
