@@ -79,3 +79,18 @@ def test_the_same_seed_gives_the_same_interval():
     for seed in (1, 1, 2)
   )
   assert first == second != other
+
+
+def test_few_replicates_are_held_at_a_time():
+  values = np.random.default_rng(0).random(6000)
+  patients, sizes = np.arange(6000) // 3, []
+
+  def metric(weights):
+    sizes.append(weights.nbytes)
+    return _mean(values, weights)
+
+  found = bootstrap.samples(metric, patients, replicates=300, seed=5)['mean']
+  weights = bootstrap.cluster_weights(patients, replicates=300, seed=5)
+  np.testing.assert_allclose(found[1:], _mean(values, weights)['mean'])
+  assert found[0] == np.mean(values)
+  assert max(sizes) <= 4_000_000 < weights.nbytes

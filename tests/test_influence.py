@@ -65,6 +65,39 @@ def test_a_share_of_1_has_an_interval():
   assert low == pytest.approx(expected.low, abs=0.02)
 
 
+def test_the_interval_of_a_rate_inverts_the_score_test():
+  counts = np.array([0, 0, 3, 1, 0, 0, 2, 0, 0, 0, 1, 0])
+  found = influence.mean(counts)
+  patient = np.arange(len(counts))
+  variance = found.variance(patient) / found.value  # Of a rate of 1.
+  t = intervals.quantile(len(counts) - 1)
+  for end in intervals.score(found, patient):
+    error = np.sqrt(variance * end)
+    assert abs(found.value - end) == pytest.approx(t * error)
+
+
+def test_intervals_of_rates_cover_the_truth_and_are_not_negative():
+  rng = np.random.default_rng(0)
+  covered, below = np.zeros(2), 0
+  for _ in range(300):
+    patient = np.repeat(np.arange(20), rng.integers(1, 4, 20))
+    of_patient = rng.gamma(0.5, 0.3 / 0.5, 20)
+    found = influence.mean(rng.poisson(of_patient[patient]))
+    for number, method in enumerate((intervals.score, intervals.student)):
+      low, high = method(found, patient)
+      covered[number] += low <= 0.3 <= high
+      assert low >= 0 or method is intervals.student
+    below += low < 0
+  assert covered[0] / 300 >= 0.92 > covered[1] / 300
+  assert below > 30  # Those of t.
+
+
+def test_no_finding_in_few_patients_does_not_prove_that_there_are_none():
+  low, high = intervals.score(influence.mean(np.zeros(40)), np.arange(40) // 2)
+  assert low == 0
+  assert high == pytest.approx(intervals.quantile(19) ** 2 / 20)
+
+
 def test_the_t_interval_of_independent_images_is_students():
   values = np.random.default_rng(0).normal(size=12)
   found = intervals.student(influence.mean(values), np.arange(12))
@@ -76,6 +109,7 @@ def test_metrics_of_few_patients_have_no_interval():
   few = influence.mean(np.arange(4.0) / 4)
   assert intervals.wilson(few, np.arange(4)) is None
   assert intervals.student(few, np.arange(4)) is None
+  assert intervals.score(few, np.arange(4)) is None
   label = np.arange(30) < 3
   few = influence.auc(np.linspace(0, 1, 30), label)
   assert intervals.wilson(few, np.arange(30)) is None

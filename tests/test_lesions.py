@@ -133,6 +133,15 @@ def test_the_free_response_curve_counts_from_above(report):
   assert curve.thresholds.tolist() == [THRESHOLDS[29], THRESHOLDS[19]]
   assert curve.sensitivity.tolist() == [0, 0.5]
   assert curve.false_positives == pytest.approx([1 / 14, 5 / 14])
+  for low, high in (
+    *curve.false_intervals,
+    *(
+      pair
+      for name, pair in report.metrics.intervals.items()
+      if name.startswith(('false_positives', 'kind='))
+    ),
+  ):
+    assert 0 <= low < high
   # 100 of up to 4,096 px: hits of the largest lesions are below an IoU of 0.1.
   strict = report.froc['IoU at least 0.1'].sensitivity[-1]
   areas = [(20 + 4 * number) ** 2 for number in range(0, 12, 2)]

@@ -68,6 +68,8 @@ def test_readers_of_known_sensitivity_are_found():
     both = called | (probability > 0.8)
     assert result.pair_sensitivity.value == both[label].mean()
     assert result.gain.value >= 0 >= result.loss.value
+    assert 0 <= result.gain.interval[0] < result.gain.value
+    assert result.loss.value < result.loss.interval[1] <= 0
   assert not found.draws_readers
   first, second = (x.called for x in calls.values())
   assert found.kappa['reader 0', 'reader 1'].value == pytest.approx(
@@ -166,6 +168,9 @@ def test_a_table_of_readers_is_read(tmp_path):
   [
     ('reader,image_id\nA,film 1\n', 'expected the columns'),
     ('reader,image_id,call\nA,film 1,2\n', 'line 2: the call .2. is not'),
+    ('reader,image_id,call\nnetwork,film 1,1\n', "'network' needs another"),
+    ('reader,image_id,call\nmean,film 1,1\n', "'mean' needs another"),
+    ('reader,image_id,call\n,film 1,1\n', "'' needs another"),
     ('reader,image_id,score\nA,film 1,nan\n', 'not a number'),
     ('reader,image_id,call\nA,film 1,1\nA,film 1,0\n', 'line 3: A has read'),
     ('reader,image_id,call\nA,other,1\n', 'none of the 6 images'),

@@ -82,6 +82,19 @@ def test_evaluation_of_predictions_needs_no_network(
   assert not (folder / 'deployment.json').exists()
   assert not (folder / 'submission.csv').exists()
   assert (folder / 'report.html').exists()
+  # Nothing is known of how they came about.
+  lines = (folder / 'claim.md').read_text().splitlines()
+  claim, tripod = (
+    lines.index(f'## {name}') for name in ('CLAIM 2024', 'TRIPOD+AI')
+  )
+  sheets = {'C': lines[claim:tripod], 'T': lines[tripod:]}
+  for sheet, items in (
+    ('C', '1 9 19 20 22 23 24 25 26 27'),
+    ('T', '7 9b 12a 12b 12c 12g 13 14 22 27a'),
+  ):
+    for item in items.split():
+      (row,) = (x for x in sheets[sheet] if x.startswith(f'| {item} |'))
+      assert row.endswith('**open** |'), row
 
 
 def test_a_trained_run_keeps_its_own_evaluation(

@@ -139,6 +139,8 @@ def test_a_table_of_attributes_is_read(tmp_path):
     ('image_id\na\n', 'at least one other'),
     ('id,drain\na,1\n', 'expected a column image_id'),
     ('image_id,view\na,1\n', "'view' needs another name"),
+    ('image_id,label\na,1\n', "'label' needs another name"),
+    ('image_id,x,y,x x y\na,1,2,3\n', "'x x y' needs another name"),
     ('image_id,x,x\na,1,2\n', "'x' needs another name"),
     ('image_id,x\na,1\na,2\n', 'line 3: a is there twice'),
     ('image_id,x\na,1,2\n', 'line 2: 3 cells instead of 2'),

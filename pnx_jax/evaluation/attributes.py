@@ -15,7 +15,11 @@ _logger = logging.getLogger(__name__)
 
 UNKNOWN = 'unknown'
 # Names of the subgroups that every evaluation has.
-_TAKEN = ('size_quartile', 'view', 'sex', 'age', 'source', 'operating_point')
+_TAKEN = (
+  *('size_quartile', 'view', 'sex', 'age', 'source', 'operating_point'),
+  'label',
+)
+_BOTH = ' x '  # Between the names of two columns.
 _MOST_VALUES = 20
 _KEYS = ('image_id', 'patient')
 
@@ -58,10 +62,11 @@ def read(
     patients = read_patient_map(patient_map)
     keys = [patients.get(image_id, '') for image_id in image_ids]
   for name in header:
-    if header.count(name) > 1 or not name or name in _TAKEN:
+    taken = name in _TAKEN or _BOTH in name
+    if header.count(name) > 1 or not name or taken:
       raise UserError(
         f'{path}: the column {name!r} needs another name; names must differ '
-        f'from each other and from {", ".join(_TAKEN)}'
+        f'from each other and from {", ".join(_TAKEN)}, without {_BOTH!r}'
       )
   known: dict[str, list[str]] = {}
   place = header.index(key)
@@ -139,7 +144,7 @@ def two_way(
   labels = {'label': {'positive': label, 'negative': ~label}}
   pairs = itertools.combinations({**tables, **labels}.items(), 2)
   return {
-    f'{first} x {second}': {
+    f'{first}{_BOTH}{second}': {
       f'{one}, {other}': rows
       for one, some in first_rows.items()
       for other, others in second_rows.items()

@@ -260,6 +260,11 @@ def evaluate(
           for table, rows in found.tables.items()
           if table in ('view', 'sex', 'age')
         },
+        columns=[
+          table
+          for table in found.tables
+          if table in {'source', *(user_tables.attributes or ())}
+        ],
       )
       files.write(folder / 'claim.md', sheet)
       html, figures = page.render(

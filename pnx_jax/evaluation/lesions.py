@@ -205,12 +205,7 @@ def summarize(
     indices = [index for index, _, each in false if each == kind]
     rates[f'kind={kind}'] = per_film(indices)
     counts[f'kind={kind}'] = len(indices)
-  metrics = tables.from_influences(
-    found | rates, patient, unbounded=list(rates)
-  )
-  for name in rates:
-    if not counts[name]:  # That none was found is no proof that none will be.
-      metrics.intervals[name] = None
+  metrics = tables.from_influences(found | rates, patient, counts=list(rates))
   metrics.values.update({f'{n}/count': x for n, x in counts.items()})
   curves = []
   for unit, areas in (('px', area), ('mm2', area_mm2)):
@@ -296,14 +291,13 @@ def _froc(
     found = influence.ratio(hits, count, count > 0)
     wrong = np.bincount(false_image, false_score >= level, size)
     rate = influence.mean(wrong, known)
-    low = intervals.student(rate, patient)
     rows.append(
       (
         THRESHOLDS[level - 1],
         rate.value,
         found.value,
         intervals.wilson(found, patient),
-        low and (max(0.0, low[0]), low[1]),
+        intervals.score(rate, patient),
       )
     )
   columns = list(zip(*rows, strict=True)) or [()] * 5

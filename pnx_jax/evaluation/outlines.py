@@ -108,7 +108,7 @@ def summarize(table: Mapping[str, np.ndarray], images: Images) -> Metrics:
       for name, chosen in defined.items()
     },
     images.patient,
-    unbounded=[name for name in table if not name.startswith('surface_dice')],
+    counts=[name for name in table if not name.startswith('surface_dice')],
   )
   for name, chosen in defined.items():
     some = table[name][chosen]

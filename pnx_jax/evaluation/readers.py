@@ -17,7 +17,7 @@ from pnx_jax.metrics.reader_study import Calls, ReaderStudy, Value
 
 _logger = logging.getLogger(__name__)
 
-_KNOWN = ('reader', 'image_id', 'call', 'score', 'rle')
+_TAKEN = (reader_study.NETWORK, 'mean')  # Rows of readers.csv.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,11 @@ def read(
     if cells['image_id'] not in index:
       ignored += 1
       continue
+    if not cells['reader'] or cells['reader'] in _TAKEN:
+      raise UserError(
+        f'{place}: the reader {cells["reader"]!r} needs another name; '
+        f'{" and ".join(_TAKEN)} are rows of the results'
+      )
     number = index[cells['image_id']]
     of_reader = found.setdefault(cells['reader'], {})
     if number in of_reader:

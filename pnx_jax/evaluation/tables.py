@@ -27,8 +27,7 @@ from pnx_jax.metrics.summary import Images
 AGE_BANDS = ((0, 17), (18, 39), (40, 59), (60, 79), (80, 120))
 # Columns of the tables by view, sex, age and size of the mask.
 TABLE_METRICS = ('dice', 'dice_positive', 'sensitivity', 'specificity', 'auc')
-# Metrics that need not lie between 0 and 1.
-UNBOUNDED = ('dice_gain', 'optimism')
+UNBOUNDED = frozenset({'dice_gain', 'optimism'})  # They may be below 0.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,19 +104,18 @@ def from_influences(
   found: Mapping[str, Influence],
   patient: np.ndarray,
   *,
-  unbounded: Collection[str] = UNBOUNDED,
+  counts: Collection[str] = (),
 ) -> Metrics:
   """Metrics and intervals from the influence of every image.
 
   Args:
     found: By name.
     patient: int[N].
-    unbounded: Names of those that do not lie between 0 and 1.
+    counts: Names of those that are at least 0 but may exceed 1.
   """
-  methods = {
-    name: intervals.STUDENT if name in unbounded else intervals.WILSON
-    for name in found
-  }
+  methods = dict.fromkeys(found, intervals.WILSON)
+  methods |= dict.fromkeys(counts, intervals.SCORE)
+  methods |= dict.fromkeys(found.keys() & UNBOUNDED, intervals.STUDENT)
   return Metrics(
     {name: each.value for name, each in found.items()},
     {

@@ -4,9 +4,11 @@ A metric between 0 and 1 has Wilson's score interval (Wilson 1927, Journal of
 the American Statistical Association 22, 209-212), which has a width even where
 all images are alike. Its number of observations is that of independent ones
 with the metric's standard error over patients (Korn and Graubard 1998, Survey
-Methodology 24, 193-201); quantiles are those of the t distribution. Differences
-have a t interval. Both hold better with few patients than percentiles of a
-bootstrap: see benchmarks/RESULTS.md.
+Methodology 24, 193-201); quantiles are those of the t distribution. A metric
+that is at least 0, such as a number of findings or a distance, has the score
+interval of a Poisson mean likewise. Differences have a t interval. They hold
+better with few patients than percentiles of a bootstrap: see
+benchmarks/RESULTS.md.
 """
 
 import numpy as np
@@ -17,6 +19,7 @@ from pnx_jax.metrics.bootstrap import MIN_CLUSTERS, Interval
 from pnx_jax.metrics.influence import Influence
 
 WILSON = 'Wilson, clustered by patient'
+SCORE = 'Poisson score, clustered by patient'
 STUDENT = 't, clustered by patient'
 PERCENTILE = 'percentiles of a bootstrap over patients'
 MAX_T = 'max-t bootstrap over patients, simultaneous'
@@ -46,6 +49,29 @@ def wilson(influence: Influence, patient: np.ndarray) -> Interval:
   return float(max(0, middle - half)), float(min(1, middle + half))
 
 
+def score(influence: Influence, patient: np.ndarray) -> Interval:
+  """The score interval of a metric that is at least 0; so are its ends.
+
+  The variance is taken as proportional to the mean, as that of counts is; its
+  size is the one over patients.
+
+  Args:
+    influence: On the metric.
+    patient: int[N].
+
+  Returns:
+    None if the metric is undefined or fewer than 5 patients carry it.
+  """
+  count = influence.num_patients(patient)
+  value, variance = influence.value, influence.variance(patient)
+  if count < MIN_CLUSTERS or np.isnan(variance):
+    return None
+  size = value / variance if variance > 0 else count
+  shift = quantile(count - 1) / (2 * np.sqrt(size))
+  root = np.hypot(np.sqrt(value), shift)
+  return float((root - shift) ** 2), float((root + shift) ** 2)
+
+
 def student(influence: Influence, patient: np.ndarray) -> Interval:
   """The t interval of a metric or of a difference.
 
@@ -69,4 +95,4 @@ def quantile(degrees: float) -> float:
   return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
 
 
-BY_METHOD = {WILSON: wilson, STUDENT: student}
+BY_METHOD = {WILSON: wilson, SCORE: score, STUDENT: student}

@@ -122,33 +122,50 @@ def study(
     replicates: Of the bootstrap.
     seed: Of the bootstrap.
   """
-  weights = bootstrap.cluster_weights(patient, replicates=replicates, seed=seed)
-  weights = np.concatenate([np.ones((1, len(label))), weights])
-  results, drawn = {}, []
-  for name, calls in readers.items():
-    rows = calls.rows
-    gaps = np.full(len(weights), np.nan)
-    if calls.called is not None:
-      gaps, _ = _gaps(
-        probability[rows], calls.called, label[rows], weights[:, rows]
-      )
-      drawn.append(gaps)
-    results[name] = _reader(
-      calls, probability, network_called, label, patient, weights
-    )
-  mean, draws_readers = _mean_difference(drawn, seed=seed)
-  calls = {n: c for n, c in readers.items() if c.called is not None}
+  calling = {
+    n: calls for n, calls in readers.items() if calls.called is not None
+  }
   everyone = Calls(np.arange(len(label)), network_called, None)
-  names = [*calls, NETWORK]
+  names = [*calling, NETWORK]
   pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-  calls = {**calls, NETWORK: everyone}
+  calls = {**calling, NETWORK: everyone}
+
+  def compute(weights: np.ndarray) -> dict[tuple[str, ...], np.ndarray]:
+    found = {}
+    for name, each in calling.items():
+      rows = each.rows
+      found['difference', name], found['network', name] = _gaps(
+        probability[rows], each.called, label[rows], weights[:, rows]
+      )
+    for pair in pairs:
+      found['kappa', *pair] = _kappas(*(calls[name] for name in pair), weights)
+    return found
+
+  drawn = bootstrap.samples(compute, patient, replicates=replicates, seed=seed)
+  mean, draws_readers = _mean_difference(
+    [drawn['difference', name] for name in calling], seed=seed
+  )
   return ReaderStudy(
-    readers=results,
+    readers={
+      name: _reader(
+        each,
+        probability,
+        network_called,
+        label,
+        patient,
+        difference=drawn.get(('difference', name)),
+        network=drawn.get(('network', name)),
+      )
+      for name, each in readers.items()
+    },
     mean_difference=mean,
-    num_readers=len(drawn),
+    num_readers=len(calling),
     draws_readers=draws_readers,
     kappa={
-      (one, other): _kappa(calls[one], calls[other], patient, weights)
+      (one, other): _drawn(
+        drawn['kappa', one, other],
+        patient[np.intersect1d(calls[one].rows, calls[other].rows)],
+      )
       for one, other in pairs
     },
   )
@@ -180,7 +197,9 @@ def _reader(
   network_called: np.ndarray,
   label: np.ndarray,
   patient: np.ndarray,
-  weights: np.ndarray,
+  *,
+  difference: np.ndarray | None,
+  network: np.ndarray | None,
 ) -> ReaderResult:
   rows = calls.rows
   label, patient, probability = label[rows], patient[rows], probability[rows]
@@ -188,10 +207,6 @@ def _reader(
   def share(values: np.ndarray, chosen: np.ndarray) -> Value:
     found = influence.mean(values, chosen)
     return Value(found.value, intervals.wilson(found, patient))
-
-  def change(values: np.ndarray, chosen: np.ndarray) -> Value:
-    found = influence.mean(values, chosen)
-    return Value(found.value, intervals.student(found, patient))
 
   def area(score: np.ndarray | None) -> Value:
     if score is None:
@@ -205,30 +220,39 @@ def _reader(
     'auc': area(calls.score),
     'network_auc': area(probability),
   }
-  if calls.called is None:
+  if calls.called is None or difference is None or network is None:
     names = {x.name for x in dataclasses.fields(ReaderResult)} - set(common)
     return ReaderResult(**common, **dict.fromkeys(names, _UNDEFINED))
   called, both = calls.called, calls.called | network_called[rows]
-  gaps, network = _gaps(probability, called, label, weights[:, rows])
-  enough = len(np.unique(patient)) >= bootstrap.MIN_CLUSTERS
   return ReaderResult(
     **common,
     sensitivity=share(called, label),
     specificity=share(~called, ~label),
-    network_sensitivity=_drawn(network, enough),
-    difference=_drawn(gaps, enough),
+    network_sensitivity=_drawn(network, patient),
+    difference=_drawn(difference, patient),
     pair_sensitivity=share(both, label),
     pair_specificity=share(~both, ~label),
-    gain=change(both.astype(float) - called, label),
-    loss=change(called.astype(float) - both, ~label),
+    gain=share(both & ~called, label),
+    loss=_negative(share(both & ~called, ~label)),
   )
+
+
+def _negative(share: Value) -> Value:
+  ends = share.interval and (-share.interval[1], -share.interval[0])
+  return Value(-share.value, ends)
 
 
 _UNDEFINED = Value(float('nan'), None)
 
 
-def _drawn(values: np.ndarray, enough: bool = True) -> Value:
-  """From f64[1 + R], of which the first is observed."""
+def _drawn(values: np.ndarray, patient: np.ndarray | None = None) -> Value:
+  """From f64[1 + R], of which the first is observed.
+
+  Args:
+    values: Of the images, and of samples of patients.
+    patient: int[M], of the images, which may be too few; None if known.
+  """
+  enough = patient is None or len(np.unique(patient)) >= bootstrap.MIN_CLUSTERS
   known = enough and np.isfinite(values[0])
   return Value(
     float(values[0]), bootstrap.interval(values[1:]) if known else None
@@ -253,18 +277,13 @@ def _mean_difference(
   return _drawn(values), True
 
 
-def _kappa(
-  one: Calls, other: Calls, patient: np.ndarray, weights: np.ndarray
-) -> Value:
+def _kappas(one: Calls, other: Calls, weights: np.ndarray) -> np.ndarray:
+  """Cohen's kappa on common images f64[R]; NaN if there are none."""
   rows, first, second = np.intersect1d(
     one.rows, other.rows, return_indices=True
   )
-  if not len(rows):
-    return _UNDEFINED
   assert one.called is not None and other.called is not None
-  values = kappa(one.called[first], other.called[second], weights[:, rows])
-  enough = len(np.unique(patient[rows])) >= bootstrap.MIN_CLUSTERS
-  return _drawn(values, enough)
+  return kappa(one.called[first], other.called[second], weights[:, rows])
 
 
 def kappa(

@@ -73,22 +73,23 @@ def differences(
     for row, chosen in rows.items()
   }
   enough = len(np.unique(images.patient)) >= bootstrap.MIN_CLUSTERS
-  weights = bootstrap.cluster_weights(
-    images.patient, replicates=replicates, seed=seed
+
+  def compute(weights: np.ndarray) -> dict[tuple, np.ndarray]:
+    return {
+      (group, inside, metric): values
+      for group, chosen in groups.items()
+      for inside, side in ((True, chosen), (False, ~chosen))
+      for metric, values in _metrics(images[side], weights[:, side]).items()
+    }
+
+  drawn = bootstrap.samples(
+    compute, images.patient, replicates=replicates, seed=seed
   )
-  # The first row draws every patient once.
-  weights = np.concatenate([np.ones((1, len(images))), weights])
-  sides = {
-    group: [
-      _metrics(images[side], weights[:, side]) for side in (chosen, ~chosen)
-    ]
-    for group, chosen in groups.items()
-  }
   found = []
   for metric in METRICS:
     values = {
-      group: (inside[metric], outside[metric])
-      for group, (inside, outside) in sides.items()
+      group: (drawn[group, True, metric], drawn[group, False, metric])
+      for group in groups
     }
     intervals = _simultaneous(
       {group: inside - outside for group, (inside, outside) in values.items()},

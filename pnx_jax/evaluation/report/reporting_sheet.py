@@ -134,6 +134,7 @@ def render(
   folds: Sequence[int],
   external: bool,
   characteristics: Mapping[str, Mapping[str, int]],
+  columns: Sequence[str] = (),
 ) -> str:
   """The sheet as Markdown.
 
@@ -143,21 +144,19 @@ def render(
     origin: Of the evaluated dataset.
     metrics: The content of metrics.json.
     rule: The chosen rule, in words.
-    workdir: Of the run; None if another program predicted.
+    workdir: Of the run; None if another program predicted, of which nothing
+      is known.
     folds: That were evaluated.
     external: Whether no network was trained on the dataset.
     characteristics: Number of images by attribute and value.
+    columns: Further attributes whose subgroups were compared.
   """
-  facts = _facts(
-    config=config,
-    origin=origin,
-    metrics=metrics,
-    rule=rule,
-    workdir=workdir,
-    folds=folds,
-    external=external,
-    characteristics=characteristics,
-  )
+  facts = [
+    *_of_data(config, origin, metrics, characteristics),
+    *_of_evaluation(metrics, rule, columns, external=external),
+  ]
+  if workdir is not None:
+    facts += _of_run(config, workdir, origin, folds, external=external)
   claim, tripod = (
     {
       number: next((f for f, *keys in facts if f'{name} {number}' in keys), '')
@@ -175,18 +174,16 @@ def render(
   )
 
 
-def _facts(
-  *,
+# What is known, with the items that it answers: `C` of CLAIM, `T` of TRIPOD+AI.
+_Facts = list[tuple[str, ...]]
+
+
+def _of_data(
   config: ml_collections.ConfigDict,
   origin: Origin,
   metrics: Mapping[str, Any],
-  rule: str,
-  workdir: str | os.PathLike[str] | None,
-  folds: Sequence[int],
-  external: bool,
   characteristics: Mapping[str, Mapping[str, int]],
-) -> list[tuple[str, ...]]:
-  """What is known, with the items that it answers: `C` CLAIM, `T` TRIPOD+AI."""
+) -> _Facts:
   name = os.path.basename(os.path.abspath(config.data_dir))
   whole = f'{origin.written} labeled radiographs'
   if origin.synthetic:
@@ -195,36 +192,13 @@ def _facts(
     f'{metrics["num_images"]} radiographs of {metrics["num_patients"]} '
     f'patients, {metrics["num_positive"]} with a pneumothorax'
   )
-  performance = '; '.join(
-    f'{summary.TITLES[each]} {_with_interval(metrics, each)}'
-    for each in _HEADLINE
-  )
-  versions = ', '.join(f'{each} {_version(each)}' for each in _LIBRARIES)
-  devices = jax.devices()
-  hardware = (
-    f'evaluation on {len(devices)} x {devices[0].device_kind}, '
-    f'{pool.num_cores()} CPU cores, {platform.machine()}'
-  )
-  unsafe = 'none is in two folds'
-  if not origin.patient_safe:
-    unsafe = 'patients may be in two folds, as the true ones are not known'
-  split = (
-    f'folds of whole groups of images; patients are told apart by '
-    f'{origin.patients_from}; {unsafe}'
-  )
-  facts: list[tuple[str, ...]] = [
-    ('deep learning: segmentation of radiographs', 'C 1'),
+  return [
     (f'dataset {name}: {whole}, {origin.patients} patients', 'C 7', 'T 5a'),
     (
       'films that cannot be read, or are not frontal chest films, are left out '
       'by the build; its report counts them. Films without an annotation are '
       'not evaluated',
       *('C 8', 'T 6b'),
-    ),
-    (
-      f'gray levels by the {origin.window} window; films scaled to fit a '
-      f'square of {config.image_size} pixels',
-      *('C 9', 'T 7', 'T 9b', 'T 12b'),
     ),
     (
       'unknown view, sex or age is a subgroup `unknown`; nothing is imputed',
@@ -235,63 +209,6 @@ def _facts(
       'united',
       *('C 14', 'T 8a'),
     ),
-    (split, 'C 19', 'C 20', 'T 12a'),
-    (
-      f'{config.model.encoder} encoder, {config.model.decoder} decoder; a '
-      'gray-level image gives a probability per pixel and one per image',
-      *('C 22', 'T 22'),
-    ),
-    (
-      f'pnx_jax at commit {run_files.commit()}, Python '
-      f'{platform.python_version()}, {versions}; {hardware}',
-      'C 23',
-    ),
-    (
-      (f'weights of the run {config.init_from}' if config.init_from else '')
-      or _pretrained(config),
-      'C 24',
-    ),
-    (
-      f'{_training(config, workdir)}; seed {config.seed}; every field is in '
-      "the run's config.json",
-      *('C 25', 'T 12c'),
-    ),
-    (
-      f'weights: mean of the {config.average_checkpoints} checkpoints with the '
-      'best validation Dice'
-      + (
-        ', on the same images that are scored here'
-        if not external
-        else ', on images of the training dataset'
-      )
-      + f'; rule: {rule}',
-      *('C 26', 'T 12g'),
-    ),
-    (
-      'all networks of the run, averaged'
-      if external
-      else f'{len(folds)} fold(s); each image is predicted by networks that '
-      'were trained without its fold',
-      'C 27',
-    ),
-    (
-      'Dice with empty masks scored 0 or 1, Dice on positives, sensitivity, '
-      'specificity, AUC, calibration error, Brier score, outline distances, '
-      'lesions, net benefit; see report.html',
-      *('C 28', 'T 12e'),
-    ),
-    (
-      '95 % intervals clustered by patient; their kind is in metrics.json '
-      'under interval_methods',
-      'C 29',
-    ),
-    ('subgroups with simultaneous intervals (subgroups.csv)', 'C 30', 'T 12d'),
-    (
-      'external: the rule and thresholds are applied unchanged'
-      if external
-      else 'out of fold: the rule of an image was chosen without its fold',
-      'C 33' if external else 'C 32',
-    ),
     (counts, 'C 35', 'T 20a', 'T 21'),
     (
       '; '.join(
@@ -300,7 +217,43 @@ def _facts(
       ),
       *('C 36', 'T 20b'),
     ),
-    (performance, 'C 37', 'T 23a'),
+  ]
+
+
+def _of_evaluation(
+  metrics: Mapping[str, Any],
+  rule: str,
+  columns: Sequence[str],
+  *,
+  external: bool,
+) -> _Facts:
+  performance = '; '.join(
+    f'{summary.TITLES[each]} {_with_interval(metrics, each)}'
+    for each in _HEADLINE
+  )
+  found: _Facts = [
+    (
+      'Dice with empty masks scored 0 or 1, Dice on positives, sensitivity, '
+      'specificity, AUC, calibration error, Brier score, outline distances, '
+      f'lesions, net benefit; see report.html. Computed by {_software()}',
+      *('C 28', 'T 12e'),
+    ),
+    (
+      '95 % intervals clustered by patient; their kind is in metrics.json '
+      'under interval_methods',
+      'C 29',
+    ),
+    (
+      'external: the rule and thresholds are applied unchanged'
+      if external
+      else 'the rule and temperature of an image were chosen without its fold',
+      'C 33' if external else 'C 32',
+    ),
+    (
+      f'{performance}; by view, sex, age and size in report.html and '
+      'metrics.json, compared in subgroups.csv',
+      *('C 37', 'T 23a'),
+    ),
     (
       f'sensitivity {_with_interval(metrics, "sensitivity")}, specificity '
       f'{_with_interval(metrics, "specificity")}, AUC '
@@ -313,15 +266,105 @@ def _facts(
       'C 39',
     ),
     (
+      f'calibrated probability of a pneumothorax and a mask, by the rule '
+      f'{rule}; operating points in postprocess.json',
+      'T 15',
+    ),
+  ]
+  disputed = 'without_disputed/num_images'
+  if disputed in metrics:
+    found.append(
+      (
+        'main metrics again without '
+        f'{metrics["num_images"] - metrics[disputed]} disputed radiographs: '
+        f'Dice {_with_interval(metrics, "without_disputed/dice")}',
+        'C 30',
+      )
+    )
+  if columns:
+    names = ', '.join(columns)
+    found += [
+      (f'subgroups by {names}, with simultaneous intervals', 'T 12d'),
+      (f'subgroups.csv: by {names}', 'T 23b'),
+    ]
+  if external:
+    found += [('none: the model is evaluated unchanged', 'T 12f', 'T 24')]
+  return found
+
+
+def _of_run(
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike[str],
+  origin: Origin,
+  folds: Sequence[int],
+  *,
+  external: bool,
+) -> _Facts:
+  unsafe = 'none is in two folds'
+  if not origin.patient_safe:
+    unsafe = 'patients may be in two folds, as the true ones are not known'
+  split = (
+    'all radiographs are of a dataset that no network was trained on; films '
+    'were compared by id and picture, and patients where both builds tell'
+    if external
+    else 'folds of whole groups of images; patients are told apart by '
+    f'{origin.patients_from}; {unsafe}'
+  )
+  devices = jax.devices()
+  hardware = (
+    f'{len(devices)} x {devices[0].device_kind}, {pool.num_cores()} CPU cores, '
+    f'{platform.machine()}'
+  )
+  return [
+    ('deep learning: segmentation of radiographs', 'C 1'),
+    (
+      f'gray levels by the {origin.window} window; films scaled to fit a '
+      f'square of {config.image_size} pixels',
+      *('C 9', 'T 7', 'T 9b', 'T 12b'),
+    ),
+    (split, 'C 19', 'C 20', 'T 12a'),
+    (
+      f'{config.model.encoder} encoder, {config.model.decoder} decoder; a '
+      'gray-level image gives a probability per pixel and one per image',
+      *('C 22', 'T 22'),
+    ),
+    (f'of the evaluation: {_software()}, on {hardware}', 'C 23'),
+    (
+      f'weights of the run {config.init_from}'
+      if config.init_from
+      else config.pretrained or 'random',
+      'C 24',
+    ),
+    (
+      f'{_training(config, workdir)}; seed {config.seed}; every field is in '
+      "the run's config.json",
+      *('C 25', 'T 12c'),
+    ),
+    (
+      f'weights: mean of the {config.average_checkpoints} checkpoints with the '
+      'best validation Dice, '
+      + (
+        'on images of the training dataset'
+        if external
+        else 'on the same images that are scored here'
+      ),
+      *('C 26', 'T 12g'),
+    ),
+    (
+      'all networks of the run, averaged'
+      if external
+      else f'{len(folds)} fold(s); each image is predicted by networks that '
+      'were trained without its fold',
+      'C 27',
+    ),
+    (
       f'share of positive images in training batches: {config.positive_share}; '
       'probabilities are calibrated by temperature afterwards',
       'T 13',
     ),
-    ('metrics by view, sex and age, and of `eval.groups`', 'T 14', 'T 23b'),
     (
-      'calibrated probability of a pneumothorax and a mask; operating points '
-      'in postprocess.json',
-      'T 15',
+      'training does nothing for it; performance is reported by sex and age',
+      'T 14',
     ),
     (
       'films that are no frontal chest films, or cannot be read, get a reason '
@@ -329,7 +372,14 @@ def _facts(
       'T 27a',
     ),
   ]
-  return facts
+
+
+def _software() -> str:
+  versions = ', '.join(f'{each} {_version(each)}' for each in _LIBRARIES)
+  return (
+    f'pnx_jax at commit {run_files.commit()}, Python '
+    f'{platform.python_version()}, {versions}'
+  )
 
 
 def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
@@ -347,15 +397,9 @@ def _version(library: str) -> str:
     return 'unknown'
 
 
-def _pretrained(config: ml_collections.ConfigDict) -> str:
-  return 'random' if not config.pretrained else f'{config.pretrained}'
-
-
 def _training(
-  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str] | None
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]
 ) -> str:
-  if workdir is None:
-    return 'by another program; the settings below are not its own'
   counts = ', '.join(
     f'{len(run_files.trained_on(workdir, fold)) or "?"} without fold {fold}'
     for fold in run_files.trained_folds(workdir)
