@@ -81,7 +81,9 @@ def test_evaluation_of_predictions_needs_no_network(
   assert metrics['num_folds'] == 3
   assert not (folder / 'deployment.json').exists()
   assert not (folder / 'submission.csv').exists()
-  assert (folder / 'report.html').exists()
+  page = (folder / 'report.html').read_text()
+  assert 'another program' in page
+  assert 'Training kept the checkpoint' not in page
   # Nothing is known of how they came about.
   lines = (folder / 'claim.md').read_text().splitlines()
   claim, tripod = (

@@ -280,6 +280,7 @@ def evaluate(
         outline_metrics=outlines.summarize(measured, found.images),
         at_bedside=bedside.summarize(found, prevalences),
         metrics=metrics,
+        foreign=not reader,
       )
       files.write(folder / 'report.html', html)
       for name, chart in figures.items():

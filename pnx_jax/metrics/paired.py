@@ -28,8 +28,9 @@ LOWER_IS_BETTER = ('brier', 'ece')
 # of studies.
 _RESOLVABLE = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)
 _ROUNDING = 1e-12
-# Permutations are ranked as many at a time as this many images allow.
-_SWAPPED_IMAGES = 1_000_000
+# Permutations are ranked as many at a time as this many images allow: their
+# tables then fit into a processor's cache, and ranking is twice as fast.
+_SWAPPED_IMAGES = 50_000
 
 Side = Sequence[Images]
 _Key = TypeVar('_Key')

@@ -56,6 +56,7 @@ def render(
   outline_metrics: Metrics,
   at_bedside: Bedside,
   metrics: Mapping[str, Any],
+  foreign: bool = False,
 ) -> tuple[str, dict[str, Chart]]:
   """Renders the page as HTML; returns its charts by name, too.
 
@@ -72,6 +73,7 @@ def render(
     outline_metrics: Of `outlines.summarize`.
     at_bedside: Of `bedside.summarize`.
     metrics: The content of metrics.json.
+    foreign: Whether another program predicted.
   """
   diagrams = _reliability(results)
   figures = {
@@ -95,6 +97,7 @@ def render(
     config=config,
     commit=run_files.commit(),
     metrics=metrics,
+    foreign=foreign,
     headline=summary.TITLES.items(),
     box_titles=localization.TITLES.items(),
     image_level=IMAGE_LEVEL.items(),
