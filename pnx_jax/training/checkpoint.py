@@ -12,7 +12,6 @@ import os
 import pathlib
 import tempfile
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
@@ -28,7 +27,9 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, seal
+from pnx_jax.formats import files
+from pnx_jax.training import checkpoint_sums
+from pnx_jax.training.checkpoint_sums import SCORE
 from pnx_jax.training.train_state import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -47,10 +48,6 @@ absl_logging.get_absl_logger().addFilter(_is_needed)
 
 # The one before the newest is there in case the newest is damaged.
 _KEEP_LATEST = 2
-_SCORE = 'score'
-# Beside the checksums of the items: one of all that the file of them holds.
-_DIGEST = 'digest'
-_ITEMS = ('variables', 'ema', 'training')
 _NONE = (
   'no checkpoint in {}; train that fold first: `python launch.py --config=...`'
 )
@@ -153,13 +150,7 @@ class Checkpoints:
       # Killed here, the run resumes from the one before and saves this again.
       self._manager.delete(step)
     items = _items(state)
-    sums: dict[str, Any] = {
-      name: checksums(item) for name, item in items.items()
-    }
-    sums[_SCORE] = score
-    if record is not None:
-      sums[seal.FIELD] = record
-    sums[_DIGEST] = _digest(sums)
+    sums = checkpoint_sums.of_checkpoint(items, score=score, record=record)
     with self._explained():
       self._manager.save(
         step,
@@ -167,7 +158,7 @@ class Checkpoints:
           checksums=ocp.args.JsonSave(sums),
           **{name: ocp.args.StandardSave(item) for name, item in items.items()},
         ),
-        metrics=None if score is None else {_SCORE: score},
+        metrics=None if score is None else {SCORE: score},
       )
     self._publishing.start(after=self._manager.wait_until_finished)
 
@@ -318,7 +309,7 @@ class Checkpoints:
 
   def _restore_score(self, folder: pathlib.Path) -> None:
     path = folder / 'metrics' / 'metrics'
-    saved, certain = _saved_score(folder)
+    saved, certain = checkpoint_sums.saved_score(folder)
     try:
       found = float(_score(json.loads(path.read_bytes())))
       if found == saved or saved is None:
@@ -332,7 +323,7 @@ class Checkpoints:
     except (ValueError, KeyError, TypeError):
       pass
     if saved is not None:
-      files.write(path, json.dumps({_SCORE: saved}))
+      files.write(path, json.dumps({SCORE: saved}))
       action = 'restored from the checksums'
     else:
       path.parent.rename(path.parent.with_name('damaged_metrics'))
@@ -360,9 +351,9 @@ class Checkpoints:
     sums = self._manager.restore(
       step, args=ocp.args.Composite(checksums=ocp.args.JsonRestore())
     )['checksums']
-    check_sums(sums)
-    kept = self._manager.metrics(step) or {_SCORE: None}
-    if kept[_SCORE] not in (sums[_SCORE], None):
+    checkpoint_sums.check_sums(sums)
+    kept = self._manager.metrics(step) or {SCORE: None}
+    if kept[SCORE] not in (sums[SCORE], None):
       raise ValueError('its score is not the one it was saved with')
     items = choose(sums)
     restored = self._manager.restore(
@@ -372,7 +363,7 @@ class Checkpoints:
       ),
     )
     for name in items:
-      if checksums(restored[name]) != sums[name]:
+      if checkpoint_sums.checksums(restored[name]) != sums[name]:
         raise ValueError(f'the checksums of {name!r} differ')
     return restored
 
@@ -410,15 +401,6 @@ class _Publishing:
       self._error = error
 
 
-def checksums(tree: Any) -> dict[str, int]:
-  """Returns the CRC-32 of every array's bytes on this host, by path."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path): zlib.crc32(_bytes(leaf))
-    for path, leaf in leaves
-  }
-
-
 @jax.jit
 def _mean(trees: list[Any]) -> Any:
   """The mean of each leaf, compiled as one program, not one per shape."""
@@ -428,10 +410,6 @@ def _mean(trees: list[Any]) -> Any:
 def _anywhere(reason: str) -> bool:
   """Whether any process has a reason, so that all processes do the same."""
   return bool(multihost_utils.process_allgather(np.array(reason != '')).any())
-
-
-def _bytes(array: jax.Array) -> bytes:
-  return np.ascontiguousarray(array.addressable_data(0)).tobytes()
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -447,41 +425,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 def _score(metrics: dict[str, float]) -> float:
-  return metrics[_SCORE]
-
-
-def check_sums(sums: dict[str, Any]) -> None:
-  """Checks what a checkpoint's file of checksums holds against its own digest.
-
-  Args:
-    sums: The content of the file. Old ones have no digest.
-
-  Raises:
-    ValueError: It was changed.
-  """
-  unknown = sums.keys() - {*_ITEMS, _SCORE, seal.FIELD, _DIGEST}
-  if unknown or sums.get(_DIGEST, '') not in ('', _digest(sums)):
-    raise ValueError('its checksums are not those that it was saved with')
-
-
-def _digest(sums: dict[str, Any]) -> str:
-  return seal.digest(
-    {'sums': {name: sums[name] for name in sums if name != _DIGEST}}
-  )
-
-
-def _saved_score(folder: pathlib.Path) -> tuple[float | None, bool]:
-  """Returns the score in a checkpoint's checksums, and whether it is certain.
-
-  None where it was saved without one, or the checksums are damaged.
-  """
-  try:
-    sums = json.loads((folder / 'checksums' / 'metadata').read_bytes())
-    check_sums(sums)
-    score = None if sums[_SCORE] is None else float(sums[_SCORE])
-    return score, _DIGEST in sums
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
-    return None, False
+  return metrics[SCORE]
 
 
 def _check_shapes(folder: pathlib.Path, abstract: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from pnx_jax.config import RENAMED, Config, fixed_fields
 from pnx_jax.errors import UserError
 from pnx_jax.formats import seal
-from pnx_jax.training import checkpoint, run_files, seen_films
+from pnx_jax.training import checkpoint_sums, run_files, seen_films
 from pnx_jax.training.seen_films import SeenFilm
 
 _logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _recorded(step: pathlib.Path) -> dict[str, Any] | None:
   """Returns what a checkpoint records, or None: it is old, or damaged."""
   try:
     found = json.loads((step / 'checksums' / 'metadata').read_bytes())
-    checkpoint.check_sums(found)
+    checkpoint_sums.check_sums(found)
     recorded = found[seal.FIELD]
     return recorded if {'config', 'trained_on'} <= recorded.keys() else None
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
