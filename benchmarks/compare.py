@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
   ):
     parser.add_argument(f'--{name}', type=int, default=default, help=words)
   with one_line():
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
   print('| positive patients | metric | interval | difference | ', end='')
   print('of equal networks | p at most 5 % |\n|---|---|---|---|---|---|')
   for positive in map(int, flags.patients.split(',')):

@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser = Parser('benchmarks.guarantee', __doc__)
   parser.add_argument('--studies', type=int, default=2000, help='how many')
   with one_line():
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
   error = np.sqrt(0.95 * 0.05 / flags.studies)
   print(f'{flags.studies} studies each; Monte Carlo error {error:.2%}')
   print('| predictions | shift of folds | 30 | 130 | 800 positive patients |')

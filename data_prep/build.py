@@ -12,7 +12,8 @@ interrupted is taken up where it stopped by the same command.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -20,8 +21,10 @@ from data_prep import dataset, report
 from data_prep.request import Request
 from pnx_jax import film_flags, pool
 from pnx_jax.cli import one_line, parse_flags
+from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, grayscale
 from pnx_jax.storage import local
+from pnx_jax.storage.addresses import is_address
 
 _INPUTS = ('dicom_dir', 'rle_csv', 'manifest', 'test_dicom_dir', 'patient_map')
 
@@ -37,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
     values[name] = tuple(word.upper() for word in values[name] if word)
   values['keep_columns'] = tuple(map(str.lower, values['keep_columns']))
   with one_line():
+    if values['beam_runner']:
+      _check_shared(values)
     for name in _INPUTS:
       if values[name]:
         values[name] = local.fetched(values[name])
@@ -47,6 +52,16 @@ def main(argv: Sequence[str]) -> None:
         Request(**values | {'output_dir': str(copy.path)})
       )
   print(report.text(summary, values['output_dir']))
+
+
+def _check_shared(values: Mapping[str, Any]) -> None:
+  """Raises UserError where workers on other machines would miss a copy."""
+  for name in (*_INPUTS, 'output_dir'):
+    if is_address(values[name] or ''):
+      raise UserError(
+        f'--{name}={values[name]}: --beam_runner takes only files on a disk '
+        'that all workers share; copy them there, or mount the bucket'
+      )
 
 
 def _is_small(name: str) -> bool:

@@ -6,13 +6,15 @@ The one column it must have is `path`. docs/data.md describes the others.
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from data_prep.entries import TEST, TRAIN, Entry
 from pnx_jax.errors import UserError
 from pnx_jax.formats import dicom, files, picture, rle
 from pnx_jax.formats.names import printable
+from pnx_jax.storage import local
+from pnx_jax.storage.addresses import is_address, parse
 
 COLUMNS = (
   'path',
@@ -96,7 +98,7 @@ def read(path: str | os.PathLike[str], keep: Sequence[str] = ()) -> Manifest:
       f'{", ".join(header)}'
     )
   films: dict[str, _Film] = {}
-  folder = os.path.dirname(os.path.abspath(path))
+  folder = os.path.dirname(local.origin(os.path.realpath(path)))
   for line, row in rows:
     where = f'{path}, line {line}'
     if len(row) != len(header):
@@ -107,6 +109,7 @@ def read(path: str | os.PathLike[str], keep: Sequence[str] = ()) -> Manifest:
       film.kept.setdefault(column, cells.get(column, ''))
   if not films:
     raise UserError(f'{path} names no film')
+  _fetch(films.values())
   return Manifest(
     [_entry(name, film, path) for name, film in films.items()],
     [name for name in header if name and name not in (*COLUMNS, *keep)],
@@ -125,7 +128,7 @@ def _add(
   """Adds a row to its film, which it returns."""
   if 'path' not in cells:
     raise UserError(f'{where}: the cell path is empty')
-  cells['path'] = os.path.normpath(os.path.join(folder, cells['path']))
+  cells['path'] = _path(folder, cells['path'])
   name = cells.get('image_id') or _image_id(cells['path'])
   film = films.setdefault(name, _Film(line, {}, [], [], [], [], {}))
   for column in _OF_FILM:
@@ -140,7 +143,7 @@ def _add(
   if cells.get('structure', _STRUCTURE).lower() != _STRUCTURE:
     return film
   if 'mask' in cells:
-    film.masks.append(os.path.normpath(os.path.join(folder, cells['mask'])))
+    film.masks.append(_path(folder, cells['mask']))
   if 'rle' in cells:
     film.rles.append(cells['rle'])
   if 'box' in cells:
@@ -148,6 +151,26 @@ def _add(
   if 'polygon' in cells:
     film.polygons.append(_polygon(cells['polygon'], where))
   return film
+
+
+def _path(folder: str, cell: str) -> str:
+  """Returns the path or address that a cell names from a manifest's folder."""
+  if is_address(cell):
+    return str(parse(cell))
+  if not is_address(folder) or os.path.isabs(cell):
+    return os.path.normpath(os.path.join(folder, cell))
+  address = parse(folder)
+  return str(address._replace(key=os.path.normpath(f'{address.key}/{cell}')))
+
+
+def _fetch(films: Iterable[_Film]) -> None:
+  """Puts local copies in the place of addresses."""
+  films = list(films)
+  paths = {path for film in films for path in (film.cells['path'], *film.masks)}
+  copies = local.fetched_objects(paths)
+  for film in films:
+    film.cells['path'] = copies[film.cells['path']]
+    film.masks = [copies[path] for path in film.masks]
 
 
 def _entry(name: str, film: _Film, path: str | os.PathLike[str]) -> Entry:

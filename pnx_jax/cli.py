@@ -62,14 +62,31 @@ class Parser(argparse.ArgumentParser):
   Args:
     module: Dotted name of the command.
     description: Its docstring, of which the first paragraph is shown.
+    buckets: Arguments whose value may be an address such as gs://bucket/folder.
   """
 
-  def __init__(self, module: str, description: str | None):
+  def __init__(
+    self, module: str, description: str | None, *, buckets: Collection[str] = ()
+  ):
+    self._buckets = buckets
     super().__init__(
       prog=f'python -m {module}',
       description=(description or '').split('\n\n')[0],
       allow_abbrev=False,
     )
+
+  def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns what the command line, or `arguments`, give.
+
+    Raises:
+      UserError: An argument is wrong.
+    """
+    found = self.parse_args(arguments)
+    for name, values in vars(found).items():
+      for value in values if isinstance(values, list) else [values]:
+        if isinstance(value, str):
+          _check_address(name, value, self._buckets)
+    return found
 
   def error(self, message: str) -> NoReturn:
     """Raises a UserError, without the usage."""
@@ -128,14 +145,19 @@ def _check_addresses(argv: Sequence[str], buckets: Collection[str]) -> None:
     name, equals, value = word.partition('=')
     if not (equals and word.startswith('-')):
       name, value = before, word
-    if not addresses.is_address(value):
-      continue
-    address = addresses.parse(value)
-    if name.lstrip('-') not in buckets:
-      raise UserError(
-        f'{address}: {name} takes only files on a local or mounted disk; copy '
-        'them here, or mount the bucket as a folder'
-      )
+    _check_address(name, value, buckets)
+
+
+def _check_address(name: str, value: str, buckets: Collection[str]) -> None:
+  """Raises UserError for an address that is mistyped or may not be there."""
+  if not addresses.is_address(value):
+    return
+  address = addresses.parse(value)
+  if name.lstrip('-') not in buckets:
+    raise UserError(
+      f'{address}: {name} takes only files on a local or mounted disk; copy '
+      'them here, or mount the bucket as a folder'
+    )
 
 
 def _with_recipe(argv: list[str], recipe: str) -> list[str]:

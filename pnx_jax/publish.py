@@ -16,10 +16,10 @@ from pnx_jax.storage.published import Folder
 def main(arguments: Sequence[str] | None = None) -> None:
   """Publishes a folder, unless there is one at the address."""
   with one_line():
-    parser = Parser('pnx_jax.publish', __doc__)
+    parser = Parser('pnx_jax.publish', __doc__, buckets=['address'])
     parser.add_argument('folder', help='a dataset, a run or an export')
     parser.add_argument('address', help='gs://bucket/folder or s3://...')
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
     address, path = parse(flags.address), pathlib.Path(flags.folder)
     if not path.is_dir():
       raise UserError(f'there is no folder {path}')

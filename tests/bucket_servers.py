@@ -29,17 +29,20 @@ class Proxy:
   """Forwards HTTP requests to a port of this machine.
 
   Attributes:
+    target: That port.
     port: Where it listens.
     latency: Seconds that each request waits.
     status: Chooses from method and path the status with which a request is
       refused, or None.
+    private: Whether requests without credentials are refused.
     requests: Method and path of each request, in order.
   """
 
   def __init__(self, target: int):
-    self._target = target
+    self.target = target
     self.latency = 0.0
     self.status: Callable[[str, str], int | None] = lambda method, path: None
+    self.private = False
     self.requests: list[tuple[str, str]] = []
     self._loop = asyncio.new_event_loop()
     started = threading.Event()
@@ -58,12 +61,13 @@ class Proxy:
 
   def reset(self) -> None:
     self.latency, self.status = 0.0, lambda method, path: None
+    self.private = False
     self.requests = []
 
   async def _serve(self, reader, writer) -> None:
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
       back_reader, back_writer = await asyncio.open_connection(
-        '127.0.0.1', self._target
+        '127.0.0.1', self.target
       )
       try:
         while True:
@@ -85,6 +89,8 @@ class Proxy:
     if self.latency:
       await asyncio.sleep(self.latency)
     status = self.status(method, path)
+    if self.private and _header(head, b'authorization') is None:
+      status = 401
     if status:
       writer.write(b'HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n' % status)
       await writer.drain()
@@ -177,23 +183,26 @@ def serving(
   try:
     _create_bucket(scheme, port)
     front = proxy(port)
-    url = f'http://127.0.0.1:{front.port}'
-    if scheme == 'gs':
-      variables = {
-        'TENSORSTORE_GCS_HTTP_URL': url,
-        'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'any',
-      }
-    else:
-      variables = {
-        'AWS_ENDPOINT_URL': url,
-        'AWS_ACCESS_KEY_ID': 'any',
-        'AWS_SECRET_ACCESS_KEY': 'any',
-        'AWS_REGION': 'us-east-1',
-      }
-    yield front, variables
+    yield front, variables(scheme, front.port)
   finally:
     process.kill()
     process.wait()
+
+
+def variables(scheme: str, port: int) -> dict[str, str]:
+  """What makes programs use the proxy at a port."""
+  url = f'http://127.0.0.1:{port}'
+  if scheme == 'gs':
+    return {
+      'TENSORSTORE_GCS_HTTP_URL': url,
+      'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'any',
+    }
+  return {
+    'AWS_ENDPOINT_URL': url,
+    'AWS_ACCESS_KEY_ID': 'any',
+    'AWS_SECRET_ACCESS_KEY': 'any',
+    'AWS_REGION': 'us-east-1',
+  }
 
 
 def _gcs(port: int) -> list[str]:

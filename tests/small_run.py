@@ -1,12 +1,21 @@
 """A run small enough for tests: 6 steps of a U-Net of width 4."""
 
 import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
+import numpy as np
 from tensorboard.backend.event_processing import event_accumulator
 
 from configs import default
 from pnx_jax.training import run_files, run_seal
 
+ROOT = pathlib.Path(__file__).parent.parent
+# What float32 sums in another order change in six steps.
+TOLERANCE = 2e-3
 # Of a process with one device; compiling shall not take it long.
 ONE_DEVICE = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
 FIELDS = {
@@ -67,3 +76,54 @@ def events(path, fold=0):
     for tag in accumulator.Tags()['scalars']
     if not tag.startswith('speed/')
   }
+
+
+def assert_same_course(run, other):
+  found, expected = events(run), events(other)
+  assert found.keys() == expected.keys()
+  for name in ('train/loss', 'train/dice', 'validation/loss'):
+    steps_found, values = zip(*found[name], strict=True)
+    steps_expected, values_expected = zip(*expected[name], strict=True)
+    assert steps_found == steps_expected
+    np.testing.assert_allclose(values, values_expected, rtol=TOLERANCE)
+
+
+def two_processes(
+  *words, before='', stderr=None, environments=({}, {})
+) -> list[subprocess.Popen]:
+  """launch.py in two processes that train together, with these flags.
+
+  They run the lines `before` first; each has its further variables.
+  """
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = probe.getsockname()[1]
+  code = f"""
+{before}
+import runpy
+runpy.run_path('launch.py', run_name='__main__')
+"""
+  return [
+    subprocess.Popen(
+      [
+        *(sys.executable, '-c', code, *words),
+        f'--coordinator_address=127.0.0.1:{port}',
+        '--num_processes=2',
+        f'--process_id={process}',
+      ],
+      cwd=ROOT,
+      env=os.environ | ONE_DEVICE | variables,
+      stdout=subprocess.PIPE,
+      stderr=stderr,
+      text=True,
+    )
+    for process, variables in enumerate(environments)
+  ]
+
+
+def printed(processes, *, status=0):
+  """What they print, once all have ended with that exit code."""
+  texts = [process.communicate(timeout=300)[0] for process in processes]
+  codes = [process.returncode for process in processes]
+  assert codes == [status] * len(processes), texts
+  return texts

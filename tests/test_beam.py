@@ -1,11 +1,17 @@
 """The Beam pipelines write what the worker processes write."""
 
 import collections
+import contextlib
+import os
+import signal
+import threading
+import time
+import uuid
 
 import dicom_files
 import pytest
 
-from data_prep import batches, dataset
+from data_prep import batches, dataset, siim
 from data_prep.request import Request
 
 
@@ -45,21 +51,52 @@ def test_the_same_records(tmp_path, monkeypatch):
 DASK = 'apache_beam.runners.dask.dask_runner.DaskRunner'
 
 
-@pytest.mark.filterwarnings('ignore')  # Of Beam and of Dask.
-def test_two_dask_workers_write_the_same_records(tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def films(tmp_path_factory):
+  """24 films in batches of one and shards of four, and their local build."""
   pytest.importorskip('apache_beam')
-  distributed = pytest.importorskip('distributed')
+  pytest.importorskip('distributed')
+  folder = tmp_path_factory.mktemp('films')
   rows = ['ImageId,EncodedPixels']
   for number in range(24):
     dicom_files.write(
-      tmp_path / 'train' / f'{number}.dcm',
+      folder / 'train' / f'{number}.dcm',
       dicom_files.film(seed=number),
       PatientID=f'{number}',
     )
     rows.append(f'{number},{"3 4" if number % 2 else "-1"}')
-  (tmp_path / 'train-rle.csv').write_text('\n'.join(rows))
-  monkeypatch.setattr(batches, '_FILMS_PER_BATCH', 1)
-  local = dataset.build(request(tmp_path, 'local'))
+  (folder / 'train-rle.csv').write_text('\n'.join(rows))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(batches, '_FILMS_PER_BATCH', 1)
+    patch.setattr(siim, '_RECORDS_PER_SHARD', 4)
+    dataset.build(request(folder, 'local'))
+    yield folder
+
+
+@contextlib.contextmanager
+def two_workers(told):
+  """Two processes that leave a file in a folder for all that they do.
+
+  Its name says what it was, and the process. They take their time. A process
+  that is killed is replaced.
+  """
+  import distributed
+
+  class Tell(distributed.WorkerPlugin):
+    def setup(self, worker):
+      from data_prep import prepare, siim
+
+      for module, name in (prepare, 'run_batch'), (siim, '_examples'):
+        setattr(module, name, self.telling(getattr(module, name), name))
+
+    def telling(self, function, name):
+      def call(*arguments, **options):
+        (told / f'{name} {os.getpid()} {uuid.uuid4()}').touch()
+        time.sleep(0.3)
+        return function(*arguments, **options)
+
+      return call
+
   with (
     distributed.LocalCluster(
       n_workers=2,
@@ -68,22 +105,62 @@ def test_two_dask_workers_write_the_same_records(tmp_path, monkeypatch):
       dashboard_address=None,
     ) as cluster,
     distributed.Client(cluster) as client,
-    distributed.get_task_stream(client) as stream,
   ):
-    # By default 128 elements are a partition: one worker would do all.
-    options = f'dask_client_address={cluster.scheduler_address}'
-    by_dask = dataset.build(
-      request(
-        tmp_path,
-        'dask',
-        beam_runner=DASK,
-        beam_options=f'{options},dask_npartitions=8',
-      )
-    )
-  assert by_dask == local
-  for path in (tmp_path / 'local').iterdir():
-    written = (tmp_path / 'dask' / path.name).read_bytes()
+    client.register_plugin(Tell())
+    yield cluster
+
+
+def done_by(told, what):
+  """How often each process did something."""
+  words = [path.name.split() for path in told.iterdir()]
+  return collections.Counter(int(word[1]) for word in words if word[0] == what)
+
+
+def build_by(cluster, films, name):
+  # By default 128 elements are a partition: one worker would do all.
+  options = f'dask_client_address={cluster.scheduler_address}'
+  options += ',dask_npartitions=8'
+  changes = {'beam_runner': DASK, 'beam_options': options}
+  dataset.build(request(films, name, **changes))
+  for path in (films / 'local').iterdir():
+    written = (films / name / path.name).read_bytes()
     assert written == path.read_bytes(), path.name
-  tasks = collections.Counter(task['worker'] for task in stream.data)
-  assert len(tasks) == 2
-  assert min(tasks.values()) >= tasks.total() / 4, tasks
+
+
+@pytest.mark.filterwarnings('ignore')  # Of Beam and of Dask.
+def test_two_dask_workers_write_the_same_records(films, tmp_path):
+  with two_workers(tmp_path) as cluster:
+    build_by(cluster, films, 'dask')
+  for what, number in ('run_batch', 24), ('_examples', 6):
+    by_process = done_by(tmp_path, what)
+    print(what, dict(by_process))
+    assert by_process.total() == number
+    assert len(by_process) == 2 and os.getpid() not in by_process
+    assert min(by_process.values()) >= number / 4
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_workers_that_are_killed_leave_the_same_records(films, tmp_path):
+  """One while it prepares a film, one while it writes records."""
+  killed = []
+
+  def kill(what):
+    while not (busy := done_by(tmp_path, what)):
+      time.sleep(0.05)
+    killed.append(next(iter(busy)))
+    os.kill(killed[-1], signal.SIGKILL)
+
+  def kill_both():
+    kill('run_batch')
+    kill('_examples')
+
+  with two_workers(tmp_path) as cluster:
+    killer = threading.Thread(target=kill_both, daemon=True)
+    killer.start()
+    build_by(cluster, films, 'killed')
+    killer.join()
+  print('killed', killed)
+  assert len(set(killed)) == 2
+  # What was under way was done again.
+  assert done_by(tmp_path, 'run_batch').total() > 24
+  assert done_by(tmp_path, '_examples').total() > 6

@@ -12,9 +12,11 @@ import time
 import bucket_servers
 import pytest
 import small_run
+from output_files import csv_rows
 
+import pnx_jax
 from pnx_jax.errors import UserError
-from pnx_jax.storage import bucket, lease, local
+from pnx_jax.storage import bucket, heartbeat, lease, local
 from pnx_jax.storage.addresses import parse
 from pnx_jax.storage.bucket import Bucket
 from pnx_jax.storage.marker import Marker
@@ -32,11 +34,18 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(params=['gs', pytest.param('s3', marks=pytest.mark.slow)])
 def variables(request, tmp_path):
   """What makes programs use an emulated bucket, and a cache of their own."""
-  with bucket_servers.serving(request.param) as (_, variables):
+  with bucket_servers.serving(request.param) as (proxy, variables):
     cache = {'XDG_CACHE_HOME': str(tmp_path / 'cache')}
     with bucket_servers.environment(variables | cache):
       local._slot.cache_clear()
-      yield variables | cache | {'scheme': request.param}
+      yield (
+        variables
+        | cache
+        | {
+          'scheme': request.param,
+          'target': str(proxy.target),
+        }
+      )
   bucket._open.cache_clear()
 
 
@@ -63,7 +72,7 @@ def stop_after_step_3():
 def test_a_run_resumes_from_its_bucket_alone(
   variables, dataset_dir, trained_run, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(lease, 'HEARTBEAT_SECONDS', 1.0)
+  monkeypatch.setattr(heartbeat, 'SECONDS', 1.0)
   scheme = variables['scheme']
   data = published(dataset_dir, 'data', scheme, tmp_path)
   workdir = f'{scheme}://{bucket_servers.BUCKET}/runs/small'
@@ -148,6 +157,138 @@ def test_a_killed_run_resumes_bit_for_bit(
   assert evaluation.returncode == 0, evaluation.stderr
   copy.fetch()
   assert (copy.path / 'eval' / 'report.html').exists()
+
+
+@pytest.fixture
+def read_only(variables):
+  """Variables of a process that may read the bucket and not write."""
+  proxy = bucket_servers.Proxy(int(variables['target']))
+  proxy.status = lambda method, _: None if method in ('GET', 'HEAD') else 403
+  scheme = variables['scheme']
+  return variables | bucket_servers.variables(scheme, proxy.port)
+
+
+def test_two_processes_train_like_one_and_the_first_alone_writes(
+  variables, read_only, dataset_dir, trained_run, tmp_path
+):
+  scheme = variables['scheme']
+  data = published(dataset_dir, 'data', scheme, tmp_path)
+  workdir = f'{scheme}://{bucket_servers.BUCKET}/runs/two'
+  flags = [*small_run.flags(data), f'--workdir={workdir}']
+  environments = variables, read_only
+  small_run.printed(small_run.two_processes(*flags, environments=environments))
+  copy = Folder(parse(workdir), tmp_path / 'copy')
+  copy.fetch()
+  small_run.assert_same_course(copy.path, trained_run)
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_resume_bit_for_bit(
+  variables, read_only, dataset_dir, tmp_path
+):
+  scheme = variables['scheme']
+  data = published(dataset_dir, 'data', scheme, tmp_path)
+  runs = f'{scheme}://{bucket_servers.BUCKET}/runs'
+  environments = variables, read_only
+
+  def start(name):
+    flags = [*small_run.flags(data), f'--workdir={runs}/{name}']
+    return small_run.two_processes(*flags, environments=environments)
+
+  small_run.printed(start('whole'))
+  both = start('killed')
+  while max(published_steps(f'{runs}/killed'), default=0) < 2:
+    assert both[0].poll() is None
+    time.sleep(0.05)
+  for process in both:
+    process.kill()
+    process.communicate()
+  assert max(published_steps(f'{runs}/killed')) < 6
+  shutil.rmtree(tmp_path / 'cache')
+  small_run.printed(start('killed'))
+  whole, killed = (
+    Folder(parse(f'{runs}/{name}'), tmp_path / name)
+    for name in ('whole', 'killed')
+  )
+  whole.fetch()
+  killed.fetch()
+  assert checksums(killed.path, 6) == checksums(whole.path, 6)
+  small_run.printed(
+    small_run.two_processes(
+      '--mode=eval', f'--workdir={runs}/killed', environments=environments
+    )
+  )
+  killed.fetch()
+  assert (killed.path / 'eval' / 'report.html').exists()
+
+
+@pytest.mark.slow
+def test_build_prediction_and_export_in_a_bucket(
+  variables,
+  dataset_dir,
+  phantom_films,
+  run_with_findings,
+  five_films,
+  five_films_predicted,
+  tmp_path,
+):
+  scheme = variables['scheme']
+  root = parse(f'{scheme}://{bucket_servers.BUCKET}')
+
+  def run(*words):
+    done = subprocess.run(
+      [sys.executable, *map(str, words)],
+      cwd=ROOT,
+      env=os.environ | variables,
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+  def fetched(name):
+    copy = Folder(root / name, tmp_path / 'fetched' / name)
+    copy.fetch()
+    return copy.path
+
+  for path in phantom_films.rglob('*'):
+    if path.is_file():
+      name = path.relative_to(phantom_films).as_posix()
+      Bucket(root).write(f'films/{name}', path.read_bytes())
+  run(
+    *('-m', 'data_prep.build', f'--output_dir={root}/built'),
+    f'--dicom_dir={root}/films/dicom-images-train',
+    f'--rle_csv={root}/films/train-rle.csv',
+    f'--test_dicom_dir={root}/films/dicom-images-test',
+    f'--patient_map={root}/films/nih_id.csv',
+    f'--patient_key={pathlib.Path(dataset_dir).parent}/.patient_key',
+    *('--image_size=32', '--num_folds=3'),
+  )
+  for path in pathlib.Path(dataset_dir).glob('*.tfrecord*'):
+    assert (fetched('built') / path.name).read_bytes() == path.read_bytes()
+
+  workdir = published(run_with_findings, 'run', scheme, tmp_path)
+  run('-m', 'pnx_jax.export', f'--workdir={workdir}', f'--output={root}/model')
+  for path in five_films.iterdir():
+    Bucket(root).write(f'new/{path.name}', path.read_bytes())
+  for name, model in (
+    ('run', f'--workdir={workdir}'),
+    (
+      'export',
+      f'--model={root}/model',
+    ),
+  ):
+    run(
+      *('launch.py', '--mode=predict', f'--input={root}/new', model),
+      f'--output_dir={root}/predicted_by_{name}',
+    )
+  expected = {
+    row['image_id']: row['area_px']
+    for row in csv_rows(five_films_predicted[0] / 'worklist.csv')
+  }
+  for name in ('predicted_by_run', 'predicted_by_export'):
+    found = csv_rows(fetched(name) / 'worklist.csv')
+    assert {row['image_id']: row['area_px'] for row in found} == expected
+  assert pnx_jax.load(workdir) is not None
 
 
 @pytest.mark.slow

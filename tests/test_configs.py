@@ -1,12 +1,17 @@
 import importlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
+from pnx_jax import publish
+from pnx_jax.evaluation import compare, submission
+from pnx_jax.export import __main__ as export
 from pnx_jax.training import experiment
+from pnx_jax.triage import __main__ as triage
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(
@@ -103,6 +108,29 @@ def assert_one_line(result, words):
 )
 def test_a_users_mistake_is_one_line(flags, words):
   assert_one_line(launch(*flags), words)
+
+
+@pytest.mark.parametrize(
+  ('command', 'words'),
+  [
+    (triage.main, ['--per_image=gs://bucket/per_image.csv']),
+    (compare.main, ['gs://bucket/run', 'runs/b', '--output_dir=out']),
+    (submission.main, ['--check=gs://bucket/submission.csv']),
+    (export.main, ['--workdir=gcs://bucket/run', '--output=model']),
+    (publish.main, ['data/siim', 's3:/bucket/siim']),
+  ],
+)
+def test_an_address_where_none_may_be_or_mistyped_is_one_line(
+  command, words, capsys
+):
+  with pytest.raises(SystemExit) as end:
+    command(words)
+  assert end.value.code == 2
+  [line] = capsys.readouterr().err.splitlines()
+  assert line.startswith('error: ')
+  assert re.search(
+    r'takes only files on a local|the nearest is|has two slashes', line
+  )
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
 """One device or eight, one process or two: the same run."""
 
 import os
-import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,9 +19,8 @@ from pnx_jax.training import experiment, run_files, sharding, train_state
 from pnx_jax.training.checkpoint import Checkpoints
 from pnx_jax.training.train import train
 
-ROOT = pathlib.Path(__file__).parent.parent
-# float32 sums in another order; what a step and what six steps may differ by.
-STEP_TOLERANCE, RUN_TOLERANCE = 1e-5, 2e-3
+# What float32 sums in another order change in a step.
+STEP_TOLERANCE = 1e-5
 SIXTEEN_DEVICES = '--xla_force_host_platform_device_count=16'
 
 
@@ -100,61 +97,25 @@ def test_a_checkpoint_of_eight_devices_opens_on_one(trained_run, dataset_dir):
 
 
 def two_processes(dataset_dir, path, before='', stderr=None):
-  """A training by two processes; they run the lines `before` first."""
-  with socket.socket() as probe:
-    probe.bind(('127.0.0.1', 0))
-    port = probe.getsockname()[1]
-  code = f"""
-{before}
-import runpy
-runpy.run_path('launch.py', run_name='__main__')
-"""
-  return [
-    subprocess.Popen(
-      [
-        *(sys.executable, '-c', code, *small_run.flags(dataset_dir)),
-        f'--workdir={path}',
-        f'--coordinator_address=127.0.0.1:{port}',
-        '--num_processes=2',
-        f'--process_id={process}',
-      ],
-      cwd=ROOT,
-      env=os.environ | small_run.ONE_DEVICE,
-      stdout=subprocess.PIPE,
-      stderr=stderr,
-      text=True,
-    )
-    for process in range(2)
-  ]
-
-
-def printed(processes, *, status=0):
-  """What they print, once both have ended with that exit code."""
-  texts = [process.communicate(timeout=300)[0] for process in processes]
-  assert [process.returncode for process in processes] == [status] * 2, texts
-  return texts
+  """The run by two processes; they run the lines `before` first."""
+  return small_run.two_processes(
+    *small_run.flags(dataset_dir),
+    f'--workdir={path}',
+    before=before,
+    stderr=stderr,
+  )
 
 
 @pytest.fixture(scope='module')
 def by_two(dataset_dir, tmp_path_factory):
   """The workdir of the whole run by two processes."""
   path = tmp_path_factory.mktemp('by_two')
-  printed(two_processes(dataset_dir, path))
+  small_run.printed(two_processes(dataset_dir, path))
   return path
 
 
-def assert_same_course(run, other):
-  found, expected = small_run.events(run), small_run.events(other)
-  assert found.keys() == expected.keys()
-  for name in ('train/loss', 'train/dice', 'validation/loss'):
-    steps_found, values = zip(*found[name], strict=True)
-    steps_expected, values_expected = zip(*expected[name], strict=True)
-    assert steps_found == steps_expected
-    np.testing.assert_allclose(values, values_expected, rtol=RUN_TOLERANCE)
-
-
 def test_two_processes_train_like_one(by_two, trained_run):
-  assert_same_course(by_two, trained_run)
+  small_run.assert_same_course(by_two, trained_run)
 
 
 LONGER = {'total_steps': 8}
@@ -180,14 +141,14 @@ def test_a_run_on_eight_devices_resumes_on_four(
   trained_run, resumed_on_eight, dataset_dir, tmp_path
 ):
   four = resumed(trained_run, dataset_dir, tmp_path / 'four', devices=4)
-  assert_same_course(four, resumed_on_eight)
+  small_run.assert_same_course(four, resumed_on_eight)
 
 
 def test_a_run_by_two_processes_resumes_with_one(
   by_two, resumed_on_eight, dataset_dir, tmp_path
 ):
   one = resumed(by_two, dataset_dir, tmp_path / 'one', devices=8)
-  assert_same_course(one, resumed_on_eight)
+  small_run.assert_same_course(one, resumed_on_eight)
 
 
 @pytest.mark.slow
@@ -202,11 +163,11 @@ def test_a_run_on_eight_devices_resumes_on_sixteen(dataset_dir, tmp_path):
       *(sys.executable, 'launch.py', f'--workdir={sixteen}'),
       *small_run.flags(dataset_dir, **batches, **LONGER),
     ],
-    cwd=ROOT,
+    cwd=small_run.ROOT,
     env={**os.environ, 'XLA_FLAGS': SIXTEEN_DEVICES},
     check=True,
   )
-  assert_same_course(sixteen, eight)
+  small_run.assert_same_course(sixteen, eight)
 
 
 # JAX looks once a second whether a signal has come.
@@ -238,7 +199,7 @@ def stopped(processes, number, *, when):
   while processes[1].poll() is None and not when():
     time.sleep(0.05)
   processes[1].send_signal(number)
-  texts = printed(processes, status=75)
+  texts = small_run.printed(processes, status=75)
   saved = [re.findall(r'Saving step (\d)', text)[-1] for text in texts]
   assert saved[0] == saved[1]
   return int(saved[0]), texts
@@ -279,7 +240,7 @@ def test_a_run_that_was_stopped_and_damaged_goes_on_bit_for_bit(
   assert f'Stopped and saved at step {second}' in texts[0]
   assert first <= second
 
-  texts = printed(two_processes(dataset_dir, tmp_path))
+  texts = small_run.printed(two_processes(dataset_dir, tmp_path))
   assert f'step {second} to 6' in texts[0]
   assert small_run.events(tmp_path) == small_run.events(by_two)
   found, expected = (

@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from pnx_jax.errors import UserError
+from pnx_jax.storage import heartbeat
 from pnx_jax.training import fold_lock
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -34,7 +35,7 @@ def no_locks(monkeypatch):
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
   monkeypatch.setattr(fcntl, 'flock', flock)
-  monkeypatch.setattr(fold_lock, 'HEARTBEAT_SECONDS', 0.1)
+  monkeypatch.setattr(heartbeat, 'SECONDS', 0.1)
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_without_file_locks_silence_frees_the_fold(no_locks, tmp_path):
 def test_without_file_locks_a_killed_process_of_this_host_frees_it_at_once(
   no_locks, holder, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(fold_lock, 'HEARTBEAT_SECONDS', 1000)
+  monkeypatch.setattr(heartbeat, 'SECONDS', 1000)
   holder.send_signal(signal.SIGKILL)
   holder.wait()
   with fold_lock.held(tmp_path):

@@ -1,13 +1,25 @@
 import concurrent.futures
+import contextlib
 import json
 import os
+import pathlib
+import subprocess
+import sys
 import time
 
 import bucket_servers
 import pytest
 
+from data_prep import manifest_reader
 from pnx_jax.errors import UserError
-from pnx_jax.storage import addresses, bucket, lease, local, marker
+from pnx_jax.storage import (
+  addresses,
+  bucket,
+  heartbeat,
+  lease,
+  local,
+  marker,
+)
 from pnx_jax.storage.addresses import Address
 from pnx_jax.storage.bucket import Bucket
 from pnx_jax.storage.published import Folder
@@ -141,37 +153,40 @@ def test_one_of_many_writers_meets_the_condition(folder):
   assert now.content == texts[winner] and now.generation == written[winner]
 
 
-def test_a_lease_ends_when_its_holder_is_silent(folder, monkeypatch):
-  monkeypatch.setattr(lease, 'HEARTBEAT_SECONDS', 0.2)
-  with lease.held(folder) as holder:
-    with pytest.raises(UserError, match='is held by process'):
-      lease.Lease(folder)
-    holder.check()
-    holder._ended.set()  # As if its machine had stopped ...
-    holder._thread.join()
-    with lease.held(folder) as second:
-      with pytest.raises(UserError, match='another process took'):
-        holder.check()  # ... and gone on.
-      second.check()
+@pytest.fixture
+def short_heartbeats(monkeypatch):
+  monkeypatch.setattr(heartbeat, 'SECONDS', 0.2)
+
+
+def test_a_lease_ends_when_its_holder_is_silent(folder, short_heartbeats):
+  with (
+    lease.held(folder),
+    pytest.raises(UserError, match='is held by process'),
+  ):
+    lease.Lease(folder)
   start = time.monotonic()
-  with lease.held(folder):  # Given back: nobody waits.
-    assert time.monotonic() - start < 0.5
+  holder = lease.Lease(folder)  # Given back: nobody waits.
+  assert time.monotonic() - start < 0.5
+  holder.check()
+  with lease.held(folder) as second:  # The first one gave no sign of life ...
+    with pytest.raises(UserError, match='another process took'):
+      holder.check()  # ... and went on.
+    second.check()
 
 
 def test_a_holder_that_was_overtaken_publishes_nothing(
-  folder, monkeypatch, tmp_path
+  folder, short_heartbeats, monkeypatch, tmp_path
 ):
-  monkeypatch.setattr(lease, 'HEARTBEAT_SECONDS', 0.2)
-  with (
-    pytest.raises(UserError, match='another process took'),
-    local.working_copy(str(folder), lock='fold0') as copy,
-  ):
-    copy._folder._check.__self__._ended.set()
-    (copy.path / 'a').write_text('late')
-    with local.working_copy(str(folder), lock='fold0') as second:
-      time.sleep(0.1)
-      (second.path / 'a').write_text('taken over')
-    copy.publish()
+  with monkeypatch.context() as patch:  # As if its machine had stopped.
+    patch.setattr(heartbeat, 'repeating', contextlib.nullcontext)
+    stack = contextlib.ExitStack()
+    first = local.working_copy(str(folder), lock='fold0')
+    copy = stack.enter_context(first)
+  with local.working_copy(str(folder), lock='fold0') as second:
+    (second.path / 'a').write_text('taken over')
+  (copy.path / 'a').write_text('late')
+  with pytest.raises(UserError, match='another process took'):
+    stack.close()
   assert Folder(folder, tmp_path / 'x').fetch().files['a'].size == 10
 
 
@@ -213,6 +228,61 @@ def test_a_bucket_that_must_not_be_written_is_one_line(emulator, folder):
     local.working_copy(str(folder), lock='fold0'),
   ):
     pass
+
+
+CREDENTIALS = (
+  *('GOOGLE_AUTH_TOKEN_FOR_TESTING', 'GOOGLE_APPLICATION_CREDENTIALS'),
+  *('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_PROFILE'),
+)
+FETCH = """
+import sys
+from pnx_jax import cli
+from pnx_jax.storage import local
+with cli.one_line():
+  local.fetched(sys.argv[1])
+"""
+
+
+def test_without_credentials_a_private_bucket_is_one_line(
+  emulator, folder, tmp_path
+):
+  Bucket(folder).write(folder.key, b'1')
+  emulator.private = True
+  assert Bucket(folder).read(folder.key).content == b'1'
+  # TensorStore keeps credentials as long as a process lives.
+  without = {k: v for k, v in os.environ.items() if k not in CREDENTIALS}
+  other = {'HOME': str(tmp_path), 'AWS_EC2_METADATA_DISABLED': 'true'}
+  done = subprocess.run(
+    [sys.executable, '-c', FETCH, str(folder)],
+    env=without | other,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  # TensorStore logs where it looked for them.
+  *_, line = done.stderr.strip().splitlines()
+  assert done.returncode == 2
+  assert line.startswith(f'error: {emulator.scheme}://{bucket_servers.BUCKET} ')
+  assert 'give credentials that may' in line
+
+
+def test_a_manifest_in_a_bucket_names_films_beside_it(folder, tmp_path):
+  found = Bucket(folder)
+  found.write((folder / 'set/films/a.png').key, b'a')
+  found.write((folder / 'masks/a.png').key, b'mask')
+  found.write((folder / 'more/b.png').key, b'b')
+  elsewhere = f'{folder}/more/b.png'
+  local_film = tmp_path / 'c.png'
+  text = (
+    'path,patient,mask\nfilms/a.png,1,../masks/a.png\n'
+    f'{elsewhere},2,\nfilms/gone.png,3,\n{local_film},4,\n'
+  )
+  found.write((folder / 'set/manifest.csv').key, text.encode())
+  manifest = local.fetched(str(folder / 'set/manifest.csv'))
+  one, other, gone, here = manifest_reader.read(manifest).entries
+  read = [pathlib.Path(path).read_bytes() for path in (one.path, *one.masks)]
+  assert read == [b'a', b'mask']
+  assert local.origin(other.path) == elsewhere
+  assert not os.path.exists(gone.path) and here.path == str(local_film)
 
 
 def test_an_input_is_a_file_or_all_objects_of_a_folder(folder):

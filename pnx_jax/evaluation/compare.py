@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
       help=f'{words} (default: {default})',
     )
   with one_line():
-    _run(parser.parse_args(arguments))
+    _run(parser.parse(arguments))
 
 
 def _run(flags: argparse.Namespace) -> None:

@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument('--sample', help='a csv with the expected ids')
   parser.add_argument('--truth', help='a csv with the annotations')
   with one_line():
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
     faults, scores = check(flags.check, sample=flags.sample, truth=flags.truth)
   for fault in faults:
     print(fault, file=sys.stderr)

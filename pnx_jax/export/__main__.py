@@ -3,19 +3,16 @@
 python -m pnx_jax.export --workdir=runs/resunet --output=model
 """
 
-import argparse
 from collections.abc import Sequence
 
-from pnx_jax.cli import one_line
+from pnx_jax.cli import Parser, one_line
 from pnx_jax.export.export import COMPUTE_DTYPES, export
 from pnx_jax.storage import local
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Parses the command line, exports, and lists the files."""
-  parser = argparse.ArgumentParser(
-    prog='python -m pnx_jax.export', description=__doc__.split('\n\n')[0]
-  )
+  parser = Parser('pnx_jax.export', __doc__, buckets=['workdir', 'output'])
   parser.add_argument('--workdir', required=True, help='an evaluated run')
   parser.add_argument('--output', required=True, help='a new folder')
   parser.add_argument(
@@ -29,16 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     action='store_true',
     help='export a run that was edited after its evaluation; the card says so',
   )
-  flags = parser.parse_args(arguments)
-  with one_line(), local.working_copy(flags.output, lock='export') as copy:
-    export(
-      local.fetched(flags.workdir),
-      copy.path,
-      compute_dtype=flags.compute_dtype,
-      accept_edited=flags.accept_edited,
-    )
-    for path in sorted(copy.path.iterdir()):
-      print(f'{path.stat().st_size / 1e6:10.3f} MB  {path}')
+  with one_line():
+    flags = parser.parse(arguments)
+    with local.working_copy(flags.output, lock='export') as copy:
+      export(
+        local.fetched(flags.workdir),
+        copy.path,
+        compute_dtype=flags.compute_dtype,
+        accept_edited=flags.accept_edited,
+      )
+      for path in sorted(copy.path.iterdir()):
+        print(
+          f'{path.stat().st_size / 1e6:10.3f} MB  {local.origin(f"{path}")}'
+        )
 
 
 if __name__ == '__main__':

@@ -10,20 +10,17 @@ import json
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 
 from pnx_jax.errors import UserError
+from pnx_jax.storage import heartbeat
 from pnx_jax.storage.addresses import Address
 from pnx_jax.storage.bucket import Bucket
 
-HEARTBEAT_SECONDS = 10.0
-_MISSED_HEARTBEATS = 3
-
 
 class Lease:
-  """The lock that this process holds.
+  """The lock that this process holds as long as it renews it; see `held`.
 
   Args:
     address: The object.
@@ -38,15 +35,11 @@ class Lease:
     self._owner = f'{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}'
     self._beats = 0
     self._lost = False
-    self._ended = threading.Event()
     self._guard = threading.Lock()
     generation = self._write_if(self._wait_for_silence())
     if generation is None:
       raise UserError(self._busy())
     self._generation = generation
-    self._last_beat = time.monotonic()
-    self._thread = threading.Thread(target=self._beat, daemon=True)
-    self._thread.start()
 
   def check(self) -> None:
     """Asks the bucket whether this process still holds the lock.
@@ -54,8 +47,7 @@ class Lease:
     Raises:
       UserError: Another process took it.
     """
-    with self._guard:
-      self._renew()
+    self._renew()
     if self._lost:
       raise UserError(
         f'another process took {self._address} while this one did not answer: '
@@ -64,8 +56,6 @@ class Lease:
 
   def release(self) -> None:
     """Gives the lock back."""
-    self._ended.set()
-    self._thread.join()
     with self._guard:
       if not self._lost:
         self._bucket.write_if(
@@ -73,19 +63,20 @@ class Lease:
         )
       self._lost = True
 
-  def _beat(self) -> None:
-    while not self._ended.wait(HEARTBEAT_SECONDS):
-      with self._guard, contextlib.suppress(UserError):
-        self._renew()
+  def renew(self) -> None:
+    """Gives a sign of life; an error is left to the next one."""
+    with contextlib.suppress(UserError):
+      self._renew()
 
   def _renew(self) -> None:
-    if self._lost:
-      return
-    generation = self._write_if(self._generation)
-    if generation is None:
-      self._lost = True
-    else:
-      self._generation = generation
+    with self._guard:
+      if self._lost:
+        return
+      generation = self._write_if(self._generation)
+      if generation is None:
+        self._lost = True
+      else:
+        self._generation = generation
 
   def _write_if(self, generation: bytes) -> bytes | None:
     self._beats += 1
@@ -101,16 +92,14 @@ class Lease:
     first = self._bucket.read(self._address.key)
     if first.content is None or not _owner(first.content):
       return first.generation
-    silence = _MISSED_HEARTBEATS * HEARTBEAT_SECONDS
-    deadline = time.monotonic() + silence
-    while time.monotonic() < deadline:
-      time.sleep(HEARTBEAT_SECONDS / 10)
-      now = self._bucket.read(self._address.key)
-      if now.content is None or not _owner(now.content):
-        return now.generation
-      if now.generation != first.generation:
-        raise UserError(self._busy(now.content))
-    return first.generation
+    if heartbeat.stays(
+      first.generation, lambda: self._bucket.read(self._address.key).generation
+    ):
+      return first.generation
+    now = self._bucket.read(self._address.key)
+    if now.content is None or not _owner(now.content):
+      return now.generation
+    raise UserError(self._busy(now.content))
 
   def _busy(self, content: bytes = b'{}') -> str:
     host, process, *_ = [*_owner(content).split(), '?', '?']
@@ -122,10 +111,11 @@ class Lease:
 
 @contextlib.contextmanager
 def held(address: Address) -> Iterator[Lease]:
-  """Holds a lock; see `Lease`."""
+  """Holds a lock until the end, by signs of life in the background."""
   lease = Lease(address)
   try:
-    yield lease
+    with heartbeat.repeating(lease.renew):
+      yield lease
   finally:
     lease.release()
 

@@ -12,10 +12,10 @@ import itertools
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from pnx_jax.errors import UserError
-from pnx_jax.storage import lease, marker, ranges
+from pnx_jax.storage import heartbeat, lease, marker, ranges
 from pnx_jax.storage.addresses import Address, is_address, parse
 from pnx_jax.storage.bucket import Bucket
 from pnx_jax.storage.published import IN_FLIGHT, Folder
@@ -56,23 +56,10 @@ class WorkingCopy:
       with self._guard:
         self._folder.publish()
 
-  @contextlib.contextmanager
-  def published_every(self, seconds: float) -> Iterator[None]:
-    """Publishes in the background; the last time is left to the caller."""
-    ended = threading.Event()
-
-    def run() -> None:
-      while not ended.wait(seconds):
-        with contextlib.suppress(UserError):  # The last time reports it.
-          self.publish()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-      yield
-    finally:
-      ended.set()
-      thread.join()
+  def try_to_publish(self) -> None:
+    """Publishes if that is possible now; the last time reports errors."""
+    with contextlib.suppress(UserError):
+      self.publish()
 
 
 @contextlib.contextmanager
@@ -109,9 +96,32 @@ def working_copy(
     if replaces:
       folder.replace(listed)
     copy = WorkingCopy(local, folder)
-    with copy.published_every(seconds) if seconds else contextlib.nullcontext():
+    if seconds is not None:
+      with heartbeat.repeating(copy.try_to_publish, seconds):
+        yield copy
+    else:
       yield copy
     copy.publish()
+
+
+@contextlib.contextmanager
+def reading_copy(
+  path: Path, *, wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[WorkingCopy]:
+  """Yields a folder with what was published; nothing of it is published.
+
+  Args:
+    path: The address of a published folder, new or not.
+    wanted: Chooses the files that are needed, by their names.
+
+  Raises:
+    UserError: The bucket cannot be used.
+  """
+  address = parse(path)
+  local = _local(address)
+  with naming(address, local):
+    Folder(address, local).fetch(wanted)
+    yield WorkingCopy(local)
 
 
 @functools.cache
@@ -136,12 +146,40 @@ def fetched(path: Path) -> str:
     content = Bucket(address).read(address.key).content
     if content is not None:
       target = local.parent / 'object' / address.name
-      target.parent.mkdir(parents=True, exist_ok=True)
       _origins[os.path.realpath(target)] = address
-      target.write_bytes(content)
+      _put(target, content)
       return str(target)
-  _fetch_objects(address, local)
+  bucket = Bucket(address)
+  keys = bucket.keys(address.key)
+  if not keys:
+    raise UserError(
+      f'there is no object {address}, and none in a folder of that name'
+    )
+  start = len(address.key) + 1 if address.key else 0
+  _fetch_all(bucket, {key: local / key[start:] for key in keys})
   return str(local)
+
+
+def fetched_objects(paths: Collection[str]) -> dict[str, str]:
+  """Returns local copies of many objects, by what was given.
+
+  A local path is returned as it is, and the name of a copy without the copy
+  where there is no such object: reading it tells.
+
+  Raises:
+    UserError: A bucket cannot be read.
+  """
+  found = dict(zip(paths, paths, strict=True))
+  by_bucket: dict[Address, dict[str, str]] = {}
+  for path in filter(is_address, found):
+    address = parse(path)
+    by_bucket.setdefault(address._replace(key=''), {})[address.key] = path
+  for address, names in by_bucket.items():
+    bucket, folder = Bucket(address), _local(address)
+    bucket.check_exists()
+    _fetch_all(bucket, {key: folder / key for key in names})
+    found |= {path: str(folder / key) for key, path in names.items()}
+  return found
 
 
 @functools.cache
@@ -191,29 +229,27 @@ def naming(address: Address, local: pathlib.Path) -> Iterator[None]:
     raise type(error)(text) from error.__cause__
 
 
-def _fetch_objects(address: Address, local: pathlib.Path) -> None:
-  """Copies the objects of a folder that was not published by this program."""
+def _fetch_all(bucket: Bucket, targets: Mapping[str, pathlib.Path]) -> None:
+  """Copies objects, many at a time, each to its local path."""
   import concurrent.futures
 
-  bucket = Bucket(address)
-  keys = bucket.keys(address.key)
-  if not keys:
-    raise UserError(
-      f'there is no object {address}, and none in a folder of that name'
-    )
-  start = len(address.key) + 1 if address.key else 0
-
   def fetch(key: str) -> None:
-    target = local / key[start:]
     if key.endswith('/') or '..' in key.split('/'):
       return
     content = bucket.read(key).content
     if content is not None:
-      target.parent.mkdir(parents=True, exist_ok=True)
-      target.write_bytes(content)
+      _put(targets[key], content)
 
   with concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
-    list(pool.map(fetch, keys))
+    list(pool.map(fetch, targets))
+
+
+def _put(target: pathlib.Path, content: bytes) -> None:
+  """Writes a file, unless it is the same: builds resume where none changed."""
+  if target.is_file() and target.read_bytes() == content:
+    return
+  target.parent.mkdir(parents=True, exist_ok=True)
+  target.write_bytes(content)
 
 
 def origin(path: str) -> str:
@@ -222,6 +258,12 @@ def origin(path: str) -> str:
     if path == folder or path.startswith(f'{folder}/'):
       return f'{address}{path[len(folder) :]}'
   return path
+
+
+def is_copy(path: Path) -> bool:
+  """Whether a path lies in a local copy that this process alone has."""
+  path = os.path.realpath(path)
+  return origin(path) != path
 
 
 # The addresses of the local copies of this process.

@@ -28,6 +28,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from pnx_jax.errors import UserError
 from pnx_jax.formats import files
+from pnx_jax.storage import local
 from pnx_jax.training import checkpoint_sums
 from pnx_jax.training.checkpoint_sums import SCORE
 from pnx_jax.training.train_state import TrainState
@@ -85,6 +86,12 @@ class Checkpoints:
     self._publishing = _Publishing(publish)
     self.directory: str = os.path.abspath(directory)
     files.check_name(self.directory)
+    first = jax.process_index() == 0
+    # Of local copies each process has its own, and that of the first counts.
+    apart = jax.process_count() > 1 and local.is_copy(self.directory)
+    self._apart = apart
+    self._saves = first or not apart
+    self._repairs = first or apart
     if create:
       try:
         os.makedirs(self.directory, exist_ok=True)
@@ -108,7 +115,14 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy, best_fn=_score, best_mode='max'
+        preservation_policy=policy,
+        best_fn=_score,
+        best_mode='max',
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+          primary_host=jax.process_index() if apart else 0,
+          active_processes={jax.process_index()} if apart else None,
+        ),
       ),
     )
 
@@ -142,6 +156,8 @@ class Checkpoints:
       UserError: This checkpoint or the one before it cannot be written, for
         example because the disk is full.
     """
+    if not self._saves:
+      return
     with self._explained():
       self._publishing.wait()
     if step in self._manager.all_steps():
@@ -151,6 +167,8 @@ class Checkpoints:
       self._manager.delete(step)
     items = _items(state)
     sums = checkpoint_sums.of_checkpoint(items, score=score, record=record)
+    if self._apart:  # Orbax expects parts of every process in jax.Arrays.
+      items = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), items)
     with self._explained():
       self._manager.save(
         step,
@@ -300,7 +318,7 @@ class Checkpoints:
 
     Without its score the best checkpoint would silently be another one.
     """
-    if jax.process_index() == 0:
+    if self._repairs:
       for folder in pathlib.Path(self.directory).glob('[0-9]*'):
         if folder.name.isdecimal():
           self._restore_score(folder)
@@ -332,7 +350,7 @@ class Checkpoints:
 
   def _move_aside(self, damaged: list[int]) -> None:
     """Frees the steps of damaged checkpoints for new ones; deletes nothing."""
-    if jax.process_index() == 0:
+    if self._repairs:
       for step in damaged:
         aside = tempfile.mkdtemp(prefix=f'damaged_{step}_', dir=self.directory)
         os.rename(f'{self.directory}/{step}', f'{aside}/{step}')

@@ -5,21 +5,16 @@ import errno
 import os
 import pathlib
 import socket
-import threading
-import time
 from collections.abc import Iterator
 
 import jax
 
 from pnx_jax.errors import UserError
 from pnx_jax.formats import files
+from pnx_jax.storage import heartbeat
 
 # What `flock` answers on a file system that has no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-# There, a training writes its lock file again after so many seconds, and one
-# that did not for several times as long has ended.
-HEARTBEAT_SECONDS = 10.0
-_MISSED_HEARTBEATS = 3
 
 
 @contextlib.contextmanager
@@ -60,21 +55,16 @@ def _heartbeat(path: pathlib.Path) -> Iterator[None]:
     UserError: Another process does.
   """
   _wait_for_silence(path)
-  ended = threading.Event()
 
   def beat() -> None:
-    while not ended.wait(HEARTBEAT_SECONDS):
-      with contextlib.suppress(OSError):
-        os.utime(path)
+    with contextlib.suppress(OSError):
+      os.utime(path)
 
   files.write(path, _owner())
-  thread = threading.Thread(target=beat, daemon=True)
-  thread.start()
   try:
-    yield
+    with heartbeat.repeating(beat):
+      yield
   finally:
-    ended.set()
-    thread.join()
     path.unlink(missing_ok=True)
 
 
@@ -87,11 +77,8 @@ def _wait_for_silence(path: pathlib.Path) -> None:
   before = _last_beat(path)
   if before is None or _is_dead(path):
     return
-  deadline = time.monotonic() + _MISSED_HEARTBEATS * HEARTBEAT_SECONDS
-  while time.monotonic() < deadline:
-    time.sleep(HEARTBEAT_SECONDS / 10)
-    if _last_beat(path) not in (before, None):
-      raise UserError(_busy(path))
+  if not heartbeat.stays(before, lambda: _last_beat(path)) and path.exists():
+    raise UserError(_busy(path))
 
 
 def _last_beat(path: pathlib.Path) -> int | None:

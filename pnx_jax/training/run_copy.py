@@ -2,15 +2,16 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
+from jax.experimental import multihost_utils
 
 from pnx_jax.config import Config
-from pnx_jax.errors import UserError
 from pnx_jax.storage import bucket, local, ranges
 from pnx_jax.storage.addresses import is_address
 from pnx_jax.storage.local import WorkingCopy
+from pnx_jax.training import cluster
 
 
 @contextlib.contextmanager
@@ -32,8 +33,7 @@ def of_fold(
   def needed(name: str) -> bool:
     return name == 'config.json' or name.startswith(f'{fold}/')
 
-  _check_alone(workdir)
-  with local.working_copy(workdir, lock=fold, wanted=needed) as copy:
+  with _copy(workdir, lock=fold, wanted=needed) as copy:
     yield copy
 
 
@@ -51,8 +51,7 @@ def of_evaluation(
     UserError: Another evaluation runs, or the bucket cannot be used.
   """
   _configure(config)
-  _check_alone(workdir)
-  with local.working_copy(workdir, lock='eval') as copy:
+  with _copy(workdir, lock='eval') as copy:
     yield copy
 
 
@@ -62,9 +61,28 @@ def _configure(config: Config) -> None:
   ranges.keep(config.input.cache_dir, limit=limit)
 
 
-def _check_alone(workdir: str | os.PathLike[str]) -> None:
-  if is_address(workdir) and jax.process_count() > 1:
-    raise UserError(
-      f'{workdir}: several processes need a workdir on a disk that they share; '
-      'data_dir may be an address'
-    )
+@contextlib.contextmanager
+def _copy(
+  workdir: str | os.PathLike[str],
+  *,
+  lock: str,
+  wanted: Callable[[str], bool] = lambda name: True,
+) -> Iterator[WorkingCopy]:
+  """Yields a copy of this process; only that of the first is published.
+
+  The others read what the first one found when it had the lock.
+  """
+  several = is_address(workdir) and jax.process_count() > 1
+  if several and not cluster.is_first():
+    multihost_utils.sync_global_devices('locked')
+    with local.reading_copy(workdir, wanted=wanted) as copy:
+      multihost_utils.sync_global_devices('fetched')
+      yield copy
+  else:
+    with local.working_copy(workdir, lock=lock, wanted=wanted) as copy:
+      if several:
+        multihost_utils.sync_global_devices('locked')
+        multihost_utils.sync_global_devices('fetched')
+      yield copy
+  if several:
+    multihost_utils.sync_global_devices('published')

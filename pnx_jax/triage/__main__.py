@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
   parser.add_argument('--output', help='a .json file for all estimates')
   with one_line():
-    _run(parser.parse_args(arguments))
+    _run(parser.parse(arguments))
 
 
 def _run(flags: argparse.Namespace) -> None:
