@@ -137,11 +137,12 @@ def test_a_killed_run_resumes_bit_for_bit(
     assert first.poll() is None, first.stderr.read()
     time.sleep(0.05)
   first.kill()
-  first.wait()
+  first.communicate()
   assert max(published_steps(workdir)) < 6
   shutil.rmtree(tmp_path / 'cache')
   second = launch(variables, data, workdir)
-  assert second.wait() == 0, second.stderr.read()
+  error = second.communicate()[1]
+  assert second.returncode == 0, error
 
   copy = Folder(parse(workdir), tmp_path / 'copy')
   copy.fetch()

@@ -48,6 +48,7 @@ from pnx_jax.metrics import influence, intervals
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import NetworkReader
 from pnx_jax.prediction.postprocess import Postprocess
+from pnx_jax.storage import local
 from pnx_jax.training import experiment, seen_films, sharding
 
 _logger = logging.getLogger(__name__)
@@ -291,7 +292,8 @@ def evaluate(
       )
       evaluation_files.write_checksums(folder)
     print(result_files.summary(metrics))
-    print('Wrote', ', '.join(sorted(map(str, plan.folder.iterdir()))))
+    written = (local.origin(str(path)) for path in plan.folder.iterdir())
+    print('Wrote', ', '.join(sorted(written)))
   return metrics
 
 

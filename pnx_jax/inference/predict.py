@@ -19,6 +19,7 @@ from pnx_jax.inference.outputs import PICTURE_SIZE, RESEARCH_ONLY, Outputs
 from pnx_jax.inference.readings import Reading
 from pnx_jax.inference.shards import Shard
 from pnx_jax.prediction import decoding, evaluation_seal, predictor
+from pnx_jax.storage import local
 from pnx_jax.training import preemption, run_files
 from pnx_jax.training.progress import Progress
 
@@ -191,5 +192,6 @@ def _summarize(folder: pathlib.Path, readings: Sequence[Reading]) -> None:
   refused = ', '.join(f'{n} {why}' for why, n in reasons.most_common())
   print(f'{len(readings) - reasons.total()} films assessed, {positive} marked')
   print(f'{reasons.total()} not assessed{refused and ": " + refused}')
-  print('Wrote', ', '.join(map(str, output_folder.written(folder))))
+  written = map(str, output_folder.written(folder))
+  print('Wrote', ', '.join(map(local.origin, written)))
   print(f'For {RESEARCH_ONLY}.')
