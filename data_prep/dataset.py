@@ -7,7 +7,7 @@ import io
 import os
 import pathlib
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from data_prep import (
   batches,
@@ -161,7 +161,8 @@ def _split(
     raise UserError(_why_nothing(request, outcomes))
   patients = grouping.patients(images, patient_map)
   groups = grouping.merged(patients.number, alike)
-  fold = _given_folds(train) or folds.assign(
+  given = _given_folds(train, groups)
+  fold = given or folds.assign(
     [
       folds.Image(i.image_id, groups[i.image_id], i.area, (i.source, i.truth))
       for i in train
@@ -169,7 +170,7 @@ def _split(
     request.num_folds,
     seed=request.seed,
   )
-  number = max(request.num_folds, *(1 + k for k in fold.values()))
+  number = len({*given.values()}) or request.num_folds
   splits: Splits = {schema.fold_split(k): [] for k in range(number)}
   for image in train:
     splits[schema.fold_split(fold[image.image_id])].append(image)
@@ -186,11 +187,14 @@ def _split(
   return splits, patients
 
 
-def _given_folds(train: Sequence[prepare.Prepared]) -> dict[str, int]:
+def _given_folds(
+  train: Sequence[prepare.Prepared], groups: Mapping[str, Hashable]
+) -> dict[str, int]:
   """Returns the folds that a manifest assigns, empty if it assigns none.
 
   Raises:
-    UserError: It assigns folds to some films only.
+    UserError: It assigns folds to some films only, leaves out numbers, or
+      divides films that belong to one group.
   """
   given = {i.image_id: i.fold for i in train if i.fold is not None}
   if given and len(given) < len(train):
@@ -199,13 +203,33 @@ def _given_folds(train: Sequence[prepare.Prepared]) -> dict[str, int]:
       f'the manifest gives {len(given)} of {len(train)} films a fold, and '
       f'{other} none: give all of them one, or none'
     )
+  used = sorted({*given.values()})
+  if given and (len(used) < 2 or used != [*range(len(used))]):
+    raise UserError(
+      'the films of the manifest are in the folds '
+      f'{", ".join(map(str, used[:20]))}: number two or more from 0 on, and '
+      'leave none empty'
+    )
+  first: dict[Hashable, str] = {}
+  for name, fold in given.items():
+    other = first.setdefault(groups[name], name)
+    if given[other] != fold:
+      raise UserError(
+        f'the manifest puts {other} in fold {given[other]} and {name} in fold '
+        f'{fold}, but they are of one patient or copies: put them in one fold'
+      )
   return given
 
 
 def _why_nothing(request: Request, outcomes: Sequence[prepare.Outcome]) -> str:
+  where = request.manifest or request.dicom_dir
   outcomes = [o for o in outcomes if o.part == entries.TRAIN]
+  if not outcomes:
+    return f'every film of {where} is in the split test: none is left to train'
   rejected = [o for o in outcomes if isinstance(o, Rejection)]
   if 2 * len(rejected) < len(outcomes):
+    if request.manifest:
+      return f'no usable film of {where} has a label, mask or box'
     image_id = next(
       o.image_id for o in outcomes if isinstance(o, prepare.Prepared)
     )
@@ -216,7 +240,6 @@ def _why_nothing(request: Request, outcomes: Sequence[prepare.Outcome]) -> str:
   counts = collections.Counter(o.reason for o in rejected)
   [(reason, count)] = counts.most_common(1)
   first = next(o for o in rejected if o.reason == reason)
-  where = request.manifest or request.dicom_dir
   return (
     f'{len(rejected)} of {len(outcomes)} files in {where} were '
     f'rejected, {count} as {reason}, for example {first.path}: {first.detail}; '

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from data_prep.entries import TEST, TRAIN, Entry
 from pnx_jax.errors import UserError
-from pnx_jax.formats import dicom, files, picture, rle
+from pnx_jax.formats import dicom, files, limits, picture, rle
 from pnx_jax.formats.names import printable
 from pnx_jax.storage import local
 from pnx_jax.storage.addresses import is_address, parse
@@ -42,6 +42,8 @@ _OF_FILM = (
   *('path', 'patient', 'source', 'split', 'label', 'annotation_size'),
   *('boxes_exhaustive', 'view', 'sex', 'age', 'pixel_spacing_mm', 'window'),
 )
+
+_LARGEST = 1e9  # No number of a cell is larger.
 
 _Cells = dict[str, str]
 
@@ -98,13 +100,14 @@ def read(path: str | os.PathLike[str], keep: Sequence[str] = ()) -> Manifest:
       f'{", ".join(header)}'
     )
   films: dict[str, _Film] = {}
+  names: dict[str, str] = {}
   folder = os.path.dirname(local.origin(os.path.realpath(path)))
   for line, row in rows:
     where = f'{path}, line {line}'
     if len(row) != len(header):
       raise UserError(f'{where}: {len(row)} cells instead of {len(header)}')
     cells = {name: cell for name, cell in zip(header, row, strict=True) if cell}
-    film = _add(films, cells, folder, where, line)
+    film = _add(films, names, cells, folder, where, line)
     for column in keep:
       film.kept.setdefault(column, cells.get(column, ''))
   if not films:
@@ -123,13 +126,24 @@ def patients(entries: list[Entry]) -> dict[str, str] | None:
 
 
 def _add(
-  films: dict[str, _Film], cells: _Cells, folder: str, where: str, line: int
+  films: dict[str, _Film],
+  names: dict[str, str],
+  cells: _Cells,
+  folder: str,
+  where: str,
+  line: int,
 ) -> _Film:
-  """Adds a row to its film, which it returns."""
+  """Adds a row to its film, which it returns; `names` are by path."""
   if 'path' not in cells:
     raise UserError(f'{where}: the cell path is empty')
   cells['path'] = _path(folder, cells['path'])
-  name = cells.get('image_id') or _image_id(cells['path'])
+  name = printable(cells.get('image_id') or _image_id(cells['path']))
+  if names.setdefault(cells['path'], name) != name:
+    before = names[cells['path']]
+    raise UserError(
+      f'{where}: {printable(cells["path"])} is {name}, and {before} in line '
+      f'{films[before].line}: a file is one film'
+    )
   film = films.setdefault(name, _Film(line, {}, [], [], [], [], {}))
   for column in _OF_FILM:
     before = film.cells.setdefault(column, cells.get(column, ''))
@@ -137,7 +151,7 @@ def _add(
       film.cells[column] = cells[column]
     elif cells.get(column) and cells[column] != before:
       raise UserError(
-        f'{where}: {printable(name)} has another {column} in line {film.line}: '
+        f'{where}: {name} has another {column} in line {film.line}: '
         f'{printable(before)!r} and {printable(cells[column])!r}'
       )
   if cells.get('structure', _STRUCTURE).lower() != _STRUCTURE:
@@ -182,6 +196,8 @@ def _entry(name: str, film: _Film, path: str | os.PathLike[str]) -> Entry:
     raise UserError(f'{where}: label 0 contradicts a box')
   part, fold = _split(cells['split'], where)
   size = _numbers(cells, 'annotation_size', 2, where)
+  if size and not 1 <= size[0] * size[1] <= limits.MOST_PIXELS:
+    raise UserError(f'{where}: annotation_size is that of no film')
   spacing = _numbers(cells, 'pixel_spacing_mm', 2, where)
   window = _numbers(cells, 'window', 2, where, positive=False)
   if window and window[0] >= window[1]:
@@ -289,10 +305,10 @@ def _floats(text: str) -> tuple[float, ...]:
     values = tuple(map(float, text.replace(',', ' ').split()))
   except ValueError:
     return ()
-  return values if all(map(math.isfinite, values)) else ()
+  return values if all(abs(value) < _LARGEST for value in values) else ()
 
 
 def _image_id(path: str) -> str:
   if picture.is_picture(path):
-    return printable(os.path.splitext(os.path.basename(path))[0])
+    return os.path.splitext(os.path.basename(path))[0]
   return dicom.image_id_of(path)

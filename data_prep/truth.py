@@ -1,5 +1,6 @@
 """What is known of a film: masks of any kind of annotation, boxes, a label."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,9 +69,26 @@ def _masks_of(entry: Entry, height: int, width: int) -> list[np.ndarray]:
   except ValueError as error:
     raise UnusableAnnotation('malformed_rle', str(error)) from error
   for rings in entry.polygons:
-    points = [np.reshape(ring, (-1, 2)) for ring in rings]
-    masks.append(polygon.mask(points, rows, columns))
+    masks.append(_filled(rings, rows, columns))
   return [letterbox.resized(mask, height, width) for mask in masks]
+
+
+def _filled(
+  rings: Sequence[Sequence[float]], rows: int, columns: int
+) -> np.ndarray:
+  """Returns a polygon's mask, bool[H, W]."""
+  points = [np.reshape(ring, (-1, 2)) for ring in rings]
+  for x, y in np.concatenate(points):
+    # Whether whole numbers are centers or corners of pixels, as some have it.
+    if not (-1 <= x <= columns and -1 <= y <= rows):
+      raise UnusableAnnotation(
+        'polygon_outside',
+        f'a polygon reaches {x:g}, {y:g}, outside of {columns} x {rows} pixels',
+      )
+  mask = polygon.mask(points, rows, columns)
+  if not mask.any():
+    raise UnusableAnnotation('unusable_mask', 'a polygon covers no pixel')
+  return mask
 
 
 def _mask_file(path: str, height: int, width: int) -> tuple[np.ndarray, bool]:

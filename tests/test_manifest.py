@@ -110,6 +110,26 @@ def test_one_truth_in_every_form(tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+  ('rows', 'message'),
+  [
+    (['0.png,0,0,', '1.png,1,3,'], 'are in the folds 0, 3: number two or more'),
+    (['0.png,0,0,', '1.png,1,0,'], 'are in the folds 0: number two or more'),
+    (
+      ['0.png,0,0,x', '1.png,1,1,x'],
+      'puts 0 in fold 0 and 1 in fold 1, but they are of one patient',
+    ),
+    (['0.png,0,test,', '1.png,1,test,'], 'is in the split test: none is left'),
+    (['0.png,,,', '1.png,,,'], r'films.csv has a label, mask or box'),
+  ],
+)
+def test_splits_that_cannot_be_used_are_named(tmp_path, rows, message):
+  for number in range(2):
+    Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
+  with pytest.raises(UserError, match=message):
+    build(tmp_path, rows, header='path,label,split,patient')
+
+
 def test_films_of_which_less_is_known(tmp_path):
   for number in range(5):
     Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
@@ -269,6 +289,8 @@ def test_a_film_that_cannot_be_used_is_named(tmp_path, row, reason):
     ('path,boxes_exhaustive', '0.png,all', "line 2: boxes_exhaustive is 'all'"),
     ('path,box', '0.png,1 2 3', "line 2: box is '1 2 3'"),
     ('path,box', '0.png,1 2 0 5', 'line 2: box'),
+    ('path,box', '0.png,1 2 3 1e300', 'line 2: box'),
+    ('path,annotation_size', '0.png,1e5 1e5', 'line 2: annotation_size is'),
     ('path,polygon', '0.png,1 2 3 4', 'line 2: a polygon needs three points'),
     ('path,polygon', '0.png,1 2 3 4 5 nan', 'line 2: a polygon needs'),
     ('path,split', '0.png,validation', "line 2: split is 'validation'"),
@@ -317,6 +339,11 @@ def test_one_film_with_two_answers_is_named(tmp_path):
   path.write_text('path,image_id\na.png,x\nb.png,x\n')
   with pytest.raises(UserError, match='line 3: x has another path'):
     manifest_reader.read(path)
+  path.write_text('path,image_id\na.png,x\n./a.png,y\n')
+  with pytest.raises(
+    UserError, match=r'line 3: .*a\.png is y, and x in line 2: a file is one'
+  ):
+    manifest_reader.read(path)
 
 
 def test_pictures_of_every_kind(tmp_path):
@@ -343,11 +370,39 @@ def test_pictures_of_every_kind(tmp_path):
   np.testing.assert_allclose(
     picture.read(tmp_path / 'high.png'), expected, atol=2
   )
+  # Pillow drops the lower byte where there are channels.
+  for colors in ([high] * 3, [*[high] * 3, np.full_like(high, 0xFFFF)]):
+    cv2.imwrite(str(tmp_path / 'colors.png'), np.stack(colors, -1))
+    np.testing.assert_array_equal(
+      picture.read(tmp_path / 'colors.png', window=(100, 4100)), stated
+    )
   exif = Image.Exif()
   exif[0x0112] = 6  # to be turned clockwise
   turned = np.ascontiguousarray(np.rot90(gray))
   Image.fromarray(turned).save(tmp_path / 'turned.png', exif=exif)
   np.testing.assert_array_equal(picture.read(tmp_path / 'turned.png'), gray)
+
+
+def test_masks_of_every_kind(tmp_path):
+  mask, path = blob(), tmp_path / 'mask.png'
+  one = mask.astype(np.uint8)
+  palette = Image.fromarray(one).convert('P')
+  palette.putpalette([0, 0, 0, 90, 0, 0])
+  for image in (Image.fromarray(mask), palette):
+    image.save(path)
+    np.testing.assert_array_equal(picture.read_mask(path), mask)
+  deep = one.astype(np.uint16)
+  for values in (deep, np.stack([deep, 0 * deep, deep], -1)):
+    cv2.imwrite(str(path), values)
+    np.testing.assert_array_equal(picture.read_mask(path), mask)
+  # An overlay; then colors or opacity could be the mask.
+  Image.fromarray(np.stack([one, one, one, 99 * one], -1)).save(path)
+  np.testing.assert_array_equal(picture.read_mask(path), mask)
+  for color in (0, 255):
+    colors = [np.full_like(one, color)] * 3
+    Image.fromarray(np.stack([*colors, 255 * one], -1)).save(path)
+    with pytest.raises(refusals.UnusableFilm, match='transparent pixels'):
+      picture.read_mask(path)
 
 
 def test_a_picture_that_claims_too_much_is_refused(tmp_path, monkeypatch):
@@ -394,6 +449,20 @@ def test_outlines_of_a_mask_give_it_back_with_its_holes():
   ]
   assert len(rings) == 2
   np.testing.assert_array_equal(polygon.mask(rings, *SHAPE), mask)
+
+
+@pytest.mark.parametrize(
+  ('ring', 'message'),
+  [
+    ((90, 10, 95, 10, 95, 20), 'polygon_outside: a polygon reaches 90, 10'),
+    ((10, -40, 20, 5, 10, 5), 'polygon_outside'),
+    ((10.2, 10.2, 10.4, 10.2, 10.4, 10.4), 'a polygon covers no pixel'),
+  ],
+)
+def test_a_polygon_elsewhere_is_no_empty_mask(ring, message):
+  entry = manifest_reader.Entry('a.png', 'a', 'train', (), polygons=((ring,),))
+  with pytest.raises(truth.UnusableAnnotation, match=message):
+    truth.of(entry, *SHAPE)
 
 
 def test_annotations_measured_in_another_size():

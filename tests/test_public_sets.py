@@ -181,12 +181,48 @@ def test_vindr(root, tmp_path):
     '1 films are marked by 1/1 of their readers',
     '1 films are marked by 1/3 of their readers',
     '1 films are marked by 2/3 of their readers',
+    '1 films have boxes of two readers or more: their intersection over union '
+    'has the median 0.91 (quartiles 0.91 and 0.91)',
   ]
   films, _ = read('vindr', root, tmp_path, min_readers=2)
   assert (films['one'].label, films['one'].boxes) == (None, ())
   assert films['two'].label == films['t'].label == 1
-  kept = manifest_reader.read(tmp_path / 'films.csv', ['readers']).entries
-  assert {e.image_id: e.kept for e in kept}['two'] == ('2/3',)
+  columns = 'readers', 'readers_iou'
+  kept = {
+    entry.image_id: entry.kept
+    for entry in manifest_reader.read(tmp_path / 'films.csv', columns).entries
+  }
+  # 28 x 40 pixels of 30 x 40 and 28 x 41.
+  assert kept['two'] == ('2/3', f'{1120 / (1200 + 1148 - 1120):.3f}')
+  assert kept['one'] == ('1/3', '')
+
+
+def test_overlap_of_readers_agrees_with_pixels(root, tmp_path):
+  random_state = np.random.default_rng(0)
+  lines, expected = [], {}
+  for film in range(5):
+    pixels = np.zeros((3, 20, 20), bool)
+    for reader in (0, 0, 1, 1, 2)[: film + 1]:
+      x, y = random_state.integers(0, 10, 2)
+      w, h = random_state.integers(1, 11, 2)
+      pixels[reader, y : y + h, x : x + w] = True
+      lines.append(f'{film},R{reader},Pneumothorax,{x},{y},{x + w},{y + h}')
+    pairs = [
+      (pixels[i] & pixels[j]).sum() / (pixels[i] | pixels[j]).sum()
+      for i, j in ((0, 1), (0, 2), (1, 2))
+      if pixels[i].any() and pixels[j].any()
+    ]
+    expected[f'{film}'] = np.mean(pairs) if pairs else None
+    put(root / 'train' / f'{film}.dicom')
+  header = 'image_id,rad_id,class_name,x_min,y_min,x_max,y_max'
+  put(root / 'train.csv', '\n'.join([header, *lines]))
+  rows = {
+    row['image_id']: row for row in manifest.read('vindr', str(root)).rows
+  }
+  for film, iou in expected.items():
+    told = '' if iou is None else f'{iou:.3f}'
+    assert rows[film].get('readers_iou', '') == told
+  assert [iou is None for iou in expected.values()] == [True] * 2 + [False] * 3
 
 
 def test_chestx_det(root, tmp_path):
@@ -400,6 +436,8 @@ def test_real_table_of_vinbigdata(real_tables, root, tmp_path):
     '38 films are marked by 1/3 of their readers',
     '13 films are marked by 2/3 of their readers',
     '45 films are marked by 3/3 of their readers',
+    '58 films have boxes of two readers or more: their intersection over union '
+    'has the median 0.71 (quartiles 0.55 and 0.85)',
   ]
 
 

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import pydicom
 from PIL import Image, ImageOps
@@ -16,6 +17,8 @@ from pnx_jax.formats.refusals import UnusableFilm
 _ENDINGS = ('.png', '.jpg', '.jpeg')
 _FORMATS = ('PNG', 'JPEG')
 _SIXTEEN_BITS = ('I;16', 'I;16B', 'I;16L', 'I')
+_COLORS = ('RGB', 'RGBA', 'LA', 'P', 'PA')
+_PNG_DEPTH = 24  # the byte of a PNG that tells the bits per channel
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
@@ -37,8 +40,8 @@ def read(
   Raises:
     UnusableFilm: The file cannot be read, is in color or too large.
   """
-  with _opened(path) as image:
-    stored = np.asarray(ImageOps.exif_transpose(_gray(image)))
+  with _opened(path) as (image, content):
+    stored = _upright(_gray(image, content), image)
   dataset = pydicom.Dataset()
   dataset.PhotometricInterpretation = 'MONOCHROME2'
   dataset.BitsStored = 8 * stored.dtype.itemsize
@@ -55,25 +58,29 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
   """Returns a mask as bool[H, W]: whatever is not 0 in any channel.
 
   Raises:
-    UnusableFilm: The file cannot be read, is too large, or is a JPEG, whose
-      pixels beside the mask are seldom 0.
+    UnusableFilm: The file cannot be read, is too large, is a JPEG, whose
+      pixels beside the mask are seldom 0, or its colors and its opacity are
+      different masks.
   """
-  with _opened(path) as image:
+  with _opened(path) as (image, content):
     if image.format != 'PNG':
       raise UnusableFilm('undecodable', 'a mask has to be a PNG')
-    if image.mode == 'P':
-      image = image.convert('RGB')
-    values = np.asarray(ImageOps.exif_transpose(image))
-  if values.ndim == 3:
-    # The last of two or four channels is the opacity.
-    colors = values.shape[2] - (values.shape[2] in (2, 4))
-    values = values[..., :colors].any(axis=2)
-  return values != 0
+    if image.mode in _COLORS:
+      channels = _channels(image, content)
+      values = channels[..., :3].any(axis=2).astype(np.uint8)
+      opaque = channels[..., 3] > 0
+      if not opaque.all() and (opaque != values).any():
+        raise UnusableFilm('undecodable', 'a mask with transparent pixels')
+    else:
+      values = np.asarray(image)
+    return _upright(values, image) != 0
 
 
 @contextlib.contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-  """Opens a file; refuses it, whatever a decoder raises."""
+def _opened(
+  path: str | os.PathLike[str],
+) -> Iterator[tuple[Image.Image, bytes]]:
+  """Opens a file, whose bytes are given, too; refuses what a decoder raises."""
   content = dicom_file.content(path)
   try:
     with warnings.catch_warnings():
@@ -88,9 +95,13 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         if getattr(image, 'n_frames', 1) > 1:
           raise UnusableFilm('multi_frame', f'{image.n_frames} frames')
         image.load()
-        yield image
+        yield image, content
   except (UnusableFilm, MemoryError):
     raise
+  except Image.DecompressionBombError:
+    raise UnusableFilm(
+      'limit', f'more than {limits.MOST_PIXELS:,} pixels'
+    ) from None
   except Image.UnidentifiedImageError:
     raise UnusableFilm('undecodable', 'neither a PNG nor a JPEG') from None
   except Exception as error:
@@ -98,33 +109,45 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     raise UnusableFilm(reason, type(error).__name__) from error
 
 
-def _gray(image: Image.Image) -> Image.Image:
-  """Returns a picture of one channel of 8 or 16 bits.
+def _gray(image: Image.Image, content: bytes) -> np.ndarray:
+  """Returns the pixels of one channel, u8[H, W] or u16[H, W].
 
   Raises:
     UnusableFilm: It is in color, or partly transparent.
   """
-  if image.mode == 'L':
-    return image
-  if image.mode == '1':
-    return image.convert('L')
+  if image.mode in ('L', '1'):
+    return np.asarray(image.convert('L'))
   if image.mode in _SIXTEEN_BITS:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
       raise UnusableFilm('undecodable', 'more than 16 bits')
-    return _with_exif(values.astype(np.uint16), image)
-  if image.mode not in ('RGB', 'RGBA', 'LA', 'P', 'PA'):
+    return values.astype(np.uint16)
+  if image.mode not in _COLORS:
     raise UnusableFilm('color', f'mode {image.mode}')
-  channels = np.asarray(image.convert('RGBA'))
-  if (channels[..., 3] != 255).any():
+  channels = _channels(image, content)
+  if (channels[..., 3] != np.iinfo(channels.dtype).max).any():
     raise UnusableFilm('color', 'it has transparent pixels')
-  red, green, blue = channels[..., 0], channels[..., 1], channels[..., 2]
-  if (red != green).any() or (red != blue).any():
+  first = channels[..., 0]
+  if (first != channels[..., 1]).any() or (first != channels[..., 2]).any():
     raise UnusableFilm('color', 'its channels differ')
-  return _with_exif(red, image)
+  return first
 
 
-def _with_exif(values: np.ndarray, image: Image.Image) -> Image.Image:
+def _channels(image: Image.Image, content: bytes) -> np.ndarray:
+  """Returns three colors and the opacity, u8[H, W, 4] or u16[H, W, 4]."""
+  if image.format != 'PNG' or content[_PNG_DEPTH] != 16:
+    return np.asarray(image.convert('RGBA'))
+  # Of colors of 16 bits Pillow keeps the upper 8.
+  values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+  if values is None:
+    raise UnusableFilm('undecodable', 'its 16 bits do not decode')
+  if values.shape[2] == 3:
+    return cv2.cvtColor(values, cv2.COLOR_BGR2BGRA)
+  return values
+
+
+def _upright(values: np.ndarray, image: Image.Image) -> np.ndarray:
+  """Returns values [H, W] turned as the EXIF orientation of a picture says."""
   result = Image.fromarray(np.ascontiguousarray(values))
   result.info['exif'] = image.getexif().tobytes()
-  return result
+  return np.asarray(ImageOps.exif_transpose(result))
