@@ -33,11 +33,11 @@ from pnx_jax.training.train import train
 _FOLDER = flags.DEFINE_string('folder', None, 'Films and runs.', required=True)
 _ARMS = flags.DEFINE_list('arms', ['masks', 'mixed', 'all'], 'Trainings.')
 _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of the trainings.')
-_STEPS = flags.DEFINE_integer('steps', 200, 'Steps of a training.')
+_STEPS = flags.DEFINE_integer('steps', 1000, 'Steps of a training.')
 
-_SIZE, _DRAWN_SIZE = 48, 128
-_FILMS = {'a': 120, 'b': 480}
-_PREVALENCE = 0.4
+_SIZE, _DRAWN_SIZE = 64, 128
+_FILMS = {'a': 160, 'b': 800}
+_PREVALENCE = 0.5
 _MASKED_SHARE = 0.1
 _VALIDATED_SHARE = 0.3
 _METRICS = ('dice', 'dice_positive', 'auc')
@@ -134,8 +134,11 @@ def _run(folder, films, arm, seed):
       'batch_size': 16,
       'eval.batch_size': 32,
       'positive_share': ((0, 0.5),),
-      'model.width': 6,
+      'model.encoder': 'resunet',
+      'model.width': 8,
       'model.depth': 3,
+      'losses.presence': 0.5,
+      'augmentation.distortion_probability': 0.0,
       'optimizer.learning_rate': 3e-3,
       'optimizer.ema_decay': 0.98,
       'eval_epochs': 1000.0,
