@@ -158,11 +158,14 @@ def write_kept(
 
 def text(summary: Report, output_dir: str) -> str:
   """Returns what the build prints at its end."""
+  unlabeled = 'have no row in the csv and were left out'
+  if schema.UNLABELED_SPLIT in summary['splits']:
+    unlabeled = 'have no truth and are in the split unlabeled'
   lines = [
     f'{output_dir}: {summary["written"]} labeled radiographs '
     f'({summary["positive"]} with pneumothorax) of {summary["patients"]} '
     f'patients, {summary["test_written"]} for testing.',
-    f'{summary["unlabeled"]} have no row in the csv and were left out, '
+    f'{summary["unlabeled"]} {unlabeled}, '
     f'{summary["rejected"] + summary["test_rejected"]} were rejected '
     f'(rejected.csv), {summary["annotations_without_image"]} annotated ids '
     'have no file.',
@@ -204,7 +207,7 @@ def text(summary: Report, output_dir: str) -> str:
     lines.append(
       'WARNING: the folds are NOT patient-safe. Films of one person may lie '
       'in training and in validation; scores will be too good. Name the true '
-      'patients with --patient_map.'
+      'patients with --patient_map, or in the column patient of a manifest.'
     )
   if summary['given_up']:
     lines.append(

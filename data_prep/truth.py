@@ -8,6 +8,8 @@ import numpy as np
 from data_prep.entries import Entry
 from pnx_jax.formats import letterbox, picture, polygon, refusals, rle, schema
 
+_SLIP = 0.02  # A polygon may lie outside of a film by this share of its side.
+
 
 class UnusableAnnotation(refusals.UnusableFilm):
   """Annotations that are not masks of their film."""
@@ -78,9 +80,10 @@ def _filled(
 ) -> np.ndarray:
   """Returns a polygon's mask, bool[H, W]."""
   points = [np.reshape(ring, (-1, 2)) for ring in rings]
+  # Hands slip over the edge; another size of the film shows as more than that.
+  slip = max(1, _SLIP * max(rows, columns))
   for x, y in np.concatenate(points):
-    # Whether whole numbers are centers or corners of pixels, as some have it.
-    if not (-1 <= x <= columns and -1 <= y <= rows):
+    if not (-slip <= x < columns + slip and -slip <= y < rows + slip):
       raise UnusableAnnotation(
         'polygon_outside',
         f'a polygon reaches {x:g}, {y:g}, outside of {columns} x {rows} pixels',

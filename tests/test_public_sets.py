@@ -335,6 +335,16 @@ def test_a_table_without_a_column_is_named(root, tmp_path):
     read('chexpert', root, tmp_path)
 
 
+def test_a_cell_of_a_table_that_cannot_be_used_is_named(root, tmp_path):
+  put(root / 'train' / 'a.dicom')
+  header = 'image_id,rad_id,class_name,x_min,y_min,x_max,y_max'
+  put(root / 'train.csv', f'{header}\na,R1,Pneumothorax,1,2,x,4\n')
+  with pytest.raises(
+    UserError, match=r"train\.csv, line 2: x_max is 'x', not a number"
+  ):
+    manifest.read('vindr', str(root))
+
+
 def test_command(root, tmp_path):
   put(root / 'S' / '1.1.img.png')
   put(root / 'S' / '1.2.mask.png')

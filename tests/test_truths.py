@@ -9,10 +9,12 @@ import numpy as np
 import optax
 import pytest
 import test_losses
+from sklearn import metrics as sklearn_metrics
 
 from pnx_jax.input import pipeline
 from pnx_jax.input.augment import Augmentation
 from pnx_jax.input.sampling import Schedule
+from pnx_jax.metrics import dice, rules
 from pnx_jax.metrics.dice import SegmentationMetrics
 from pnx_jax.models import segmenter
 from pnx_jax.training import losses, sharding, steps, train_state, validate
@@ -338,6 +340,54 @@ def test_batches_of_masks_alone_have_no_more_than_before(dataset_dir):
   data = pipeline.Dataset(dataset_dir, ['fold0', 'fold1'])
   _, (batch,) = batches(data, 1, loader=pipeline.Loader(batch_size=4))
   assert set(batch) == {'image', 'label', 'valid', 'index'}
+
+
+def test_the_validation_scores_each_source_and_tells_its_n():
+  random_state = np.random.default_rng(0)
+  sources = np.array(['a'] * 30 + ['b'] * 20 + ['c'] * 5)
+  label = random_state.random(55) < 0.5
+  label[50:] = True
+  known = random_state.random(55) < 0.7
+  known[50:] = False
+  thresholds = len(dice.THRESHOLDS)
+  predicted = np.sort(random_state.integers(0, 500, (55, thresholds)))[:, ::-1]
+  truth = np.where(label, 300, 0)
+  statistics = {
+    'label': label,
+    'probability': random_state.random(55),
+    'mask_known': known,
+    'truth_area': truth,
+    'predicted_area': predicted,
+    'intersection': np.minimum(predicted, truth[:, None]) // 2,
+  }
+  rule = rules.PLAIN
+  found = validate.scores_by_source(
+    statistics, sources, rule, image_size=validate.REFERENCE_SIZE
+  )
+  level = rules.column(rule.bottom)
+  area, both = (
+    statistics[x][:, level] for x in ('predicted_area', 'intersection')
+  )
+  total = area + truth
+  of_film = np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
+  for name in 'ab':
+    own = sources == name
+    masks = own & known
+    expected = {
+      'num_images': own.sum(),
+      'num_masks': masks.sum(),
+      'auc': sklearn_metrics.roc_auc_score(
+        label[own], statistics['probability'][own]
+      ),
+      'dice': of_film[masks].mean(),
+      'dice_positive': of_film[masks & label].mean(),
+    }
+    assert found[name] == pytest.approx(expected), name
+  # Without masks and negatives nothing but the number of films is known.
+  assert (found['c'].pop('num_images'), found['c'].pop('num_masks')) == (5, 0)
+  assert len(found['c']) == 3 and np.isnan([*found['c'].values()]).all()
+  one = np.full(55, 'a')
+  assert not validate.scores_by_source(statistics, one, rule, image_size=1024)
 
 
 def test_the_validation_counts_masks_alone_but_for_the_auc(mixed):

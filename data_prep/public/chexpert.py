@@ -41,7 +41,7 @@ def _row(
     'patient': f'chexpert-{patient}',
     'source': 'chexpert',
     'split': split,
-    'label': layout.label(entry['Pneumothorax'], options),
+    'label': layout.label(entry, 'Pneumothorax', options),
     'view': entry['AP/PA'],
     'sex': entry['Sex'] if entry['Sex'] in ('Female', 'Male') else '',
     'age': entry['Age'],

@@ -1,6 +1,7 @@
 """What the readers of public datasets share: tables, files and labels."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -9,6 +10,8 @@ from pnx_jax.formats import files
 
 # A row of a manifest; its `path` is a file, not yet relative to the manifest.
 Row = dict[str, str]
+
+_WHERE = '(where)'  # the key of a row's place in its table
 
 _ENDINGS = ('.png', '.jpg', '.jpeg', '.dcm', '.dicom')
 
@@ -89,7 +92,25 @@ def table(path: str, columns: Sequence[str]) -> Iterator[Mapping[str, str]]:
   for line, row in rows:
     if len(row) <= last:
       raise UserError(f'{path}, line {line}: {len(row)} cells are too few')
-    yield dict(zip(header, row, strict=False))
+    cells = dict(zip(header, row, strict=False))
+    yield {**cells, _WHERE: f'{path}, line {line}'}
+
+
+def number(entry: Mapping[str, str], column: str) -> float:
+  """Returns a cell of a row of a `table` as a number.
+
+  Raises:
+    UserError: It is none; names the table and the line.
+  """
+  try:
+    value = float(entry[column])
+  except ValueError:
+    value = math.nan
+  if not math.isfinite(value):
+    raise UserError(
+      f'{entry[_WHERE]}: {column} is {entry[column][:20]!r}, not a number'
+    )
+  return value
 
 
 def films(root: str) -> dict[str, str]:
@@ -108,12 +129,13 @@ def films(root: str) -> dict[str, str]:
   return found
 
 
-def label(text: str, options: Options) -> str:
+def label(entry: Mapping[str, str], column: str, options: Options) -> str:
   """Returns the label for CheXpert's 1.0, 0.0, -1.0 or an empty cell.
 
   Raises:
-    UserError: It is none of these.
+    UserError: It is none of these; names the table and the line.
   """
+  text = entry[column]
   if text in ('1.0', '1'):
     return '1'
   if text in ('0.0', '0'):
@@ -122,7 +144,10 @@ def label(text: str, options: Options) -> str:
     return options.uncertain
   if not text:
     return options.unmentioned
-  raise UserError(f'label {text!r}: expected 1.0, 0.0, -1.0 or nothing')
+  raise UserError(
+    f'{entry[_WHERE]}: {column} is {text[:20]!r}: expected 1.0, 0.0, -1.0 or '
+    'nothing'
+  )
 
 
 def box(left: float, top: float, right: float, bottom: float) -> str:

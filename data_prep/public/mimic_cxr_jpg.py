@@ -16,7 +16,9 @@ def read(root: str, options: layout.Options) -> layout.Found:
   """Returns the rows of a manifest: labels of frontal films."""
   found = layout.Found()
   labels = {
-    (entry['subject_id'], entry['study_id']): entry['Pneumothorax']
+    (entry['subject_id'], entry['study_id']): layout.label(
+      entry, 'Pneumothorax', options
+    )
     for entry in layout.table(
       layout.path_of(root, f'{_PREFIX}chexpert.csv'),
       ('subject_id', 'study_id', 'Pneumothorax'),
@@ -51,7 +53,7 @@ def read(root: str, options: layout.Options) -> layout.Found:
         'patient': f'mimic-p{subject}',
         'source': 'mimic_cxr_jpg',
         'split': 'test' if split.get(entry['dicom_id']) == 'test' else '',
-        'label': layout.label(labels.get((subject, study), ''), options),
+        'label': labels.get((subject, study), options.unmentioned),
         'view': view,
       }
     )

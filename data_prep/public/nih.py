@@ -43,7 +43,7 @@ def read(root: str, options: layout.Options) -> layout.Found:
     row = {
       'path': films[name],
       'image_id': name,
-      'patient': f'{int(entry["Patient ID"]):08d}',
+      'patient': f'{layout.number(entry, "Patient ID"):08.0f}',
       'source': 'nih',
       'split': 'test' if name in test else '',
       'label': '1' if positive or name in boxes else '0',
@@ -83,8 +83,12 @@ def spacing(entry: Mapping[str, str], path: str) -> str:
 
 def scaled_spacing(entry: Mapping[str, str], height: int, width: int) -> str:
   """Returns the spacing of a film's rows and columns, stored in some size."""
-  rows = float(entry[_SPACING_Y]) * float(entry[_HEIGHT]) / height
-  columns = float(entry[_SPACING_X]) * float(entry[_WIDTH]) / width
+  rows = (
+    layout.number(entry, _SPACING_Y) * layout.number(entry, _HEIGHT) / height
+  )
+  columns = (
+    layout.number(entry, _SPACING_X) * layout.number(entry, _WIDTH) / width
+  )
   return f'{rows:.6g} {columns:.6g}'
 
 

@@ -97,7 +97,9 @@ def _overlap(boxes: Iterable[Mapping[str, str]]) -> float:
   """Returns the mean intersection over union of what two readers mark."""
   marked: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
   for box in boxes:
-    marked[box['rad_id']].append(tuple(float(box[name]) for name in _CORNERS))
+    marked[box['rad_id']].append(
+      tuple(layout.number(box, name) for name in _CORNERS)
+    )
   return float(
     np.mean(
       [_iou(*pair) for pair in itertools.combinations(marked.values(), 2)]
@@ -127,4 +129,4 @@ def _iou(
 
 
 def _box(entry: Mapping[str, str]) -> str:
-  return layout.box(*(float(entry[name]) for name in _CORNERS))
+  return layout.box(*(layout.number(entry, name) for name in _CORNERS))

@@ -81,12 +81,9 @@ class Validation:
     statistics = self.statistics(state.best_variables)
     averaged, rule = scores(statistics, image_size=self._image_size)
     events.scalars(step, prefixed('validation', averaged))
-    for source in sorted({*self._sources.tolist()}):
-      chosen = self._sources == source
-      if chosen.all():
-        break
-      part = {name: x[chosen] for name, x in statistics.items()}
-      found = source_scores(part, rule, image_size=self._image_size)
+    for source, found in scores_by_source(
+      statistics, self._sources, rule, image_size=self._image_size
+    ).items():
       events.scalars(step, prefixed(f'validation_of/{source}', found))
     events.precision_recall(
       step, 'presence', statistics['label'], statistics['probability']
@@ -169,7 +166,35 @@ def scores(
   }, rule
 
 
-def source_scores(
+def scores_by_source(
+  statistics: dict[str, np.ndarray],
+  sources: np.ndarray,
+  rule: rules.Rule,
+  *,
+  image_size: int,
+) -> dict[str, dict[str, float]]:
+  """Returns the scores of each source, sorted; nothing where there is one.
+
+  Args:
+    statistics: As `Validation.statistics` returns them.
+    sources: str[N], of the images.
+    rule: The rule that is best for all images.
+    image_size: Side of the square that the network sees.
+  """
+  names = sorted({*sources.tolist()})
+  if len(names) < 2:
+    return {}
+  return {
+    name: _source_scores(
+      {key: values[sources == name] for key, values in statistics.items()},
+      rule,
+      image_size=image_size,
+    )
+    for name in names
+  }
+
+
+def _source_scores(
   statistics: dict[str, np.ndarray], rule: rules.Rule, *, image_size: int
 ) -> dict[str, float]:
   """Returns the scores of the images of one source, NaN where undefined.
