@@ -212,7 +212,8 @@ def _interval(
   if not error:
     return (center, center), 0.0
   half = intervals.quantile(variance**2 / rest) * error
-  return (float(center - half), float(center + half)), error
+  # All metrics lie between 0 and 1.
+  return (float(max(-1, center - half)), float(min(1, center + half))), error
 
 
 def _summed_differences(

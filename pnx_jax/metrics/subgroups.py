@@ -167,6 +167,8 @@ def _simultaneous(
 ) -> dict[tuple[str, str], Interval]:
   """Intervals around the first of f64[1 + R], which hold at once.
 
+  Differences of metrics between 0 and 1 lie between -1 and 1.
+
   Args:
     values: By subgroup, of the images and of bootstrap samples.
     hidden: By subgroup, variance beyond that of the samples.
@@ -192,5 +194,5 @@ def _simultaneous(
   }
   for group, error in errors.items():
     center, half = float(values[group][0]), float(factor * error)
-    intervals[group] = center - half, center + half
+    intervals[group] = max(-1.0, center - half), min(1.0, center + half)
   return intervals

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # Importing matplotlib takes half a second.
 
 # Distinguishable for color-blind readers (Okabe and Ito, 2008).
 _COLORS = ('#0072b2', '#d55e00', '#009e73')
+_MARKERS = 'x+^sdo'  # Of readers; more of them share one.
 _DASHES = ('-', '--', ':')
 _STYLE = {
   'axes.edgecolor': '#57606a',
@@ -93,6 +94,12 @@ def roc(
     curve: Of the network.
     readers: Specificity and sensitivity of each reader.
   """
+  points = {
+    name: pair
+    for name, pair in (readers or {}).items()
+    if np.isfinite(sum(pair))
+  }
+  few = len(points) <= len(_MARKERS)
 
   def draw(axes: 'Axes') -> None:
     _reference(axes, [0, 1], [0, 1], 'chance')
@@ -103,10 +110,14 @@ def roc(
       label='network',
       clip_on=False,
     )
-    for name, (specificity, sensitivity) in (readers or {}).items():
-      if np.isfinite(specificity + sensitivity):
-        axes.plot(1 - specificity, sensitivity, 'x', color=_COLORS[1])
-        axes.annotate(name, (1 - specificity, sensitivity), fontsize=7)
+    for number, (name, (specificity, sensitivity)) in enumerate(points.items()):
+      axes.plot(
+        1 - specificity,
+        sensitivity,
+        _MARKERS[number] if few else 'x',
+        color=_COLORS[1],
+        label=name if few else 'readers' if not number else None,
+      )
     _unit(axes)
 
   return chart(
