@@ -208,6 +208,10 @@ def test_all_folds_are_trained_one_after_another(dataset_dir, tmp_path):
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   assert len(re.findall('^Total: ', done.stdout, re.MULTILINE)) == 3
+  said = done.stdout + done.stderr
+  for step in ('training', 'validation'):
+    assert said.count(f'Compiling the {step} step') == 3
+    assert said.count(f'Compiled the {step} step') == 3
   assert run_files.trained_folds(tmp_path) == [0, 1, 2]
   trained_on = [run_files.trained_on(tmp_path, fold) for fold in range(3)]
   assert not set.intersection(*trained_on)

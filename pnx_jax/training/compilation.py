@@ -50,7 +50,7 @@ def announced(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     nonlocal compiled
     if compiled:
       return function(*args, **kwargs)
-    _logger.info('Compiling %s; this can take minutes the first time.', name)
+    _logger.info('Compiling %s, which can take minutes ...', name)
     start = time.monotonic()
     with without_slow_compile_alarm():
       result = function(*args, **kwargs)

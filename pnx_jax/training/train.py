@@ -178,8 +178,6 @@ def _log_start(
       run.labeled_size + run.unlabeled.batch_size,
       len(run.unlabeled.dataset),
     )
-  if first_step < run.durations.total_steps:
-    _logger.info('Compiling the training step, which can take minutes ...')
 
 
 def _as_markdown(config: Config, edited: list[str]) -> str:

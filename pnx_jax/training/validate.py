@@ -12,7 +12,7 @@ from pnx_jax.input import pipeline, sampling
 from pnx_jax.metrics import curves, rules
 from pnx_jax.metrics.dice import SegmentationMetrics
 from pnx_jax.models import compiled
-from pnx_jax.training import sharding, steps
+from pnx_jax.training import compilation, sharding, steps
 from pnx_jax.training.events import Events, prefixed
 from pnx_jax.training.panels import Panels
 from pnx_jax.training.train_state import TrainState
@@ -59,7 +59,10 @@ class Validation:
       steps.eval_step, model=model, loss_weights=loss_weights
     )
     # Every process gets the statistics of all images.
-    self._step = compiled.jit(step, out_shardings=sharding.replicated(mesh))
+    self._step = compilation.announced(
+      compiled.jit(step, out_shardings=sharding.replicated(mesh)),
+      'the validation step',
+    )
     self._panels = Panels(
       dataset, model=model, image_size=image_size, mesh=mesh
     )
