@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
+from pnx_jax.models.cpu.gradients import with_gradient
+
 Pads = tuple[tuple[int, int], tuple[int, int]]
 # Of a 3x3 convolution that keeps the map's size.
 _SAME = ((1, 1), (1, 1))
@@ -30,6 +32,19 @@ def pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
   return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:3], -1)
 
 
+def _convolve_3x3_backward(
+  x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  turned = jax.lax.optimization_barrier(
+    kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+  )
+  (of_kernel,) = jax.linear_transpose(
+    lambda kernel: _dense(x, kernel, _SAME), kernel
+  )(gradient)
+  return _dense(gradient, turned, _SAME), of_kernel
+
+
+@with_gradient(_convolve_3x3_backward)
 def convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """A 3x3 convolution with stride 1.
 
@@ -43,11 +58,6 @@ def convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     `[B, H, W, F]`.
   """
-  return _convolve_3x3(x, kernel)
-
-
-@jax.custom_vjp
-def _convolve_3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return _dense(x, kernel, _SAME)
 
 
@@ -62,65 +72,9 @@ def _dense(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
   )
 
 
-def _convolve_3x3_forward(
-  x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return _convolve_3x3(x, kernel), (x, kernel)
-
-
-def _convolve_3x3_backward(
-  residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  x, kernel = residuals
-  turned = jax.lax.optimization_barrier(
-    kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-  )
-  (of_kernel,) = jax.linear_transpose(
-    lambda kernel: _dense(x, kernel, _SAME), kernel
-  )(gradient)
-  return _dense(gradient, turned, _SAME), of_kernel
-
-
-_convolve_3x3.defvjp(_convolve_3x3_forward, _convolve_3x3_backward)
-
-
-def convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """A 3x3 convolution to few channels, as a product with all nine taps.
-
-  Args:
-    x: `[B, H, W, C]`.
-    kernel: `[3, 3, C, F]`.
-
-  Returns:
-    `[B, H, W, F]`.
-  """
-  return _convolve_narrow(x, kernel)
-
-
-@jax.custom_vjp
-def _convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  batch, height, width, channels = x.shape
-  features = kernel.shape[-1]
-  taps = x.reshape(-1, channels) @ _side_by_side(kernel)
-  taps = taps.reshape(batch, height, width, 9 * features)
-  taps = jnp.pad(taps, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  parts = [
-    taps[:, row : row + height, column : column + width, start:][..., :features]
-    for row, column, start in _places(features)
-  ]
-  return functools.reduce(jnp.add, parts)
-
-
-def _convolve_narrow_forward(
-  x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return _convolve_narrow(x, kernel), (x, kernel)
-
-
 def _convolve_narrow_backward(
-  residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+  x: jax.Array, kernel: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  x, kernel = residuals
   _, height, width, channels = x.shape
   features = kernel.shape[-1]
   padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -137,7 +91,27 @@ def _convolve_narrow_backward(
   return of_x, of_kernel.transpose(1, 2, 0, 3)
 
 
-_convolve_narrow.defvjp(_convolve_narrow_forward, _convolve_narrow_backward)
+@with_gradient(_convolve_narrow_backward)
+def convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A 3x3 convolution to few channels, as a product with all nine taps.
+
+  Args:
+    x: `[B, H, W, C]`.
+    kernel: `[3, 3, C, F]`.
+
+  Returns:
+    `[B, H, W, F]`.
+  """
+  batch, height, width, channels = x.shape
+  features = kernel.shape[-1]
+  taps = x.reshape(-1, channels) @ _side_by_side(kernel)
+  taps = taps.reshape(batch, height, width, 9 * features)
+  taps = jnp.pad(taps, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  parts = [
+    taps[:, row : row + height, column : column + width, start:][..., :features]
+    for row, column, start in _places(features)
+  ]
+  return functools.reduce(jnp.add, parts)
 
 
 def _side_by_side(kernel: jax.Array) -> jax.Array:
@@ -185,6 +159,31 @@ def _phase(kernel: jax.Array, phase: int, *, axis: int) -> jax.Array:
   return jnp.concatenate(pair, axis)
 
 
+def _depthwise_backward(
+  x: jax.Array,
+  kernel: jax.Array,
+  stride: int,
+  pads: Pads,
+  gradient: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  # Computed once, instead of again in the loop of every tap.
+  x, gradient = jax.lax.optimization_barrier((x, gradient))
+  of_kernel = _kernel_gradient(
+    x, gradient, size=kernel.shape[0], stride=stride, pads=pads
+  )
+  # A position of x, stride * i + phase, was seen by the taps of one residue.
+  phases = [
+    [
+      _input_gradient(gradient, kernel, stride, pads, phase=(row, column))
+      for column in range(stride)
+    ]
+    for row in range(stride)
+  ]
+  of_x = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
+  return of_x.reshape(x.shape), of_kernel.astype(kernel.dtype)
+
+
+@with_gradient(_depthwise_backward)
 def depthwise(
   x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
 ) -> jax.Array:
@@ -199,13 +198,6 @@ def depthwise(
   Returns:
     `[B, H / stride, W / stride, C]`.
   """
-  return _depthwise(x, kernel, stride, pads)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise(
-  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-) -> jax.Array:
   parts = _taps(x, kernel.shape[0], stride, pads)
   products = [
     part * kernel[row, column].reshape(1, 1, 1, -1)
@@ -228,36 +220,6 @@ def _taps(
         column : column + stride * last_column + 1 : stride,
       ]
       yield row, column, part
-
-
-def _forward(
-  x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return _depthwise(x, kernel, stride, pads), (x, kernel)
-
-
-def _backward(
-  stride: int,
-  pads: Pads,
-  residuals: tuple[jax.Array, jax.Array],
-  gradient: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  # Computed once, instead of again in the loop of every tap.
-  x, gradient = jax.lax.optimization_barrier((residuals[0], gradient))
-  kernel = residuals[1]
-  of_kernel = _kernel_gradient(
-    x, gradient, size=kernel.shape[0], stride=stride, pads=pads
-  )
-  # A position of x, stride * i + phase, was seen by the taps of one residue.
-  phases = [
-    [
-      _input_gradient(gradient, kernel, stride, pads, phase=(row, column))
-      for column in range(stride)
-    ]
-    for row in range(stride)
-  ]
-  of_x = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
-  return of_x.reshape(x.shape), of_kernel.astype(kernel.dtype)
 
 
 def _kernel_gradient(
@@ -318,6 +280,3 @@ def _input_gradient(
     for other, column in seen(1)
   ]
   return functools.reduce(jnp.add, products)
-
-
-_depthwise.defvjp(_forward, _backward)

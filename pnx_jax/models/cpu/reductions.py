@@ -6,6 +6,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from pnx_jax.models.cpu.gradients import with_gradient
+
 _BLOCKS = 8
 
 
@@ -21,30 +23,16 @@ def place_sum(x: jax.Array) -> jax.Array:
   return total.sum(axis=(1, 2), keepdims=True).astype(x.dtype)
 
 
-def scale(x: jax.Array, weight: jax.Array) -> jax.Array:
-  """`x * weight`, `[B, H, W, C]` and `[B, 1, 1, C]`, with a fast gradient."""
-  return _scale(x, weight)
-
-
-@jax.custom_vjp
-def _scale(x: jax.Array, weight: jax.Array) -> jax.Array:
-  return x * weight
-
-
-def _scale_forward(
-  x: jax.Array, weight: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return x * weight, (x, weight)
-
-
 def _scale_backward(
-  residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+  x: jax.Array, weight: jax.Array, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  x, weight = residuals
   return gradient * weight, place_sum(gradient * x)
 
 
-_scale.defvjp(_scale_forward, _scale_backward)
+@with_gradient(_scale_backward)
+def scale(x: jax.Array, weight: jax.Array) -> jax.Array:
+  """`x * weight`, `[B, H, W, C]` and `[B, 1, 1, C]`, with a fast gradient."""
+  return x * weight
 
 
 def channel_sum(x: jax.Array) -> jax.Array:
