@@ -1,15 +1,27 @@
-"""Every check that needs a GPU, in one go, as tables for RESULTS.md.
+r"""Every check that needs a GPU, in one go, as tables for RESULTS.md.
 
     python -m benchmarks.gpu --data_dir=data/siim --torch_python=...
 
-The most important ones come first; each has a time limit, all together have
-`--minutes`, and a result is written to `results.md` in `--output_dir` at once,
-beside the whole output. Without `--torch_python` PyTorch is left out; with it,
-that interpreter needs torch and segmentation-models-pytorch, which may come as
-wheels (`pip download --no-deps segmentation_models_pytorch==0.6.0`). The steps
-beside PyTorch need jax, flax and optax of this project's dependencies, the
-other checks all of them, and the last one records in `--data_dir`. `--smoke`
-takes tiny sizes, to see on any machine that all of it runs.
+The most important ones come first: the training step at 512 x 512 beside
+torch.compile, with its memory. Each has a time limit, all together have
+`--minutes`, and each line of a result is written to `results.md` in
+`--output_dir` as it comes, beside the whole output. Without `--torch_python`
+PyTorch is left out; with it, that interpreter needs torch, torchvision, timm
+and segmentation-models-pytorch. `--data_dir` has records of 512 x 512; a few
+dozen will do. `--smoke` takes tiny networks and sizes, to see on any machine
+that all of it runs.
+
+Where PyTorch and JAX are, but no index of packages, the rest comes as wheels
+(11 MB), made elsewhere with the same version of Python:
+
+    pip wheel --no-deps --wheel-dir=wheels array-record clu google-crc32c \
+        googleapis-common-protos grain immutabledict importlib_resources \
+        ml-collections portpicker promise segmentation-models-pytorch \
+        tensorboardX tensorflow-datasets tensorflow-metadata toml
+    pip install --no-index --no-deps --target=site wheels/*.whl
+    PYTHONPATH=site python -m benchmarks.gpu --torch_python=python ...
+
+These are enough to train: TensorFlow and pydicom are not needed.
 """
 
 import os
@@ -19,7 +31,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 
 from absl import app, flags
 
@@ -29,90 +43,147 @@ _TORCH_PYTHON = flags.DEFINE_string(
   'torch_python', '', 'interpreter that has torch'
 )
 _MINUTES = flags.DEFINE_float('minutes', 14, 'After which no check begins.')
+_CHECKS = flags.DEFINE_list('checks', [], 'Names of those to run, or all.')
 _SMOKE = flags.DEFINE_bool('smoke', False, 'tiny sizes')
 
 ROOT = pathlib.Path(__file__).parent.parent
 DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
+# What of a check's output is its result; tables have three columns or more.
+TOLD = re.compile(
+  r'(\|.*){4}|.* alone: |training |inference |.*GFLOP a step|operation |'
+  r'.*% of (compute|memory)$|.*augmentation takes|The statistics add|'
+  r'.*input wait'
+)
 
 
-def checks():
+def checks() -> Iterator[tuple[str, list[str], str, int]]:
   """Name, arguments of Python, further XLA flags, seconds of each check."""
-  size, batch, times = (64, 2, 2) if _SMOKE.value else (512, 16, 5)
-  b4 = 'efficientnet_b0' if _SMOKE.value else 'efficientnet_b4'
+  size, batch, times = (32, 2, 2) if _SMOKE.value else (512, 16, 5)
+  resnet, b4 = (
+    ('_tiny_resnet', '_tiny_efficientnet')
+    if _SMOKE.value
+    else ('resnet34', 'efficientnet_b4')
+  )
 
-  def step(encoder, sides, *more):
+  def step(encoder: str, sides: str, *more: str) -> list[str]:
+    chosen = sides.split()
     if _TORCH_PYTHON.value:
       more = (*more, f'--torch_python={_TORCH_PYTHON.value}')
     else:
-      sides = [side for side in sides if not side.startswith('smp')]
+      chosen = [side for side in chosen if not side.startswith('smp')]
     return [
       'benchmarks/train_step.py',
       f'--encoder={encoder}',
-      f'--sides={",".join(sides)}',
+      f'--sides={",".join(chosen)}',
       f'--size={size}',
       f'--batch={batch}',
       f'--rounds={times}',
       *more,
     ]
 
-  for encoder in ('resnet34', b4):
+  for encoder in (resnet, b4):
     for stride in (2, 1):
-      sides = [f'ours/{stride}', f'smp/{stride}']
-      yield f'{encoder}, output stride {stride}', step(encoder, sides), '', 210
-  both = ['ours/1', 'ours/2', 'smp/1', 'smp/2']
-  yield 'resnet34 predicting', step('resnet34', both, '--inference'), '', 150
-  yield 'limits', step('resnet34', ['ours/2'], '--roofline'), '', 120
-  recipe = '--config=configs/resunet.py:resnet34'
-  sizes = [f'--config.image_size={size}', f'--config.batch_size={batch}']
-  arguments = ['-m', 'benchmarks.augment', recipe, *sizes]
+      sides = f'ours/{stride} smp/{stride}'
+      yield f'{encoder}/{stride}', step(encoder, sides), '', 210
+  steps = 6 if _SMOKE.value else 400
+  arguments = [
+    *('launch.py', *recipe(size, batch)),
+    f'--workdir={folder("input wait")}',
+    f'--config.data_dir={_DATA_DIR.value}',
+    f'--config.total_steps={steps}',
+    f'--config.log_steps={steps // 3}',
+  ]
+  yield 'input wait', arguments, '', 150
+  arguments = ['-m', 'benchmarks.augment', *recipe(size, batch)]
   yield 'augmentation', [*arguments, f'--times={times}'], '', 150
-  yield 'remat', step(b4, ['ours/1', 'remat/1']), '', 150
-  yield 'deterministic', step('resnet34', ['ours/1']), DETERMINISTIC, 120
-  arguments = ['-m', 'benchmarks.evaluate', '--encoder=resnet34', '--width=16']
-  sizes = [f'--size={size}', f'--batch_size={batch}', f'--times={times}']
+  sides = 'ours/1 ours/2 smp/1 smp/2'
+  yield f'{resnet} predicting', step(resnet, sides, '--inference'), '', 150
+  yield 'limits', step(resnet, 'ours/2', '--roofline'), '', 120
+  yield 'remat', step(b4, 'ours/1 remat/1'), '', 150
+  yield 'deterministic', step(resnet, 'ours/1'), DETERMINISTIC, 120
+  arguments = ['-m', 'benchmarks.evaluate', f'--encoder={resnet}', '--width=16']
+  sizes = [f'--size={2 * size}', f'--batch_size={batch}', f'--times={times}']
   yield 'evaluation', [*arguments, *sizes], '', 120
 
 
-# What of a check's output is its result.
-TOLD = re.compile(
-  r'^(\|.*|.* alone: .*|training .*|inference .*|.*GFLOP a step.*|operation .*|'
-  r'.*augmentation takes.*|The statistics add.*)$',
-  re.MULTILINE,
-)
+def recipe(size: int, batch: int) -> list[str]:
+  """Flags of ResNet-34's recipe, with images of `size`."""
+  fields = {'image_size': size, 'batch_size': batch}
+  fields |= {'augmentation.crop_size': 0}
+  name = 'resunet.py:resnet34'
+  if _SMOKE.value:
+    name = 'unet.py'
+    fields |= {'model.width': 4, 'model.depth': 2}
+  return [
+    f'--config=configs/{name}',
+    *(f'--config.{field}={value}' for field, value in fields.items()),
+  ]
 
 
-def measure(name, arguments, xla_flags, seconds):
-  """What a check tells, or why it tells nothing."""
-  flags_before = os.environ.get('XLA_FLAGS', '')
-  environment = {
+def folder(name: str) -> pathlib.Path:
+  """An empty folder of a run."""
+  path = pathlib.Path(_OUTPUT_DIR.value).absolute() / name
+  shutil.rmtree(path, ignore_errors=True)
+  return path
+
+
+def environment(xla_flags: str = '') -> dict[str, str]:
+  """Of the checks: programs that several of them need are compiled once."""
+  more = [xla_flags]
+  others = {}
+  if _SMOKE.value:
+    more.append('--xla_backend_optimization_level=0')
+    # PyTorch's threads would wait for each other on cores that others use.
+    others['OMP_NUM_THREADS'] = '1'
+  cache = pathlib.Path(_OUTPUT_DIR.value).absolute() / 'programs'
+  paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
+  return {
+    'JAX_COMPILATION_CACHE_DIR': str(cache),
     **os.environ,
-    'XLA_FLAGS': f'{flags_before} {xla_flags}'.strip(),
-    'PYTHONPATH': os.pathsep.join(
-      filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))
-    ),
+    **others,
+    'XLA_FLAGS': ' '.join([os.environ.get('XLA_FLAGS', ''), *more]).strip(),
+    'PYTHONPATH': os.pathsep.join(filter(None, paths)),
+    'PYTHONUNBUFFERED': '1',
   }
-  log = pathlib.Path(_OUTPUT_DIR.value) / f'{name}.log'
-  with log.open('w') as output:
-    process = subprocess.Popen(
+
+
+def measure(
+  name: str,
+  arguments: list[str],
+  xla_flags: str,
+  seconds: float,
+  tell: Callable[[str], None],
+) -> None:
+  """Tells each line of a check's result, and why there are no more."""
+  log = pathlib.Path(_OUTPUT_DIR.value) / f'{name.replace("/", "_")}.log'
+  with (
+    log.open('w') as output,
+    subprocess.Popen(
       [sys.executable, *arguments],
       cwd=ROOT,
-      env=environment,
-      stdout=output,
+      env=environment(xla_flags),
+      stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
+      text=True,
+      errors='replace',
       start_new_session=True,
-    )
-    try:
-      code = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-      # With the process of PyTorch's side.
-      os.killpg(process.pid, signal.SIGKILL)
-      process.wait()
-      code = f'not finished after {seconds:.0f} s'
-  told = '\n'.join(TOLD.findall(log.read_text()))
-  return told if code == 0 else f'{told}\nFAILED ({code}), see {log}'.strip()
+    ) as process,
+  ):
+    # With the process of PyTorch's side.
+    limit = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
+    limit.start()
+    for line in process.stdout:
+      output.write(line)
+      if TOLD.match(line):
+        tell(line.rstrip())
+    limit.cancel()
+  if process.returncode == -signal.SIGKILL:
+    tell(f'FAILED (not finished after {seconds:.0f} s), see {log}')
+  elif process.returncode:
+    tell(f'FAILED ({process.returncode}), see {log}')
 
 
-def resume(seconds):
+def resume(seconds: float) -> str:
   """Kills a deterministic training and compares what it becomes."""
   deadline = time.monotonic() + seconds
   fields = {
@@ -120,27 +191,23 @@ def resume(seconds):
     'deterministic': True,
     'total_steps': 6,
     'checkpoint_steps': 1,
-    'image_size': 64 if _SMOKE.value else 256,
-    'batch_size': 8,
   }
-  recipe = 'configs/unet.py' if _SMOKE.value else 'configs/resunet.py:resnet34'
-  folders = {
-    name: pathlib.Path(_OUTPUT_DIR.value).absolute() / name
-    for name in ('whole', 'killed')
-  }
+  folders = {name: folder(name) for name in ('whole', 'killed')}
 
-  def start(name):
+  def start(name: str) -> subprocess.Popen:
     return subprocess.Popen(
       [
-        *(sys.executable, 'launch.py', f'--config={recipe}'),
+        *(sys.executable, 'launch.py'),
+        *recipe(32 if _SMOKE.value else 256, 8),
         f'--workdir={folders[name]}',
         *(f'--config.{field}={value}' for field, value in fields.items()),
       ],
       cwd=ROOT,
+      env=environment(),
       stdout=subprocess.DEVNULL,
     )
 
-  def trained(name):
+  def trained(name: str) -> bool:
     process = start(name)
     try:
       return process.wait(max(deadline - time.monotonic(), 1)) == 0
@@ -148,11 +215,9 @@ def resume(seconds):
       process.kill()
       return False
 
-  def checkpoint(name, step):
+  def checkpoint(name: str, step: int) -> pathlib.Path:
     return folders[name] / 'fold0' / 'checkpoints' / str(step)
 
-  for folder in folders.values():
-    shutil.rmtree(folder, ignore_errors=True)
   if not trained('whole'):
     return f'FAILED, or not finished after {seconds:.0f} s'
   process = start('killed')
@@ -172,30 +237,35 @@ def resume(seconds):
   return 'equal bit for bit' if whole == killed else 'DIFFERENT'
 
 
-def main(_):
-  folder = pathlib.Path(_OUTPUT_DIR.value)
-  folder.mkdir(parents=True, exist_ok=True)
+def main(_: list[str]) -> None:
+  output_dir = pathlib.Path(_OUTPUT_DIR.value)
+  output_dir.mkdir(parents=True, exist_ok=True)
   start = time.monotonic()
-  with (folder / 'results.md').open('w') as results:
+  with (output_dir / 'results.md').open('a') as results:
 
-    def tell(name, text):
-      minutes = (time.monotonic() - start) / 60
+    def tell(text: str) -> None:
       for file in (results, sys.stdout):
-        print(
-          f'## {name} ({minutes:.1f} min)\n\n{text}\n', file=file, flush=True
-        )
+        print(text, file=file, flush=True)
 
-    def left():
+    def left() -> float:
       return 60 * _MINUTES.value - (time.monotonic() - start)
 
+    def begins(name: str, *, needed: float) -> bool:
+      if _CHECKS.value and name not in _CHECKS.value:
+        return False
+      tell(f'\n## {name} (after {(time.monotonic() - start) / 60:.1f} min)\n')
+      if left() < needed:
+        tell('skipped: no time left')
+      return left() >= needed
+
     for name, arguments, xla_flags, seconds in checks():
-      if left() < 30:
-        tell(name, 'skipped: no time left')
-        continue
-      limit = min(seconds, left())
-      tell(name, measure(name, arguments, xla_flags, limit))
-    name = '6 steps = 3 + kill -9 + 3, deterministic'
-    tell(name, resume(left()) if left() > 60 else 'skipped: no time left')
+      # A rehearsal may have to share its cores.
+      limit = seconds * (5 if _SMOKE.value else 1)
+      if begins(name, needed=30):
+        measure(name, arguments, xla_flags, min(limit, left()), tell)
+    if begins('kill and resume', needed=60):
+      tell(f'6 steps = 3 + kill -9 + 3, deterministic: {resume(left())}')
+    tell(f'\nEnded after {(time.monotonic() - start) / 60:.1f} min')
 
 
 if __name__ == '__main__':

@@ -108,6 +108,17 @@ def seconds(run, steps):
   return total
 
 
+def memory_needed(program):
+  """Bytes of a compiled program's arguments, results and what is between."""
+  memory = program.memory_analysis()
+  return (
+    memory.argument_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+  )
+
+
 def report(run, hlo, *, device_kind, steps=3, slowest=5):
   """Prints the slowest operations with what they reach of the peaks."""
   moved, flops = operations(hlo)

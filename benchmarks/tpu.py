@@ -259,13 +259,7 @@ def main(_: Any) -> None:
     parts = by_part(hlo)
     cycles = sum(cycles for cycles, _ in parts.values())
     moved = program.cost_analysis()['bytes accessed']
-    memory = program.memory_analysis()
-    needed = (
-      memory.argument_size_in_bytes
-      + memory.temp_size_in_bytes
-      + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes
-    )
+    needed = roofline.memory_needed(program)
     bound = max(cycles / CLOCK, moved / BANDWIDTH)
     print(
       f'| {recipe} | {mode} | {size} | {stride} | {cycles / 1e6:.1f} | '

@@ -11,7 +11,8 @@ type a CPU computes in float32 and a GPU in bfloat16, there PyTorch with
 torch.compile. The sides take turns, some steps each, so that a noisy machine is
 noisy for all of them. The first side is the one that the others are compared
 with, round by round. Beside other jobs the processor's time says more than the
-clock's. `--torch_python` names the interpreter that has torch.
+clock's. GiB are what XLA reserves for the program and the most that PyTorch's
+allocator had on a GPU. `--torch_python` names the interpreter that has torch.
 """
 
 import os
@@ -109,7 +110,7 @@ class Ours:
     self.step = lowered.compile()
     self.compile_seconds = time.perf_counter() - start
     self.flops = lowered.cost_analysis()['flops']
-    self.temporary_bytes = self.step.memory_analysis().temp_size_in_bytes
+    self.memory = roofline.memory_needed(self.step)
 
   def seconds(self, steps):
     """Seconds of the clock and of the processor."""
@@ -148,7 +149,8 @@ class Torch:
     return self._answer()
 
   def _answer(self):
-    clock, processor = map(float, self.process.stdout.readline().split())
+    answer = self.process.stdout.readline().split()
+    clock, processor, self.memory = map(float, answer)
     return clock, processor
 
   def close(self):
@@ -198,7 +200,8 @@ def main(_):
   )
   print(
     f'| side | first step s | step ms | images/s | {first} is faster by | '
-    f'processor ms | {first} takes less by |\n|---|---|---|---|---|---|---|'
+    f'processor ms | {first} takes less by | GiB |\n'
+    '|---|---|---|---|---|---|---|---|'
   )
   for name, each in sides.items():
     cells = [f'{each.compile_seconds:.1f}', _range(times[name], 1e3, 0)]
@@ -206,6 +209,7 @@ def main(_):
     cells.append(_range(_ratios(times, first, name), 1, 2))
     cells.append(_range(processor[name], 1e3, 0))
     cells.append(_range(_ratios(processor, first, name), 1, 2))
+    cells.append(f'{each.memory / 2**30:.2f}' if each.memory else '')
     print(f'| {name} | {" | ".join(cells)} |')
   for name, each in sides.items():
     if not isinstance(each, Ours):
@@ -216,7 +220,7 @@ def main(_):
     share = f', {rate / peak[0]:.1%} of the peak' if peak else ''
     print(
       f'{name}: {each.flops / 1e9:.0f} GFLOP a step, {rate / 1e12:.2f} '
-      f'TFLOP/s{share}; {each.temporary_bytes / 2**30:.2f} GiB in a step'
+      f'TFLOP/s{share}'
     )
     if ROOFLINE.value:
       roofline.report(each.seconds, each.step.as_text(), device_kind=device)

@@ -1,8 +1,9 @@
 """PyTorch's side of train_step.py: a worker in its own process.
 
 Reads a number of steps per line from standard input and answers with the
-seconds that they took, of the clock and of the processor; the first answer is
-that of the first step.
+seconds that they took, of the clock and of the processor, and the most bytes of
+a GPU that were in use (0 without one); the first answer is that of the first
+step.
 """
 
 import argparse
@@ -24,6 +25,9 @@ ENCODERS = {
   'efficientnet_b0': 'efficientnet-b0',
   'efficientnet_b4': 'efficientnet-b4',
   'efficientnet_lite0': 'timm-tf_efficientnet_lite0',
+  # For rehearsals.
+  '_tiny_resnet': 'resnet18',
+  '_tiny_efficientnet': 'resnet18',
 }
 DECODERS = {'unet': smp.Unet, 'unetpp': smp.UnetPlusPlus}
 
@@ -117,7 +121,8 @@ def main():
       step()
     wait()
     clock = time.perf_counter() - start
-    print(clock, time.process_time() - processor, flush=True)
+    used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    print(clock, time.process_time() - processor, used, flush=True)
 
   timed(1)
   for line in sys.stdin:
