@@ -87,9 +87,46 @@ def test_a_first_value_below_zero_that_is_written_as_unsigned(keyword):
   assert np.ptp(unsigned) == 255
 
 
-def test_a_table_with_too_few_entries_is_refused():
-  with pytest.raises(dicom.UnusableDicom, match='100 of 4096 entries'):
-    shown(with_voi(table(np.arange(100), [4096, 0, 12])))
+@pytest.mark.parametrize('number', [100, 2048])
+def test_a_table_with_too_few_entries_is_refused(number):
+  words = table(np.arange(number), [4096, 0, 12])
+  in_bytes = pydicom.Dataset()
+  in_bytes.LUTDescriptor = [4096, 0, 12]
+  in_bytes.add_new('LUTData', 'OW', np.arange(number, dtype='<u2').tobytes())
+  for item in (words, in_bytes):
+    with pytest.raises(dicom.UnusableDicom, match=f'{number} of 4096 entries'):
+      shown(with_voi(item))
+
+
+def test_entries_of_a_byte_may_be_written_as_words():
+  entries = (np.arange(4096) // 16).astype(np.uint8)
+  packed = table(entries.view('<u2'), [4096, 0, 8])
+  np.testing.assert_array_equal(
+    shown(with_voi(packed)), shown(with_voi(table(entries, [4096, 0, 8])))
+  )
+
+
+@pytest.mark.parametrize(
+  'attributes',
+  [
+    {'RescaleSlope': '1e306', 'RescaleIntercept': '0'},
+    {'RescaleSlope': '1e306', 'WindowCenter': '1', 'WindowWidth': '10'},
+  ],
+)
+def test_values_that_are_no_numbers_any_more_are_refused(attributes):
+  with pytest.raises(dicom.UnusableDicom, match='not finite'):
+    shown(twelve_bits(**attributes))
+
+
+def test_padding_below_zero_that_is_written_as_unsigned():
+  values = np.arange(-2048, 2048, dtype=np.int16).reshape(64, 64)
+  values[:16] = -2000
+  films = [dicom_files.dataset(values, bits=12) for _ in range(2)]
+  films[0].PixelPaddingValue = -2000
+  films[1].add_new('PixelPaddingValue', 'US', (1 << 16) - 2000)
+  signed, unsigned = map(shown, films)
+  np.testing.assert_array_equal(signed, unsigned)
+  assert not signed[:16].any()
 
 
 @pytest.mark.parametrize(
@@ -271,7 +308,8 @@ def test_films_that_claim_too_much_are_refused_before_they_are_read(
     dicom.from_dataset(made)
   path = tmp_path / 'large.dcm'
   twelve_bits().save_as(path, enforce_file_format=True)
-  monkeypatch.setattr(limits, 'MOST_FILE_BYTES', 1000)
+  for bound in ('MOST_HEADER_BYTES', 'MOST_FILE_BYTES'):
+    monkeypatch.setattr(limits, bound, 1000)
   with pytest.raises(
     dicom.UnusableDicom, match='limit: the file has more than'
   ):
@@ -293,15 +331,16 @@ def test_an_element_that_claims_gigabytes_takes_no_memory(tmp_path):
 
 def test_archives_are_counted(tmp_path, caplog):
   dicom_files.write(tmp_path / 'films' / 'a.dcm', dicom_files.film())
-  for name in ('b.dcm.gz', 'c.DCM.GZ', 'labels.csv.gz', 'notes.txt'):
+  packed = 'b.dcm.gz', 'c.DCM.GZ', 'IM0001.gz', 'more.tar', 'e.DCM.zst'
+  for name in (*packed, 'labels.csv.gz', 'notes.txt'):
     (tmp_path / 'films' / name).write_bytes(b'\x1f\x8b')
   with zipfile.ZipFile(tmp_path / 'films' / 'd.zip', 'w'):
     pass
   with caplog.at_level(logging.WARNING):
     found = list(dicom.find(tmp_path))
   assert len(found) == 1
-  assert '3 archives are not read, for example' in caplog.text
-  assert 'b.dcm.gz: unpack them first' in caplog.text
+  assert '6 archives are not read, for example' in caplog.text
+  assert 'IM0001.gz: unpack them first' in caplog.text
 
 
 @pytest.mark.parametrize(

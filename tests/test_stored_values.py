@@ -182,17 +182,38 @@ def test_several_frames_are_refused_whatever_the_header_says(said):
     with_offsets = compressed(syntax, frames, values, bits=12, **header)
     without = compressed(syntax, frames, values, bits=12, **header)
     without.PixelData = encapsulate(frames, has_bot=False)
-    joined = [b''.join(frames)]
-    in_one_piece = compressed(syntax, joined, values, bits=12, **header)
-    made += [with_offsets, without, in_one_piece]
+    made += [with_offsets, without]
+    for padding in (b'', b'\0', b'\0\0\0'):
+      joined = [padding.join(frames)]
+      made.append(compressed(syntax, joined, values, bits=12, **header))
   frames = [codestreams.run_lengths(values)] * 2
-  run_lengths = compressed(uid.RLELossless, frames, values, bits=12, **header)
-  run_lengths.PixelData = encapsulate(frames, has_bot=False)
-  for film in [*made, run_lengths]:
+  long = codestreams.run_lengths(np.vstack([values, values]))
+  for pieces in (frames, [b''.join(frames)], [b'\0\0'.join(frames)], [long]):
+    film = compressed(uid.RLELossless, pieces, values, bits=12, **header)
+    film.PixelData = encapsulate(pieces, has_bot=False)
+    made.append(film)
+  for film in made:
     reason, detail = refused(film)
     assert reason == 'multi_frame'
     expected = 'the header says 1' if said == 1 else 'says nothing of frames'
     assert 'pixel data of 2 frames' in detail and expected in detail
+
+
+def test_fragments_are_not_read_as_pixels(tmp_path):
+  """Under a transfer syntax without compression; they may be long enough."""
+  noise = np.random.default_rng(0).integers(0, 256, SHAPE, np.uint8)
+  frame = codestreams.jpeg_ls_frame(noise, 8)
+  made = compressed(uid.JPEGLSLossless, [frame + bytes(2000)], noise)
+  made['PixelData'].is_undefined_length = True
+  np.testing.assert_array_equal(decoded(made), noise)
+  made.save_as(tmp_path / 'a.dcm', enforce_file_format=True)
+  content = (tmp_path / 'a.dcm').read_bytes()
+  syntax = uid.JPEGLSLossless.encode()
+  native = uid.ExplicitVRLittleEndian.encode().ljust(len(syntax), b'\0')
+  assert content.count(syntax) == 1
+  (tmp_path / 'a.dcm').write_bytes(content.replace(syntax, native))
+  with pytest.raises(dicom.UnusableDicom, match='pixels are compressed'):
+    dicom.read(tmp_path / 'a.dcm')
 
 
 @pytest.mark.parametrize('syntax', SYNTAXES, ids=lambda syntax: syntax.name)
@@ -202,6 +223,18 @@ def test_a_frame_in_several_fragments_is_one(syntax):
   made = compressed(syntax, [frame], values, bits=12)
   made.PixelData = encapsulate([frame], fragments_per_frame=3, has_bot=False)
   np.testing.assert_array_equal(decoded(made), values)
+
+
+@pytest.mark.parametrize('more', [0, 1, SHAPE[0] - 1])
+def test_run_lengths_with_padding_or_a_part_of_a_frame_more(more):
+  values = samples(12)
+  frame = codestreams.run_lengths(np.vstack([values, values[:more]]))
+  frame += bytes(0 if more else 1000)
+  made = compressed(uid.RLELossless, [frame], values, bits=12)
+  plain = dicom_files.dataset(values, bits=12)
+  np.testing.assert_array_equal(
+    dicom.from_dataset(made).pixels, dicom.from_dataset(plain).pixels
+  )
 
 
 @pytest.mark.parametrize('extra', [1, 2, 100, 2 * 40 * 60 - 1])

@@ -2,12 +2,16 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 JPEG, JPEG_LOSSLESS, JPEG_LS, JPEG_2000 = 'jpeg', 'lossless', 'ls', '2000'
 
 _JPEG_START = b'\xff\xd8\xff'
-_END = b'\xff\xd9'  # of JPEG and JPEG 2000
+_END = 0xFFD9  # of JPEG and JPEG 2000
 _JPEG_2000_START = b'\xff\x4f\xff\x51'
 _JP2_START = b'\x00\x00\x00\x0cjP  '
+_BARE_STARTS = _JPEG_START, _JPEG_2000_START, _JP2_START.lstrip(b'\0')
+_MOST_PADDING = 16
 _LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
 # Frame headers of Huffman and arithmetic coding; C4, C8 and CC are others.
 _FRAMES = (*(n for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC)), 0xF7)
@@ -40,14 +44,18 @@ def starts(data: bytes) -> bool:
 def count_joined(data: bytes) -> int:
   """Returns how many frames follow one another in one piece.
 
-  Within a frame the mark of its end cannot be followed by that of a start.
+  Within a frame the mark of its end cannot be followed by that of a start;
+  between two frames there may be zeros.
   """
-  starts = _JPEG_START, _JPEG_2000_START
   return 1 + sum(
-    data.count(_END + padding + start)
-    for start in starts
-    for padding in (b'', b'\0')
+    data[end : end + _MOST_PADDING].lstrip(b'\0').startswith(_BARE_STARTS)
+    for first in (0, 1)  # Words at even and at odd places.
+    for end in first + 2 + 2 * np.flatnonzero(_words(data, first) == _END)
   )
+
+
+def _words(data: bytes, first: int) -> np.ndarray:
+  return np.frombuffer(data, '>u2', (len(data) - first) // 2, first)
 
 
 def parse(data: bytes) -> Frame:

@@ -44,10 +44,10 @@ __all__ = [
 
 CHEST = ('CHEST', 'THORAX', 'LUNG')
 RADIOGRAPHY = ('CR', 'DX')
-_ARCHIVES = (
-  *('.zip', '.dcm.gz', '.dcm.bz2', '.dcm.xz', '.7z', '.rar'),
-  *('.tar', '.tar.gz', '.tgz', '.tar.bz2', '.tar.xz'),
-)
+_ARCHIVES = ('.zip', '.7z', '.rar', '.tar', '.tgz')
+_COMPRESSED = ('.gz', '.bz2', '.xz', '.zst', '.lz4', '.z')
+# What is compressed beside films and is none.
+_OTHERS = ('.csv', '.tsv', '.txt', '.json', '.jsonl', '.log', '.nii')
 
 _logger = logging.getLogger(__name__)
 # Its remarks on odd files would fill the screen; errors are raised anyhow.
@@ -96,7 +96,7 @@ def read(
   """
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    with dicom_file.opened(source) as file, _refusing():
+    with dicom_file.opened(source, pixels=True) as file, _refusing():
       header = dicom_header.parse(file.dataset)
       _check_kind(header, accept_modality, accept_body_part)
       if not file.has_pixels:
@@ -185,7 +185,10 @@ def is_named_or_marked(path: str) -> bool:
 
 def is_archive(path: str) -> bool:
   """Returns whether a file's name says that films may be packed in it."""
-  return path.lower().endswith(_ARCHIVES)
+  stem, ending = os.path.splitext(path.lower())
+  return ending in _ARCHIVES or (
+    ending in _COMPRESSED and not stem.endswith(_OTHERS)
+  )
 
 
 def walk(folder: str | os.PathLike[str]) -> Iterator[str]:

@@ -16,6 +16,12 @@ from pnx_jax.formats import limits
 from pnx_jax.formats.refusals import UnusableDicom
 
 MARK = b'DICM'  # at byte 128
+# Of these pydicom knows whether they are explicit and little-endian.
+_EXPLICIT_LITTLE = frozenset(
+  syntax
+  for syntax in uid.AllTransferSyntaxes
+  if not syntax.is_implicit_VR and syntax.is_little_endian
+)
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _LAST_PIXELS = _PIXELS[-1]
 _CHUNK = 1 << 20
@@ -36,7 +42,7 @@ class DicomFile:
       UnusableDicom: The file is not DICOM, or its header is damaged.
     """
     self._file = file
-    self._stream = _Stream(file)
+    self._stream: BinaryIO | _Stream = _bounded(file)
     self.dataset: FileDataset
     self.has_pixels: bool = False
     try:
@@ -59,8 +65,9 @@ class DicomFile:
     Raises:
       UnusableDicom: The file is too large or ends within them.
     """
-    _check_bytes(self._stream.size)
-    self._stream.most = self._stream.size
+    if isinstance(self._stream, _Stream):
+      _check_bytes(self._stream.size)
+      self._stream.most = self._stream.size
     implicit, little = self.dataset.original_encoding
     rest = filereader.read_dataset(
       self._stream,  # type: ignore[arg-type]
@@ -82,14 +89,16 @@ class DicomFile:
       is_little_endian=True,
       stop_when=lambda tag, vr, length: tag >> 16 != 2,
     )
-    if meta.get('TransferSyntaxUID') != uid.DeflatedExplicitVRLittleEndian:
+    syntax = meta.get('TransferSyntaxUID')
+    if syntax == uid.DeflatedExplicitVRLittleEndian:
+      self._stream = stream = _bounded(io.BytesIO(_inflated(self._file)))
+    elif str(syntax) not in _EXPLICIT_LITTLE or self._has_command_set():
       stream.seek(0)
       return filereader.read_partial(
         stream,  # type: ignore[arg-type]
         stop_when=self._stop,
         force=True,
       )
-    self._stream = stream = _Stream(io.BytesIO(_inflated(self._file)))
     dataset = filereader.read_dataset(
       stream,  # type: ignore[arg-type]
       is_implicit_VR=False,
@@ -102,6 +111,12 @@ class DicomFile:
     made.set_original_encoding(False, True, dataset.original_character_set)
     return made
 
+  def _has_command_set(self) -> bool:
+    place = self._stream.tell()
+    group = self._stream.read(2)
+    self._stream.seek(place)
+    return group == b'\0\0'
+
   def _stop(self, tag: int, vr: str | None, length: int) -> bool:
     self.has_pixels = tag in _PIXELS
     return self.has_pixels
@@ -109,9 +124,13 @@ class DicomFile:
 
 @contextlib.contextmanager
 def opened(
-  source: str | os.PathLike[str] | bytes,
+  source: str | os.PathLike[str] | bytes, *, pixels: bool = False
 ) -> Iterator[DicomFile]:
   """Opens a file, or the content of one, and reads its header.
+
+  Args:
+    source: The file's path or its content.
+    pixels: Whether the pixels are likely to be wanted, too.
 
   Raises:
     UnusableDicom: The file cannot be read, or is not DICOM.
@@ -121,7 +140,10 @@ def opened(
     return
   try:
     with _regular(source) as file:
-      yield DicomFile(file)
+      if pixels and os.fstat(file.fileno()).st_size <= limits.MOST_HEADER_BYTES:
+        yield DicomFile(io.BytesIO(file.read()))
+      else:
+        yield DicomFile(file)
   except OSError as error:
     raise UnusableDicom('unreadable', told(error)) from error
 
@@ -146,6 +168,16 @@ def told(error: Exception) -> str:
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   return type(error).__name__
+
+
+def _bounded(file: BinaryIO) -> 'BinaryIO | _Stream':
+  """Returns what pydicom may read."""
+  if (
+    isinstance(file, io.BytesIO)
+    and file.getbuffer().nbytes <= limits.MOST_HEADER_BYTES
+  ):
+    return file  # All of it is within the bounds, and fast to read.
+  return _Stream(file)
 
 
 class _Stream:

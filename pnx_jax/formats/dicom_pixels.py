@@ -14,12 +14,11 @@ from PIL import Image
 from pydicom import encaps, uid
 from pydicom import pixels as pydicom_pixels
 
-from pnx_jax.formats import codestream, dicom_header
+from pnx_jax.formats import codestream, dicom_header, run_lengths
 from pnx_jax.formats.refusals import UnusableDicom
 
 _Pixels = np.ndarray[tuple[int, ...], np.dtype[np.integer]]
 
-_RLE_HEADER_BYTES = 64
 _LOSSLESS_JPEG_SYNTAX = uid.JPEGLosslessSV1
 _STILL_IMAGES = (
   *uid.JPEGTransferSyntaxes,
@@ -99,6 +98,9 @@ def _native(
   dataset: pydicom.Dataset, header: dicom_header.Header, allocated: int
 ) -> np.ndarray:
   data: bytes = dataset.PixelData
+  if dataset['PixelData'].is_undefined_length:
+    name = dataset.file_meta.TransferSyntaxUID.name
+    raise UnusableDicom('undecodable', f'{name}, but its pixels are compressed')
   needed = header.height * header.width * allocated // 8
   if len(data) < needed:
     raise UnusableDicom('truncated', f'{len(data)} of {needed} bytes of pixels')
@@ -118,7 +120,10 @@ def _native(
 def _run_lengths(
   dataset: pydicom.Dataset, header: dicom_header.Header, allocated: int
 ) -> np.ndarray:
-  frame = _frame(dataset, _starts_run_lengths)
+  frame = _frame(dataset, run_lengths.starts)
+  _check_one_frame(
+    dataset, run_lengths.count_joined(frame, header.height * header.width)
+  )
   data = encaps.encapsulate([frame])
   return _by_pydicom(uid.RLELossless, data, header, allocated, plugin='pydicom')
 
@@ -266,16 +271,6 @@ def _frame(dataset: pydicom.Dataset, starts: Callable[[bytes], bool]) -> bytes:
   beginnings = sum(map(starts, fragments))
   _check_one_frame(dataset, max(len(offsets), len(table) // 8, beginnings))
   return b''.join(fragments)
-
-
-def _starts_run_lengths(fragment: bytes) -> bool:
-  """Returns whether a fragment has the header of an RLE frame."""
-  header = np.frombuffer(fragment[:_RLE_HEADER_BYTES], '<u4')
-  return (
-    header.size == 16
-    and 1 <= header[0] <= 15
-    and header[1] == _RLE_HEADER_BYTES
-  )
 
 
 def _check_one_frame(dataset: pydicom.Dataset, found: int) -> None:

@@ -51,6 +51,8 @@ def to_uint8(
     return total * ~padding
 
   table = _windowed(values, counts, dataset, window)
+  if not np.isfinite(table).all():
+    raise UnusableDicom('undecodable', 'rescaled values are not finite')
   table = np.round(table * 255).astype(np.uint8)
   if dicom_header.photometric(dataset) == 'MONOCHROME1':
     table = 255 - table
@@ -105,14 +107,17 @@ def _rescaled(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     slope = 1.0
   if slope == 1 and not intercept:
     return values
-  return values * slope + (intercept or 0.0)
+  rescaled = values * slope + (intercept or 0.0)
+  if not np.isfinite(rescaled).all():
+    raise UnusableDicom('undecodable', 'rescaled values are not finite')
+  return rescaled
 
 
 def _voi(rescaled: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
   """Returns the file's first VOI LUT or window applied, None without one."""
   lut = _lut(dataset, 'VOILUTSequence')
   if lut is not None:
-    looked_up = lut.applied(rescaled.astype(np.int64))
+    looked_up = lut.applied(rescaled)
     # The bits of the largest entry: some descriptors claim more.
     bits = max(int(lut.entries.max()).bit_length(), 1)
     return looked_up / (2.0**bits - 1)
@@ -143,8 +148,8 @@ class _Lut(NamedTuple):
     first = self.first
     if first >= 1 << 15 and first > values.max():
       first -= 1 << 16  # A negative number that was written as unsigned.
-    places = np.clip(values - first, 0, len(self.entries) - 1)
-    return self.entries[places]
+    places = np.clip(np.trunc(values) - first, 0, len(self.entries) - 1)
+    return self.entries[places.astype(np.int64)]
 
 
 def _lut(dataset: pydicom.Dataset, keyword: str) -> _Lut | None:
@@ -157,7 +162,8 @@ def _lut(dataset: pydicom.Dataset, keyword: str) -> _Lut | None:
     descriptor, data = item.get('LUTDescriptor'), item.get('LUTData')
     if descriptor and data and len(descriptor) == 3:
       count = dicom_header.integer(descriptor[0]) or 1 << 16
-      entries = _entries(data, count, dataset)
+      in_bytes = dicom_header.integer(descriptor[2]) <= 8
+      entries = _entries(data, count, dataset, in_bytes=in_bytes)
       if len(entries) < count:
         raise UnusableDicom(
           'undecodable', f'{keyword} has {len(entries)} of {count} entries'
@@ -166,10 +172,23 @@ def _lut(dataset: pydicom.Dataset, keyword: str) -> _Lut | None:
   return None
 
 
-def _entries(data: Any, count: int, dataset: pydicom.Dataset) -> np.ndarray:
+def _entries(
+  data: Any, count: int, dataset: pydicom.Dataset, *, in_bytes: bool
+) -> np.ndarray:
+  """Returns the entries of a table, int64[N].
+
+  Args:
+    data: Bytes, or one or more words.
+    count: How many there should be.
+    dataset: The file's attributes.
+    in_bytes: Whether a byte may be an entry, two in a word.
+  """
   if not isinstance(data, bytes):
-    return np.atleast_1d(np.asarray(data, np.int64))
-  if len(data) == count + count % 2:  # a byte per entry
+    entries = np.atleast_1d(np.asarray(data, np.int64))
+    if not in_bytes or len(entries) != (count + 1) // 2:
+      return entries
+    data = (entries & 0xFFFF).astype('<u2').tobytes()
+  if in_bytes and len(data) == count + count % 2:
     return np.frombuffer(data, np.uint8).astype(np.int64)
   _, little = dataset.original_encoding
   order = '>' if little is False else '<'
@@ -214,6 +233,11 @@ def _is_padding(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     return np.zeros(values.shape, bool)
   limit = _first(dataset.get('PixelPaddingRangeLimit'))
   limit = value if limit is None else limit
+  if dicom_header.integer(dataset.get('PixelRepresentation')):
+    # Negative numbers that were written as unsigned.
+    value, limit = (
+      x - (1 << 16) if x >= 1 << 15 else x for x in (value, limit)
+    )
   return (values >= min(value, limit)) & (values <= max(value, limit))
 
 
