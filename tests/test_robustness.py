@@ -36,3 +36,10 @@ def test_every_promise_has_tests_that_exist():
     assert named, promise
     for file, test in named:
       assert not test or test in functions(file), f'{file}::{test}'
+
+
+def test_damaged_films_depend_on_their_number_alone():
+  """The benchmark's originals hold nothing that is drawn for each process."""
+  from benchmarks import fuzz
+
+  assert fuzz.originals() == fuzz.originals()
