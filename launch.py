@@ -97,6 +97,7 @@ def _evaluate() -> None:
     if not config.eval.predictions:  # Those have no run with a config.
       overrides = config_flags.get_override_values(flags.FLAGS['config'])
       config = load_with_overrides(copy.path, overrides)
+      run_copy.configure(config)
     evaluate(config, copy.path, accept_edited=_ACCEPT_EDITED.value)
 
 

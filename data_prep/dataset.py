@@ -64,7 +64,7 @@ def build(request: Request) -> report.Report:
         patients=patients,
         splits=splits,
         alike=alike,
-        kept_test_copies=len(of_test) if request.keep_test_copies else 0,
+        kept_test_copies=of_test if request.keep_test_copies else (),
         options=request.options,
         seed=request.seed,
         built=built,

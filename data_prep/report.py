@@ -37,7 +37,7 @@ def summarize(
   index: record_index.Index,
   retry: str,
   unused_columns: Sequence[str] = (),
-  kept_test_copies: int = 0,
+  kept_test_copies: Collection[str] = (),
 ) -> Report:
   """Returns the content of `build.json`.
 
@@ -89,7 +89,8 @@ def summarize(
     ),
     'scaled_masks': sum(o.scaled_mask for o in labeled),
     'unused_columns': list(unused_columns),
-    'kept_test_copies': kept_test_copies,
+    'kept_test_copies': len(kept_test_copies),
+    'test_copies': sorted(kept_test_copies),
     'near_duplicates': [list(group) for group in alike],
     'lowest_agreement': _lowest_agreement(labeled),
     'unlabeled_images': sorted(o.image_id for o in unlabeled),

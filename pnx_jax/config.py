@@ -5,6 +5,7 @@ command line sets a field as `--config.optimizer.learning_rate=1e-3`. Durations
 carry their unit in the name: `_epochs` or `_steps`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -672,7 +673,8 @@ def _checked(name: str, value: Any) -> Any:
   if value is None and field.default is None:
     return value
   if field.value_type is float and type(value) is int:
-    value = float(value)
+    with contextlib.suppress(OverflowError):  # then its type is wrong
+      value = float(value)
   if type(value) is not field.value_type:
     raise UserError(
       f'{name}={value!r} must be of type {field.value_type.__name__}'

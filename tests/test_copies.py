@@ -66,4 +66,5 @@ def test_copies_of_test_films_can_be_kept(request_with_copies, tmp_path):
   written = json.loads((tmp_path / 'records' / 'build.json').read_text())
   assert written['kept_test_copies'] == 1
   assert built_dataset.origin(kept.output_dir).kept_test_copies == 1
+  assert built_dataset.test_copies(kept.output_dir) == {'0'}
   assert 'WARNING: 1 training films are copies' in report.text(summary, '')

@@ -403,6 +403,22 @@ def test_nothing_in_a_folder_is_run(folder, original, tmp_path):
   (copy / 'weights_0.npz').write_bytes(file.getvalue())
   with pytest.raises(ValueError, match='allow_pickle=False'):
     exported.load(copy)
+  # What was edited is read, but damage is told.
+  (copy / 'weights_0.npz').write_bytes(file.getvalue()[:-40])
+  with pytest.raises(UserError, match=r'weights_0\.npz is damaged'):
+    exported.load(copy, accept_edited=True)
+
+
+def test_a_damaged_picture_is_one_line(tmp_path):
+  path = tmp_path / 'film.png'
+  cv2.imwrite(str(path), np.zeros((64, 64), np.uint8))
+  content = bytearray(path.read_bytes())
+  content[40:60] = bytes(20)
+  path.write_bytes(content)
+  (tmp_path / 'film.npy').write_bytes(b'')
+  for name in ('film.png', 'film.npy'):
+    with pytest.raises((OSError, ValueError)):
+      standalone.read(str(tmp_path / name))
 
 
 def test_what_exists_is_not_overwritten(folder, run, tmp_path, capsys):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, names, typed_json
+from pnx_jax.formats import files, limits, names, typed_json
 
 
 def test_file_and_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
@@ -80,7 +80,19 @@ def test_a_link_left_in_the_way_is_not_followed(tmp_path):
   strategies.lists(
     strategies.text(strategies.characters(exclude_categories=['C', 'Z']))
     | strategies.sampled_from(
-      ['=1+1', '-1', '+x', '@sum', "'", "'=x", "''-1", ' a ', 'a,"b"', "-'"]
+      [
+        '=1+1',
+        '-1',
+        '+x',
+        '@sum',
+        '\N{FULLWIDTH EQUALS SIGN}1',
+        "'",
+        "'=x",
+        "''-1",
+        ' a ',
+        'a,"b"',
+        "-'",
+      ]
     ),
     min_size=2,
     max_size=2,
@@ -141,21 +153,26 @@ def test_a_damaged_table_is_refused(tmp_path, content, message):
     'a,b c\nd,\N{NO-BREAK SPACE}e\n'.encode(),
   ],
 )
-@pytest.mark.parametrize('name', ['a.csv', 'a.csv.gz'])
-def test_csv_files_as_users_have_them(tmp_path, content, name):
+@pytest.mark.parametrize('name', ['a.csv', 'a.csv.gz', 'A.CSV.GZ'])
+@pytest.mark.parametrize('gzipped', [False, True])
+def test_csv_files_as_users_have_them(tmp_path, content, name, gzipped):
   path = tmp_path / name
-  path.write_bytes(gzip.compress(content) if name.endswith('gz') else content)
+  path.write_bytes(gzip.compress(content) if gzipped else content)
   rows = [row for _, row in files.csv_rows(path)]
   assert rows == [['a', 'b c'], ['d', 'e']]
 
 
-def test_what_is_not_a_csv_names_the_line(tmp_path):
+def test_what_is_not_a_csv_names_the_line(tmp_path, monkeypatch):
   (tmp_path / 'latin.csv').write_bytes(b'a,b\n' * 9999 + b'M\xfcller,b\n')
   with pytest.raises(UserError, match=r'not a csv file in UTF-8, near line'):
     list(files.csv_rows(tmp_path / 'latin.csv'))
   (tmp_path / 'quote.csv').write_text('a,b\n"c,d\n')
   with pytest.raises(UserError, match=r'not a csv file, near line 2'):
     list(files.csv_rows(tmp_path / 'quote.csv'))
+  (tmp_path / 'bomb.csv').write_bytes(gzip.compress(b'a,b\n' + bytes(5000)))
+  monkeypatch.setattr(limits, 'MOST_LINE', 4000)
+  with pytest.raises(UserError, match='more than 4,000 characters'):
+    list(files.csv_rows(tmp_path / 'bomb.csv'))
   whole = gzip.compress(b'a,b\n' * 9999)
   (tmp_path / 'cut.csv.gz').write_bytes(whole[:-20])
   with pytest.raises(UserError, match='not a csv file'):
@@ -201,6 +218,7 @@ def test_json_becomes_typed_values(tmp_path):
   [
     ({'count': True}, 'count must be int, not True'),
     ({'count': 1.5}, 'count must be int'),
+    ({'count': 1 << 63}, 'count must be int'),
     ({'name': None}, 'name must be str, not None'),
     ({'kind': 'c'}, "kind must be one of 'a', 'b', not 'c'"),
     ({'pairs': [{'low': 'x', 'high': 1}]}, r'pairs\[0\].low must be float'),
@@ -218,7 +236,11 @@ def test_json_of_other_types_is_refused(tmp_path, change, message):
 
 @pytest.mark.parametrize(
   'content',
-  [b'', b'{"name":', b'\xff', b'[' * 100_000, b'{"low": NaN, "high": 1}'],
+  [
+    *(b'', b'{"name":', b'\xff', b'[' * 100_000, b'{"low": NaN, "high": 1}'),
+    b'{"low": 1, "high": 1, "low": 2}',
+    b'{"low": 1, "high": %d}' % 10**400,
+  ],
 )
 def test_what_is_not_json_is_refused(tmp_path, content):
   (tmp_path / 'a.json').write_bytes(content)

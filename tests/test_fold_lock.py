@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from pnx_jax.errors import UserError
+from pnx_jax.formats import files
 from pnx_jax.storage import heartbeat
 from pnx_jax.training import fold_lock
 
@@ -36,6 +37,7 @@ def no_locks(monkeypatch):
 
   monkeypatch.setattr(fcntl, 'flock', flock)
   monkeypatch.setattr(heartbeat, 'SECONDS', 0.1)
+  monkeypatch.setattr(fold_lock, '_SETTLING_SECONDS', 0.01)
 
 
 @pytest.fixture
@@ -85,6 +87,24 @@ def test_without_file_locks_a_heartbeat_keeps_the_second_training_out(
       pass
     monkeypatch.undo()
   assert not (tmp_path / 'lock').exists()
+
+
+def test_without_file_locks_one_of_two_that_start_at_once_goes_on(
+  no_locks, tmp_path, monkeypatch
+):
+  write = files.write
+
+  def overtaken(path, content):
+    write(path, content)
+    write(path, 'another 17')
+
+  monkeypatch.setattr(files, 'write', overtaken)
+  with (
+    pytest.raises(UserError, match='process 17 on another'),
+    fold_lock.held(tmp_path),
+  ):
+    pass
+  assert (tmp_path / 'lock').read_text() == 'another 17'
 
 
 def test_without_file_locks_silence_frees_the_fold(no_locks, tmp_path):

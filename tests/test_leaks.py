@@ -69,6 +69,32 @@ def test_a_list_tells_uses_apart_and_old_lists_are_as_they_were(tmp_path):
   assert len(digests) == 3
 
 
+def test_a_list_states_copies_of_test_films_that_were_kept(tmp_path):
+  films = [SeenFilm('a', print_of(0)), SeenFilm('b', test_copy=True)]
+  run_files.write(tmp_path, default.get_config(), films)
+  text = (tmp_path / 'fold0' / 'trained_on.json').read_text()
+  assert text.count('"test_copy": true') == 1
+  assert set(run_files.seen(tmp_path, 0)) == set(films)
+
+
+@pytest.mark.parametrize('use', seen_films.USES)
+def test_a_run_does_not_resume_with_other_films_of_any_use(tmp_path, use):
+  first = {
+    use: SeenFilm(use, print_of(n), use=use)
+    for n, use in enumerate(seen_films.USES)
+  }
+  run_files.write(tmp_path, default.get_config(), first.values())
+  run_files.check_same_images(tmp_path, 0, first.values())
+  for other in (
+    SeenFilm('another', print_of(9), use=use),
+    SeenFilm(use, print_of(9), use=use),
+  ):
+    films = [*(first | {use: other}).values()]
+    with pytest.raises(UserError, match='began with other') as error:
+      run_files.check_same_images(tmp_path, 0, films)
+    assert '\n' not in str(error.value)
+
+
 def test_other_films_under_the_same_ids_do_not_resume(tmp_path, caplog):
   config = default.get_config()
   run_files.write(tmp_path, config, [SeenFilm('a', print_of(0))])

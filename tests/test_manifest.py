@@ -167,7 +167,7 @@ def test_films_of_which_less_is_known(tmp_path):
 def test_what_the_manifest_says_of_a_film(tmp_path):
   for number in range(4):
     Image.fromarray(film(number)).save(tmp_path / f'{number}.png')
-  _, records = build(
+  summary, records = build(
     tmp_path,
     [
       '0.png;one;p;a;fold1;0;pa;f;069Y;6 3',
@@ -185,6 +185,7 @@ def test_what_the_manifest_says_of_a_film(tmp_path):
   assert (one.view, one.sex, one.age, one.source) == ('PA', 'F', 69, 'a')
   assert (one.pixel_spacing, one.spacing_plane) == ((6, 3), 'patient')
   assert one.pixel_aspect == 2
+  assert summary['patient_safe']
   # A film of 12 x 8 mm: its spacing is that of other pixels.
   three = records['three'][1]
   assert (three.pixel_spacing, three.pixel_aspect) == ((-1, -1), 2)

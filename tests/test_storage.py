@@ -294,6 +294,10 @@ def test_an_input_is_a_file_or_all_objects_of_a_folder(folder):
   path = local.fetched(str(folder / 'films'))
   assert sorted(os.listdir(path)) == ['a.dcm', 'deep']
   assert local.fetched('/some/path') == '/some/path'
+  # What was removed in the bucket is not read from the copy of before.
+  found.delete((folder / 'films/a.dcm').key)
+  local.fetched.cache_clear()
+  assert os.listdir(local.fetched(str(folder / 'films'))) == ['deep']
 
 
 def test_ranges_are_read(folder):

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from pnx_jax.errors import UserError
 from pnx_jax.input import pipeline
+from pnx_jax.storage import bucket, ranges
 from pnx_jax.training import (
   experiment,
   fold_lock,
@@ -147,6 +148,26 @@ def test_a_signal_during_the_last_validation_keeps_other_folds_from_starting(
   config = small_run.config(dataset_dir, eval_epochs=100.0)
   training.train_folds(config, tmp_path)
   assert run_files.trained_folds(tmp_path) == [0]
+
+
+def test_all_folds_read_buckets_as_the_config_says(
+  dataset_dir, tmp_path, monkeypatch
+):
+  """From the first read on, that of the number of folds."""
+  found = []
+
+  def no_folds(_):
+    found.append((bucket._deadline_seconds, ranges._cache))
+    return []
+
+  monkeypatch.setattr(pipeline, 'folds', no_folds)
+  monkeypatch.setattr(bucket, '_deadline_seconds', 300.0)
+  monkeypatch.setattr(ranges, '_cache', None)
+  changes = {'input.cache_dir': str(tmp_path / 'kept'), 'bucket_seconds': 7.0}
+  config = small_run.config(dataset_dir, **changes)
+  training.train_folds(config, tmp_path / 'run')
+  ((seconds, cache),) = found
+  assert seconds == 7 and cache is not None
 
 
 def test_a_fold_that_another_training_holds_is_refused(dataset_dir, tmp_path):

@@ -157,6 +157,8 @@ def evaluate(
   )
   origin = built_dataset.origin(config.data_dir)
   metrics = {'patient_safe': origin.patient_safe, **found.flat()}
+  if origin.kept_test_copies:
+    metrics['kept_test_copies'] = origin.kept_test_copies
   if plan.seal != evaluation_seal.SEALED:
     metrics = {'seal': plan.seal, **metrics}
   if any(cleaning.values()):

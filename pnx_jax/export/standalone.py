@@ -151,11 +151,16 @@ def check(path: pathlib.Path, content: bytes, checksum: str) -> None:
 
 def read(path: str) -> np.ndarray:
   """Reads a picture that numpy or Pillow can open."""
-  if path.endswith('.npy'):
-    return np.load(path, allow_pickle=False)
-  from PIL import Image
+  try:
+    if path.endswith('.npy'):
+      return np.load(path, allow_pickle=False)
+    from PIL import Image
 
-  return np.asarray(Image.open(path))
+    return np.asarray(Image.open(path))
+  except (ImportError, OSError):
+    raise
+  except Exception as error:  # Damaged pictures raise errors of many kinds.
+    raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
 
 
 def main(paths: Sequence[str]) -> None:

@@ -45,6 +45,7 @@ class _Report(NamedTuple):
   # Older builds did not count or note these.
   synthetic: int = 0
   kept_test_copies: int = 0
+  test_copies: tuple[str, ...] = ()
   folds_checksum: str = ''
 
 
@@ -107,6 +108,20 @@ def origin(data_dir: str | os.PathLike[str]) -> Origin:
     report.patients_from,
     report.kept_test_copies,
   )
+
+
+def test_copies(data_dir: str | os.PathLike[str]) -> frozenset[str]:
+  """Returns the ids of training films that are copies of films of the test.
+
+  A build leaves such films out unless it is told to keep them; of older builds
+  that kept some they are not known.
+
+  Raises:
+    UserError: There is no dataset, or its report is damaged.
+  """
+  if not noted_checksum(data_dir):
+    return frozenset()
+  return frozenset(_report(data_dir).test_copies)
 
 
 def folds_of(data_dir: str | os.PathLike[str]) -> dict[str, int]:

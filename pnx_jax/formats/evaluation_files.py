@@ -6,7 +6,6 @@ evaluations by older versions have none.
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -35,6 +34,7 @@ CHECKSUMS = 'SHA256SUMS'
 BOXES = ('image_id', 'x', 'y', 'width', 'height', 'area')
 _REMEDY = '`python launch.py --mode=eval` writes it again'
 _TOLERANCE = 1e-9
+_LARGEST = (1 << 63) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +129,8 @@ def verify(path: str | os.PathLike[str]) -> None:
 def _is_sealed(path: pathlib.Path) -> bool:
   """Whether an evaluation wrote a file that also writes checksums."""
   try:
-    return seal.FIELD in json.loads(path.read_bytes())
-  except (OSError, ValueError, RecursionError, TypeError):
+    return seal.FIELD in files.parse_json(path.read_bytes())
+  except (OSError, ValueError, TypeError):
     return False
 
 
@@ -223,7 +223,7 @@ def _column(
   return np.array(values, object if parse is str else None)
 
 
-def _integer(low: int, high: float = np.inf) -> Callable[[str], int]:
+def _integer(low: int, high: int = _LARGEST) -> Callable[[str], int]:
   """A parser of an integer within bounds."""
 
   def parse(cell: str) -> int:
@@ -248,7 +248,7 @@ def _or_empty(parse: Callable[[str], int], empty: int) -> Callable[[str], int]:
 
 _CELLS: dict[str, Callable[[str], Any]] = {
   'image_id': str,
-  'patient': int,
+  'patient': _integer(-_LARGEST),
   'fold': _integer(0),
   'label': lambda cell: bool(_integer(0, 1)(cell)),
   'probability': _share,

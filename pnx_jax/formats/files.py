@@ -6,6 +6,7 @@ import fcntl
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -14,21 +15,23 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from pnx_jax.errors import UserError
+from pnx_jax.formats import limits
 from pnx_jax.formats.names import printable
 
 # A spreadsheet takes a cell that begins with one of these for a formula.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")  # noqa: RUF001
 _BYTE_ORDER_MARKS = {b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'}
 _DELIMITERS = ',;\t'
+_GZIP = b'\x1f\x8b'
 
 _PROBE_BYTES = 1 << 20
 
 PARTIAL = '.partial'  # ends the names of files that are being written
 
-csv.field_size_limit(1 << 30)  # The run lengths of one mask are one cell.
+csv.field_size_limit(limits.MOST_LINE)
 
 
 @contextlib.contextmanager
@@ -138,11 +141,32 @@ def read_json(path: str | os.PathLike[str], *, remedy: str) -> Any:
     UserError: The file cannot be read, or is damaged.
   """
   try:
-    return json.loads(pathlib.Path(path).read_bytes())
+    return parse_json(pathlib.Path(path).read_bytes())
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror}; {remedy}') from None
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise UserError(f'{path} is damaged: {error}; {remedy}') from None
+
+
+def parse_json(text: str | bytes) -> Any:
+  """Returns what JSON holds.
+
+  Raises:
+    ValueError: It is not JSON, or says something twice.
+  """
+  try:
+    return json.loads(text, object_pairs_hook=_each_once)
+  except RecursionError:
+    raise ValueError('it has too many levels') from None
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  content = dict(pairs)
+  if len(content) != len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise ValueError(f'{twice[:40]!r} is there twice')
+  return content
 
 
 def write_csv(
@@ -217,7 +241,8 @@ def csv_rows(
 ) -> Iterator[tuple[int, list[str]]]:
   """Yields the rows of a user's csv, each with its line number.
 
-  The file may be gzipped and start with a byte-order mark, also of UTF-16.
+  The file may be gzipped, whatever its name, and start with a byte-order mark,
+  also of UTF-16.
 
   Args:
     path: The file.
@@ -229,14 +254,16 @@ def csv_rows(
   """
   number = 0
   try:
-    opener = gzip.open if str(path).endswith('.gz') else open
+    with open(path, 'rb') as file:
+      opener = gzip.open if file.read(2) == _GZIP else open
     with opener(path, 'rb') as file:
       start = file.read(2)
     encoding = _BYTE_ORDER_MARKS.get(start, 'utf-8-sig')
     with opener(path, 'rt', encoding=encoding, newline='') as file:
-      first = file.readline()
+      lines_of_file = _lines(file)
+      first = next(lines_of_file, '')
       lines = csv.reader(
-        _then(first, file),
+        itertools.chain([first], lines_of_file),
         delimiter=max(_DELIMITERS, key=first.count) if lenient else ',',
         skipinitialspace=lenient,
         strict=True,
@@ -257,9 +284,16 @@ def csv_rows(
     ) from None
 
 
-def _then(first: str, rest: Iterable[str]) -> Iterator[str]:
-  yield first
-  yield from rest
+def _lines(file: IO[str]) -> Iterator[str]:
+  """Yields the lines of a file, none of which may take all memory.
+
+  Raises:
+    csv.Error: One is too long.
+  """
+  while line := file.readline(limits.MOST_LINE):
+    if len(line) == limits.MOST_LINE:
+      raise csv.Error(f'it has more than {limits.MOST_LINE:,} characters')
+    yield line
 
 
 def escaped(cell: Any) -> Any:

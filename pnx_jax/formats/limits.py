@@ -9,3 +9,5 @@ MOST_PIXELS = 100_000_000
 MOST_HEADER_BYTES = 64 << 20
 # Of a file, and of a deflated one when it is inflated.
 MOST_FILE_BYTES = 2 * MOST_PIXELS + MOST_HEADER_BYTES
+# Of a line of a table, in characters; the run lengths of a mask are one cell.
+MOST_LINE = 64 << 20

@@ -18,7 +18,9 @@ from pnx_jax.formats import files
 HEADER = ('ImageId', 'EncodedPixels')
 EMPTY = '-1'
 # How tables in circulation write a mask without any pixel.
-_EMPTY = re.compile(r'|nan|none|null|n/?a|<na>|(-1|0)(\.0*)?', re.IGNORECASE)
+_EMPTY = re.compile(
+  r'|nan|none|null|n/?a|<na>|(-1|[-+]?0)(\.0*)?', re.IGNORECASE
+)
 _DIGITS = re.compile(r'[\d\s]*', re.ASCII)
 
 

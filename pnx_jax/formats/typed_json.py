@@ -1,5 +1,6 @@
 """JSON whose types, fields and completeness are checked when it is read."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -71,12 +72,13 @@ def convert(content: Any, kind: Any, where: str = '') -> Any:
 
 def _scalar(content: Any, kind: Any, where: str) -> Any:
   if kind is float and type(content) in (int, float):
-    if math.isfinite(content):
-      return float(content)
+    with contextlib.suppress(OverflowError):  # an integer of many digits
+      if math.isfinite(content):
+        return float(content)
   elif kind in (None, types.NoneType):
     if content is None:
       return None
-  elif type(content) is kind:
+  elif type(content) is kind and (kind is not int or abs(content) < 1 << 63):
     return content
   name = 'null' if kind in (None, types.NoneType) else kind.__name__
   raise _error(where, name, content)

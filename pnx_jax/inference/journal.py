@@ -180,13 +180,13 @@ def _lines(path: pathlib.Path) -> Iterator[Reading]:
       if not line.endswith(b'\n'):
         return
       try:
-        fields = json.loads(line)
+        fields = files.parse_json(line)
         reading = typed_json.convert(fields, Reading)
         checksums = checksums or _CHECKSUM in fields
         if checksums and fields.get(_CHECKSUM) != _checksum(fields):
           raise ValueError('its checksum is missing or differs')
         yield reading
-      except (ValueError, RecursionError) as error:
+      except ValueError as error:
         raise UserError(
           f'{path}, line {number}: not a reading of this program ({error}); '
           'remove the line, or choose another --output_dir'

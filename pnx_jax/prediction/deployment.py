@@ -154,7 +154,7 @@ class Deployment:
     path = _path(workdir)
     folders.recover(path.parent)
     try:
-      content = json.loads(path.read_bytes())
+      content = files.parse_json(path.read_bytes())
       loaded = typed_json.convert(content, cls)
       if not loaded.steps:
         raise ValueError('no steps')
@@ -163,7 +163,7 @@ class Deployment:
         f'no {path}: {workdir} is not an evaluated run; evaluate it first: '
         f'`python launch.py --mode=eval --workdir={workdir}`'
       ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
       raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error
     if loaded.window not in grayscale.WINDOWS:
       raise UserError(f'{path} names an unknown window: {loaded.window!r}')

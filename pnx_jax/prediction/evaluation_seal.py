@@ -8,11 +8,11 @@ accidents and edits by hand, not forgery.
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pnx_jax import config
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files, seal
+from pnx_jax.formats import files, seal, typed_json
 from pnx_jax.training import run_files, run_seal, seen_films
 
 SEALED = 'sealed'
@@ -22,6 +22,11 @@ EDITED = 'edited: '
 FIELD = 'sealed'
 
 _Path = str | os.PathLike[str]
+
+
+class _Run(NamedTuple):
+  config: dict[str, Any]
+  trained_on: dict[str, str]
 
 
 def record(
@@ -43,9 +48,9 @@ def record(
     'postprocess.json': seal.digest(postprocess),
     'runs': {
       run: {
-        'config': config.fixed_fields(run_files.load(_run(workdir, run))),
+        'config': config.fixed_fields(run_files.load(_path_of(workdir, run))),
         'trained_on': {
-          str(fold): _trained_on(_run(workdir, run), fold) for fold in folds
+          str(fold): _trained_on(_path_of(workdir, run), fold) for fold in folds
         },
       }
       for run in runs
@@ -97,27 +102,32 @@ def _edited(workdir, deployment) -> Iterator[str]:
   if deployment[seal.FIELD] != seal.digest(deployment):
     yield 'eval/deployment.json'
     return
-  sealed = deployment[FIELD]
+  try:
+    rules = typed_json.convert(deployment[FIELD]['postprocess.json'], str)
+    runs = typed_json.convert(deployment[FIELD]['runs'], dict[str, _Run])
+  except (ValueError, KeyError, TypeError):
+    yield 'eval/deployment.json'
+    return
   if seal.FIELD not in post:
     yield 'eval/postprocess.json (without its seal)'
-  elif {seal.digest(post), post[seal.FIELD]} != {sealed['postprocess.json']}:
+  elif seal.digest(post) != rules or post[seal.FIELD] != rules:
     yield 'eval/postprocess.json'
-  for run, expected in sealed['runs'].items():
-    path = _run(workdir, run)
+  for run, expected in runs.items():
+    path = _path_of(workdir, run)
     here = config.fixed_fields(run_files.load(path))
-    for old_name, value in expected['config'].items():
+    for old_name, value in expected.config.items():
       name = config.RENAMED.get(old_name, old_name)
       if name in here and here[name] != value:
         yield os.path.normpath(f'{run}/config.json') + f' ({name})'
-    for fold, digest in expected['trained_on'].items():
-      if _trained_on(path, int(fold)) != digest:
+    for fold, digest in expected.trained_on.items():
+      if not fold.isdecimal() or _trained_on(path, int(fold)) != digest:
         yield os.path.normpath(f'{run}/fold{fold}/trained_on.json')
 
 
 def _runs_are_sealed(workdir, deployment) -> bool:
   """Whether checkpoints record the runs' files: then evaluations are sealed."""
   return any(
-    run_seal.is_sealed(_run(workdir, run), fold)
+    run_seal.is_sealed(_path_of(workdir, run), fold)
     for run in deployment['runs']
     for fold in deployment['folds']
   )
@@ -128,7 +138,7 @@ def _trained_on(run, fold) -> str:
   return seen_films.digest(run_files.seen(run, fold))
 
 
-def _run(workdir, run) -> str:
+def _path_of(workdir, run) -> str:
   return os.path.normpath(os.path.join(workdir, run))
 
 

@@ -5,6 +5,7 @@ Nothing in the folder is ever run but the StableHLO programs.
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import jax.export
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import typed_json
+from pnx_jax.formats import files, typed_json
 from pnx_jax.models import compiled
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.ensemble import Ensemble, digest
@@ -154,12 +155,9 @@ def _settings(folder, *, accept_edited) -> tuple[dict[str, Any], list[str]]:
       f'`python -m pnx_jax.export --workdir=... --output={folder}`'
     )
   try:
-    settings = json.loads(_read(path))
+    settings = files.parse_json(_read(path))
     checksum = settings.pop('checksum', None)
-  except (
-    *(ValueError, AttributeError, KeyError, TypeError),
-    RecursionError,
-  ) as error:
+  except (ValueError, AttributeError, KeyError, TypeError) as error:
     raise UserError(
       _damaged(path, f'{type(error).__name__}: {error}')
     ) from None
@@ -211,8 +209,14 @@ def _other_jax(path, written_by, error) -> UserError:
 
 def _weights(path):
   """On one device: the programs are written for one."""
-  with np.load(path, allow_pickle=False) as file:
-    return jax.device_put(dict(file), jax.devices()[0])
+  try:
+    with np.load(io.BytesIO(_read(path)), allow_pickle=False) as file:
+      weights = dict(file)
+  except UserError:
+    raise
+  except Exception as error:  # It is read in spite of an edit.
+    raise UserError(_damaged(path, str(error))) from error
+  return jax.device_put(weights, jax.devices()[0])
 
 
 def _read(path):

@@ -1,7 +1,6 @@
 """From probabilities to a mask, by the rule that an evaluation chose."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any, Protocol
@@ -159,14 +158,14 @@ class Postprocess:
       UserError: it is missing, was edited, or is not what `save` wrote.
     """
     try:
-      fields = json.loads(pathlib.Path(path).read_bytes())
+      fields = files.parse_json(pathlib.Path(path).read_bytes())
       if not isinstance(fields, dict):
         raise ValueError('not an object')
     except FileNotFoundError:
       raise UserError(
         f'no {path}; `python launch.py --mode=eval --workdir=...` writes it'
       ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
       raise UserError(f'{path} is damaged: {error}; run --mode=eval') from error
     if not accept_edited:
       sealed = seal.is_sealed(fields, os.fspath(path), remedy='run --mode=eval')

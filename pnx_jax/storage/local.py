@@ -156,7 +156,13 @@ def fetched(path: Path) -> str:
       f'there is no object {address}, and none in a folder of that name'
     )
   start = len(address.key) + 1 if address.key else 0
-  _fetch_all(bucket, {key: local / key[start:] for key in keys})
+  targets = {key: local / key[start:] for key in keys}
+  # What an earlier copy holds may have been removed in the bucket.
+  for path in {*filter(pathlib.Path.is_file, local.rglob('*'))}.difference(
+    targets.values()
+  ):
+    path.unlink()
+  _fetch_all(bucket, targets)
   return str(local)
 
 
@@ -239,6 +245,8 @@ def _fetch_all(bucket: Bucket, targets: Mapping[str, pathlib.Path]) -> None:
     content = bucket.read(key).content
     if content is not None:
       _put(targets[key], content)
+    else:  # What an earlier copy holds is there no more.
+      targets[key].unlink(missing_ok=True)
 
   with concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
     list(pool.map(fetch, targets))

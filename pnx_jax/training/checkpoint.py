@@ -329,7 +329,7 @@ class Checkpoints:
     path = folder / 'metrics' / 'metrics'
     saved, certain = checkpoint_sums.saved_score(folder)
     try:
-      found = float(_score(json.loads(path.read_bytes())))
+      found = float(_score(files.parse_json(path.read_bytes())))
       if found == saved or saved is None:
         return
       if not certain:  # Restoring it will tell.
@@ -338,7 +338,7 @@ class Checkpoints:
     except FileNotFoundError:
       if saved is None:  # It was saved without a score.
         return
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
       pass
     if saved is not None:
       files.write(path, json.dumps({SCORE: saved}))

@@ -4,7 +4,6 @@ Orbax restores a flipped byte silently as wrong numbers, and a lost score as no
 score.
 """
 
-import json
 import pathlib
 import zlib
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pnx_jax.formats import seal
+from pnx_jax.formats import files, seal
 
 SCORE = 'score'
 _ITEMS = ('variables', 'ema', 'training')
@@ -76,9 +75,12 @@ def saved_score(folder: pathlib.Path) -> tuple[float | None, bool]:
   None where it was saved without one, or the checksums are damaged.
   """
   try:
-    sums = json.loads((folder / 'checksums' / 'metadata').read_bytes())
+    sums = files.parse_json((folder / 'checksums' / 'metadata').read_bytes())
     check_sums(sums)
     score = None if sums[SCORE] is None else float(sums[SCORE])
     return score, _DIGEST in sums
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+  except (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError),
+    OverflowError,
+  ):
     return None, False

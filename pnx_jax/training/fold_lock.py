@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import socket
+import time
 from collections.abc import Iterator
 
 import jax
@@ -15,6 +16,7 @@ from pnx_jax.storage import heartbeat
 
 # What `flock` answers on a file system that has no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_SETTLING_SECONDS = 1.0
 
 
 @contextlib.contextmanager
@@ -61,6 +63,10 @@ def _heartbeat(path: pathlib.Path) -> Iterator[None]:
       os.utime(path)
 
   files.write(path, _owner())
+  # Another training may have found silence at the same time.
+  time.sleep(_SETTLING_SECONDS)
+  if _read(path) != _owner():
+    raise UserError(_busy(path))
   try:
     with heartbeat.repeating(beat):
       yield

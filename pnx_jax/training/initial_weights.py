@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from pnx_jax.config import Config
 from pnx_jax.errors import UserError
+from pnx_jax.formats import built_dataset
 from pnx_jax.models import pretrained
 from pnx_jax.storage import local
 from pnx_jax.training import run_files, seen_films
@@ -36,8 +37,11 @@ def films_seen(
     UserError: A leak: the run that this one starts from was trained on images
       or patients that are held out here.
   """
-  films = seen_films.of(run.dataset.records)
-  held_out = seen_films.of(run.held_out.records, use=seen_films.VALIDATED)
+  copies = built_dataset.test_copies(config.data_dir)
+  films = seen_films.of(run.dataset.records, test_copies=copies)
+  held_out = seen_films.of(
+    run.held_out.records, use=seen_films.VALIDATED, test_copies=copies
+  )
   if any(film.is_known for film in films):
     films += held_out
   if run.unlabeled is not None:

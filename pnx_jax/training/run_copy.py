@@ -27,7 +27,7 @@ def of_fold(
   Raises:
     UserError: Another training holds the fold, or the bucket cannot be used.
   """
-  _configure(config)
+  configure(config)
   fold = f'fold{config.fold}'
 
   def needed(name: str) -> bool:
@@ -50,12 +50,13 @@ def of_evaluation(
   Raises:
     UserError: Another evaluation runs, or the bucket cannot be used.
   """
-  _configure(config)
+  configure(config)
   with _copy(workdir, lock='eval') as copy:
     yield copy
 
 
-def _configure(config: Config) -> None:
+def configure(config: Config) -> None:
+  """Applies what the config says of reading from buckets."""
   bucket.repeat_for(config.bucket_seconds)
   limit = int(config.input.cache_gib * 2**30)
   ranges.keep(config.input.cache_dir, limit=limit)

@@ -23,6 +23,12 @@ from pnx_jax.training.seen_films import SeenFilm
 
 _logger = logging.getLogger(__name__)
 
+_WORDS = {
+  seen_films.TRAINED: 'training',
+  seen_films.VALIDATED: 'validation',
+  seen_films.UNLABELED: 'unlabeled',
+}
+
 Path = str | os.PathLike[str]
 
 
@@ -73,24 +79,27 @@ def check_same_run(workdir: Path, config: Config) -> None:
 def check_same_images(
   workdir: Path, fold: int, films: Iterable[SeenFilm | str]
 ) -> list[SeenFilm]:
-  """Checks that a fold, if it has begun, was trained on these films.
+  """Checks that a fold, if it has begun, began with these films.
 
   Returns:
     The films that the fold began with, where it has begun, else those given.
 
   Raises:
-    UserError: It was trained on others, or on others with the same ids.
+    UserError: It began with others of some use, or with others of the same
+      ids.
   """
   before, now = seen(workdir, fold), seen_films.from_json(films)
-  trained = [_by_id(films, seen_films.TRAINED) for films in (before, now)]
-  if not trained[0]:
+  if not _by_id(before, seen_films.TRAINED):
     return now
-  if trained[0].keys() != trained[1].keys() or _other_content(*trained):
-    raise UserError(
-      f'fold {fold} in {workdir} began with other training images: the '
-      'dataset was built again with other folds or files. Choose another '
-      '--workdir, or --config.data_dir of the first build'
-    )
+  for use in seen_films.USES:
+    one, other = _by_id(before, use), _by_id(now, use)
+    # Runs of older versions note no films of the other uses.
+    if one and (one.keys() != other.keys() or _other_content(one, other)):
+      raise UserError(
+        f'fold {fold} in {workdir} began with other {_WORDS[use]} images: the '
+        'dataset was built again with other folds or files. Choose another '
+        '--workdir, or --config.data_dir of the first build'
+      )
   if any(f.is_known for f in now) and not any(f.is_known for f in before):
     _logger.info(
       '%s has no fingerprints of films: only their ids are compared.',
@@ -155,13 +164,13 @@ def load(workdir: Path) -> Config:
   """
   path = _config_path(workdir)
   try:
-    content = json.loads(path.read_text())
+    content = files.parse_json(path.read_bytes())
   except OSError:
     raise UserError(
       f'no run at {workdir} (there is no config.json); train one first: '
       f'`python launch.py --config=configs/resunet.py --workdir={workdir}`'
     ) from None
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise UserError(f'{path} is not valid JSON: {error}') from None
   return config_from_json(content, path=path)
 

@@ -3,7 +3,6 @@
 That is a safeguard against accidents and edits by hand, not against forgery.
 """
 
-import json
 import logging
 import os
 import pathlib
@@ -12,7 +11,7 @@ from typing import Any
 
 from pnx_jax.config import RENAMED, Config, fixed_fields
 from pnx_jax.errors import UserError
-from pnx_jax.formats import seal
+from pnx_jax.formats import files, seal
 from pnx_jax.training import checkpoint_sums, run_files, seen_films
 from pnx_jax.training.seen_films import SeenFilm
 
@@ -108,9 +107,10 @@ def _edited(
 def _recorded(step: pathlib.Path) -> dict[str, Any] | None:
   """Returns what a checkpoint records, or None: it is old, or damaged."""
   try:
-    found = json.loads((step / 'checksums' / 'metadata').read_bytes())
+    found = files.parse_json((step / 'checksums' / 'metadata').read_bytes())
     checkpoint_sums.check_sums(found)
     recorded = found[seal.FIELD]
-    return recorded if {'config', 'trained_on'} <= recorded.keys() else None
+    whole = {'config', 'trained_on'} <= recorded.keys()
+    return recorded if whole and isinstance(recorded['config'], dict) else None
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None

@@ -26,12 +26,15 @@ class SeenFilm:
     fingerprint: As in the record, empty where unknown.
     patient_digest: As in the record, empty where unknown.
     use: One of `USES`.
+    test_copy: Whether the build kept it although it is a copy of a film of the
+      split `test`.
   """
 
   image_id: str
   fingerprint: str = ''
   patient_digest: str = ''
   use: str = TRAINED
+  test_copy: bool = False
 
   @property
   def is_known(self) -> bool:
@@ -40,12 +43,25 @@ class SeenFilm:
 
 
 def of(
-  records: Iterable[schema.Record], *, use: str = TRAINED
+  records: Iterable[schema.Record],
+  *,
+  use: str = TRAINED,
+  test_copies: Collection[str] = (),
 ) -> list[SeenFilm]:
-  """Returns the films of some records."""
+  """Returns the films of some records.
+
+  Args:
+    records: Of the films.
+    use: What they are used for.
+    test_copies: Ids of those that are copies of test films.
+  """
   return [
     SeenFilm(
-      record.image_id, record.fingerprint, record.patient_digest, use=use
+      record.image_id,
+      record.fingerprint,
+      record.patient_digest,
+      use=use,
+      test_copy=record.image_id in test_copies,
     )
     for record in records
   ]
@@ -58,7 +74,7 @@ def to_json(films: Iterable[SeenFilm | str]) -> list[Any]:
   """
   return [
     {name: value for name, value in _fields(film).items() if value}
-    if film.is_known or film.use != TRAINED
+    if film.is_known or film.use != TRAINED or film.test_copy
     else film.image_id
     for film in sorted(from_json(films))
   ]
@@ -74,7 +90,7 @@ def digest(films: Iterable[SeenFilm | str]) -> str:
   return seal.digest({'ids': to_json(films)})
 
 
-def _fields(film: SeenFilm) -> dict[str, str]:
+def _fields(film: SeenFilm) -> dict[str, str | bool]:
   fields = dataclasses.asdict(film)
   return fields if film.use != TRAINED else fields | {'use': ''}
 

@@ -147,6 +147,7 @@ def train_folds(
     UserError: As in `train`.
     FloatingPointError: As in `train`.
   """
+  run_copy.configure(config)
   folds = range(len(pipeline.folds(config.data_dir)))
   task = os.environ.get('SLURM_ARRAY_TASK_ID')
   for fold in folds if task is None else [int(task)]:

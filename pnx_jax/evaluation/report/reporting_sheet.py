@@ -310,6 +310,11 @@ def _of_run(
     else 'folds of whole groups of images; patients are told apart by '
     f'{origin.patients_from}; {unsafe}'
   )
+  if origin.kept_test_copies:
+    split += (
+      f'; {origin.kept_test_copies} training films are copies of films in the '
+      'split test'
+    )
   devices = jax.devices()
   hardware = (
     f'{len(devices)} x {devices[0].device_kind}, {pool.num_cores()} CPU cores, '
