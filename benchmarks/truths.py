@@ -40,6 +40,8 @@ _FILMS = {'a': 160, 'b': 800}
 _PREVALENCE = 0.5
 _MASKED_SHARE = 0.1
 _VALIDATED_SHARE = 0.3
+# Of the films with a known mask half are positive in each of them.
+_POSITIVE_SHARE = {'masks': 0.5, 'mixed': 0.8, 'all': 0.5}
 _METRICS = ('dice', 'dice_positive', 'auc')
 
 
@@ -133,7 +135,7 @@ def _run(folder, films, arm, seed):
       'total_steps': _STEPS.value,
       'batch_size': 16,
       'eval.batch_size': 32,
-      'positive_share': ((0, 0.5),),
+      'positive_share': ((0, _POSITIVE_SHARE[arm]),),
       'model.encoder': 'resunet',
       'model.width': 8,
       'model.depth': 3,

@@ -31,7 +31,11 @@ _COSINES = np.cos(
 
 
 def fingerprint(image: np.ndarray) -> bytes:
-  """Returns 128 bytes for a film, uint8[S, S]."""
+  """Returns 128 bytes for a film, uint8[H, W].
+
+  A film of any shape is brought to a square, as many datasets do: the same film
+  has the same fingerprint in all of them.
+  """
   small = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
   # Not numpy's product: its threads would fight with the other workers.
   rows = cv2.gemm(_COSINES, small.astype(np.float32), 1, None, 0)

@@ -30,7 +30,6 @@ from pnx_jax.formats import (
   dicom,
   dicom_header,
   files,
-  fingerprints,
   letterbox,
   picture,
   refusals,
@@ -249,10 +248,9 @@ def _prepare(
     truth=known.kind,
     source=entry.source,
     boxes_exhaustive=int(known.kind == schema.BOX and entry.boxes_exhaustive),
-    # Of one size whatever that of the records, so that builds compare.
-    fingerprint=near_duplicates.fingerprint(
-      square(pixels, size=fingerprints.SIDE)
-    ).hex(),
+    # Whatever the size of the records and the shape that is known of the
+    # pixels, so that builds compare.
+    fingerprint=near_duplicates.fingerprint(pixels).hex(),
   )
   prepared = Prepared(
     path=entry.path,

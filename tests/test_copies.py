@@ -21,16 +21,20 @@ def smooth_film(seed):
 
 @pytest.fixture
 def request_with_copies(tmp_path):
-  """Six films, the first of which is a test film too, and the second twice."""
+  """Six films, the first of which is a test film too, and the second twice.
+
+  Of the copies one was brought to another shape, and of the other one more is
+  known of the shape of its pixels.
+  """
   for number in range(6):
     Image.fromarray(smooth_film(number)).save(tmp_path / f'{number}.png')
-  small = cv2.resize(smooth_film(0), (150, 150), interpolation=cv2.INTER_AREA)
+  small = cv2.resize(smooth_film(0), (190, 150), interpolation=cv2.INTER_AREA)
   Image.fromarray(small).save(tmp_path / 'test.jpg', quality=85)
   Image.fromarray(smooth_film(1)).save(tmp_path / 'again.jpg', quality=85)
-  rows = [f'{number}.png,{number % 2},' for number in range(6)]
-  rows += ['test.jpg,,test', 'again.jpg,1,']
+  rows = [f'{number}.png,{number % 2},,' for number in range(6)]
+  rows += ['test.jpg,,test,', 'again.jpg,1,,1.6 1.2']
   (tmp_path / 'films.csv').write_text(
-    '\n'.join(['path,label,split', *rows, ''])
+    '\n'.join(['path,label,split,pixel_spacing_mm', *rows, ''])
   )
   return Request(
     manifest=str(tmp_path / 'films.csv'),

@@ -172,6 +172,13 @@ def _log_start(
     first_step,
     run.durations.total_steps,
   )
+  marked = run.dataset.mask_known
+  if not marked.all():
+    _logger.info(
+      'The masks of %d of the positive images are known; positive_share counts '
+      'all of them.',
+      run.dataset.labels[marked].sum(),
+    )
   if run.unlabeled is not None:
     _logger.info(
       'Mean teacher: %d of %d images of a step are of %d without annotation.',
