@@ -119,6 +119,8 @@ def test_a_trained_run_keeps_its_own_evaluation(
     ('not square', r'\[32, 30\].*expected a square'),
     ('percent', 'line 2: the probability of .* not between 0 and 1'),
     ('word', 'line 2: expected the columns'),
+    ('twice', 'another probability than an earlier row'),
+    ('latin', 'is not a csv file in UTF-8'),
   ],
 )
 def test_damaged_predictions_are_refused(
@@ -145,6 +147,10 @@ def test_damaged_predictions_are_refused(
     table.write_text('\n'.join([lines[0], f'{image_id},97', *lines[2:]]))
   elif damage == 'word':
     table.write_text('\n'.join([lines[0], f'{image_id},high', *lines[2:]]))
+  elif damage == 'twice':
+    table.write_text('\n'.join([*lines, f'{image_id},0.123']))
+  elif damage == 'latin':
+    table.write_bytes(b'image_id,probability\nM\xfcller,0.5\n')
   with pytest.raises(UserError, match=message):
     list(StoredPredictions(folder).probabilities(dataset))
 

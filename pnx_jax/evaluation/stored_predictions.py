@@ -6,7 +6,6 @@ the dataset; and a csv file (or several, one a fold, say) with the columns
 `image_id` and `probability`, that of the film.
 """
 
-import csv
 import os
 import pathlib
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import numpy as np
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.dataset_predictor import Subset
 from pnx_jax.evaluation.kept_masks import KeptMasks
-from pnx_jax.formats import letterbox, schema
+from pnx_jax.formats import files, letterbox, schema
 from pnx_jax.input import pipeline
 from pnx_jax.metrics import dice
 from pnx_jax.prediction.network import SIZE
@@ -46,7 +45,11 @@ class StoredPredictions:
         'image_id and probability, and a 16-bit <image_id>.png for every film'
       )
     for path in paths:
-      self._probability |= _table(path)
+      for image_id, probability in _table(path):
+        if self._probability.setdefault(image_id, probability) != probability:
+          raise UserError(
+            f'{path} gives {image_id} another probability than an earlier row'
+          )
 
   def statistics(
     self, dataset: pipeline.Dataset, *, kept: KeptMasks | None = None
@@ -102,22 +105,22 @@ class StoredPredictions:
     )
 
 
-def _table(path: pathlib.Path) -> dict[str, float]:
-  """The probabilities of a csv file by image id."""
-  found = {}
-  with path.open(encoding='utf-8-sig', newline='') as file:
-    for line, row in enumerate(csv.DictReader(file), 2):
-      try:
-        image_id, probability = row['image_id'], float(row['probability'])
-      except (KeyError, TypeError, ValueError):
-        raise UserError(
-          f'{path}, line {line}: expected the columns image_id and '
-          'probability, a number'
-        ) from None
-      if not 0 <= probability <= 1:
-        raise UserError(
-          f'{path}, line {line}: the probability of {image_id} is '
-          f'{probability}, not between 0 and 1'
-        )
-      found[image_id] = probability
-  return found
+def _table(path: pathlib.Path) -> Iterator[tuple[str, float]]:
+  """Yields image ids and probabilities of a csv file."""
+  rows = files.csv_rows(path)
+  _, header = next(rows, (1, []))
+  for line, cells in rows:
+    row = dict(zip(header, cells, strict=False))
+    try:
+      image_id, probability = row['image_id'], float(row['probability'])
+    except (KeyError, ValueError):
+      raise UserError(
+        f'{path}, line {line}: expected the columns image_id and '
+        'probability, a number'
+      ) from None
+    if not 0 <= probability <= 1:
+      raise UserError(
+        f'{path}, line {line}: the probability of {image_id} is '
+        f'{probability}, not between 0 and 1'
+      )
+    yield image_id, probability
