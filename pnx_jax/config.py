@@ -234,7 +234,7 @@ FIELDS: dict[str, Field] = {
   'model.remat': Field(
     False,
     'Rematerialize activations for the gradient (jax.checkpoint): on GPU and '
-    "TPU 4 to 25 % of the memory (see the recipes' tables) for more time. "
+    "TPU 5 to 28 % of the memory (see the recipes' tables) for more time. "
     'XLA ignores it on a CPU.',
   ),
   'model.output_stride': Field(
