@@ -41,6 +41,7 @@ _ACCEPT_EDITED = flags.DEFINE_bool(
   'they were sealed; every output names the files.',
 )
 predict_flags.define()
+flags.adopt_module_key_flags(predict_flags)
 _COORDINATOR = flags.DEFINE_string(
   'coordinator_address', None, 'host:port of process 0, for several hosts.'
 )
@@ -124,7 +125,7 @@ def parse(argv: list[str]) -> list[str]:
     ):
       raise UserError(
         '--config is missing, for example configs/resunet.py; '
-        '--mode=eval needs no more than --workdir'
+        '--mode=eval needs only --workdir'
       )
   return program
 

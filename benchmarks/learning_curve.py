@@ -5,7 +5,7 @@
 
 Trains the whole recipe and the recipe less one part, three seeds each, and
 prints validation Dice with its spread over the seeds. Every finished run leaves
-a scores.json; the same command goes on where it was stopped.
+a scores.json; run the same command to resume.
 """
 
 import json
@@ -78,7 +78,7 @@ def score(variant, seed):
       shutil.rmtree(workdir)
       scores = train(config, workdir)
     if scores is None:
-      sys.exit('Stopped; the same command goes on.')
+      sys.exit('Stopped; run the same command to resume.')
     path.write_text(json.dumps(scores))
   return json.loads(path.read_text())
 

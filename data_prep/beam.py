@@ -5,7 +5,7 @@ files as `pool` does, so all that follows is the same.
 
 A film that ends its decoder, or keeps it for ever, takes the worker with it.
 The runner tries the batch again and gives up in the end; what was done stays.
-The same command without --beam_runner goes on from there on one machine and
+The same command without --beam_runner resumes from there on one machine and
 rejects the film.
 """
 

@@ -110,13 +110,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  _RLE_CSV = flags.DEFINE_string('rle_csv', None, 'ImageId,EncodedPixels.')
-  _OUTPUT = flags.DEFINE_string('output', None, 'Boxes: .csv or .json.')
+  _RLE_CSV = flags.DEFINE_string('rle_csv', None, 'Csv of masks.')
+  _OUTPUT = flags.DEFINE_string(
+    'output', None, 'Boxes to write, .csv or .json.'
+  )
   _HEIGHT = flags.DEFINE_integer(
     'height', 1024, 'Rows of the films that were annotated.', lower_bound=1
   )
   _WIDTH = flags.DEFINE_integer(
-    'width', 1024, 'Columns of the films.', lower_bound=1
+    'width', 1024, 'Columns of the films that were annotated.', lower_bound=1
   )
   flags.mark_flags_as_required(['rle_csv', 'output'])
   app.run(main, flags_parser=parse_flags)

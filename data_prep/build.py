@@ -6,8 +6,8 @@
 
 The output folder holds the records (splits fold0 ... and test), `build.json`
 (what went in and out), `rejected.csv` (what was left out and why) and
-`folds.csv`. It appears when it is complete and not before; a build that was
-interrupted is taken up where it stopped by the same command.
+`folds.csv`. It appears when it is complete and not before. Run the same command
+again to resume a build that was interrupted.
 """
 
 import dataclasses
@@ -69,56 +69,76 @@ def _is_small(name: str) -> bool:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string('dicom_dir', None, 'Radiographs, in folders or flat.')
-  flags.DEFINE_string('rle_csv', None, 'Their masks: ImageId,EncodedPixels.')
+  flags.DEFINE_string('dicom_dir', None, 'Folder of the training DICOM files.')
   flags.DEFINE_string(
-    'manifest', None, 'Instead of these: a csv of films; see docs/data.md.'
+    'rle_csv', None, 'Csv of the training masks: ImageId,EncodedPixels.'
+  )
+  flags.DEFINE_string(
+    'manifest',
+    None,
+    'Csv of DICOM, PNG and JPEG films with their annotations, instead of '
+    '--dicom_dir, --rle_csv and --test_dicom_dir; see docs/data.md.',
   )
   flags.DEFINE_list(
-    'keep_columns', [], 'Further columns of it, to keep in kept_columns.csv.'
+    'keep_columns',
+    [],
+    'Further columns of the manifest, kept in kept_columns.csv.',
   )
-  flags.DEFINE_string('output_dir', None, 'The dataset to make.')
-  flags.DEFINE_string('test_dicom_dir', None, 'Unlabeled radiographs.')
+  flags.DEFINE_string('output_dir', None, 'Folder of the dataset.')
   flags.DEFINE_string(
-    'patient_map', None, 'Image id and true patient, e.g. nih_id.csv.'
+    'test_dicom_dir', None, 'Folder of the DICOM files of the split test.'
+  )
+  flags.DEFINE_string(
+    'patient_map',
+    None,
+    'Csv of image id and patient, such as nih_id.csv; the films of a patient '
+    'are put into one fold. By default patients are those of PatientID.',
   )
   flags.DEFINE_string(
     'patient_key',
     None,
-    'The secret that keys the digests of patients, made where there is no such '
-    'file; the default is .patient_key beside the output.',
+    'File of the secret key for the digests of patients; created if missing. '
+    'The default is .patient_key beside --output_dir.',
   )
   flags.DEFINE_integer(
-    'image_size', 1024, 'Side of the records in pixels.', lower_bound=1
+    'image_size', 1024, 'Side of the stored images in pixels.', lower_bound=1
   )
   flags.DEFINE_enum(
-    'window', 'auto', grayscale.WINDOWS, 'How to map values to gray levels.'
+    'window', 'auto', grayscale.WINDOWS, 'How pixel values become gray levels.'
   )
   flags.DEFINE_list(
-    'accept_modality', list(dicom.RADIOGRAPHY), 'Modalities; empty for all.'
+    'accept_modality',
+    list(dicom.RADIOGRAPHY),
+    'Accepted modalities; empty for all.',
   )
   flags.DEFINE_list(
     'accept_body_part',
     list(dicom.CHEST),
-    'Words one of which BodyPartExamined holds, if it is there; empty for all.',
+    'BodyPartExamined, if present, must contain one of these words; empty for '
+    'all.',
   )
   flags.DEFINE_bool(
     'keep_test_copies',
     False,
     'Keep training films of which a copy is in the split test.',
   )
-  flags.DEFINE_integer('num_folds', 5, 'Folds.', lower_bound=2)
-  flags.DEFINE_integer('seed', 0, 'Of the folds.')
+  flags.DEFINE_integer('num_folds', 5, 'Number of folds.', lower_bound=2)
+  flags.DEFINE_integer('seed', 0, 'Seed of the assignment to folds.')
   flags.DEFINE_enum(
-    'on_bad_file', 'reject', ['reject', 'fail'], 'Go on, or stop at the first.'
+    'on_bad_file',
+    'reject',
+    ['reject', 'fail'],
+    'reject: list bad films in rejected.csv and continue. fail: stop at the '
+    'first one.',
   )
   flags.DEFINE_bool('overwrite', False, 'Replace an existing dataset.')
   flags.DEFINE_integer(
-    'num_workers', pool.num_cores(), 'Processes.', lower_bound=1
+    'num_workers', pool.num_cores(), 'Worker processes.', lower_bound=1
   )
   film_flags.define_limits()
+  flags.adopt_module_key_flags(film_flags)
   flags.DEFINE_string(
-    'beam_runner', None, 'Apache Beam runner instead of processes.'
+    'beam_runner', None, 'Apache Beam runner, instead of worker processes.'
   )
   flags.DEFINE_string(
     'beam_options', '', 'Options of the Beam pipeline: name=value,...'

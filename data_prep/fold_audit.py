@@ -1,4 +1,4 @@
-"""What folds give away about their validation images."""
+"""How much folds leak about their validation images."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

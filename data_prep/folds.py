@@ -1,4 +1,4 @@
-"""Cross-validation folds that no patient straddles, and an audit of others.
+"""Cross-validation folds that keep patients apart, and an audit of other folds.
 
   python -m data_prep.folds --audit=folds.csv --rle_csv=train-rle.csv \\
       --patient_map=nih_id.csv
@@ -147,8 +147,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  _AUDIT = flags.DEFINE_string('audit', None, 'Table `image_id,fold`.')
-  _RLE_CSV = flags.DEFINE_string('rle_csv', None, 'The annotations.')
-  _PATIENT_MAP = flags.DEFINE_string('patient_map', None, 'Id and patient.')
+  _AUDIT = flags.DEFINE_string('audit', None, 'Csv of folds: image_id,fold.')
+  _RLE_CSV = flags.DEFINE_string(
+    'rle_csv', None, 'Csv of the masks: ImageId,EncodedPixels.'
+  )
+  _PATIENT_MAP = flags.DEFINE_string(
+    'patient_map', None, 'Csv of image id and patient.'
+  )
   flags.mark_flags_as_required(['audit', 'rle_csv', 'patient_map'])
   app.run(main, flags_parser=parse_flags)

@@ -51,8 +51,8 @@ def patients(
       unknown += not key
   if patient_map is None and not unknown and len(train) > 1 == len(numbers):
     raise UserError(
-      f'all {len(train)} films have the same PatientID, so no patients can be '
-      'told apart: name them with --patient_map'
+      f'all {len(train)} films have the same PatientID, so patients cannot be '
+      'distinguished: give --patient_map'
     )
   different = len({number[image_id] for image_id in train}) == len(train)
   if unknown:

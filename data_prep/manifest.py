@@ -99,20 +99,32 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_enum('dataset', None, DATASETS, 'Which dataset.')
-  flags.DEFINE_string('root', None, 'Its folder.')
-  flags.DEFINE_string('output', None, 'The manifest to write: .csv.')
+  flags.DEFINE_enum('dataset', None, DATASETS, 'Name of the dataset.')
+  flags.DEFINE_string('root', None, 'Folder of the dataset.')
+  flags.DEFINE_string('output', None, 'Manifest to write, a .csv.')
   flags.DEFINE_enum(
-    'uncertain', '', ['', '0', '1'], 'Label of uncertain findings, if any.'
+    'uncertain',
+    '',
+    ['', '0', '1'],
+    'Label of films whose finding is uncertain; none by default.',
   )
   flags.DEFINE_enum(
-    'unmentioned', '', ['', '0'], 'Label of films that mention none, if any.'
+    'unmentioned',
+    '',
+    ['', '0'],
+    'Label of films whose report does not mention the finding; none by '
+    'default.',
   )
   flags.DEFINE_integer(
-    'min_readers', 1, 'Of VinDr: for a label of 1.', lower_bound=1
+    'min_readers',
+    1,
+    'VinDr: number of readers with a box that a label of 1 needs.',
+    lower_bound=1,
   )
   flags.DEFINE_string(
-    'nih_table', '', 'Of SIIM: Data_Entry_2017, for the true pixel spacing.'
+    'nih_table',
+    '',
+    'SIIM: the file Data_Entry_2017.csv, for the true pixel spacing.',
   )
   flags.mark_flags_as_required(['dataset', 'root', 'output'])
 

@@ -168,10 +168,10 @@ def _died(number: int, path: str, death: pool.Death) -> Unread:
 
 if __name__ == '__main__':
   film_flags.define_limits()
-  _DICOM_DIR = flags.DEFINE_string('dicom_dir', None, 'Radiographs.')
-  _OUTPUT = flags.DEFINE_string('output', None, 'Table: .csv or .parquet.')
+  _DICOM_DIR = flags.DEFINE_string('dicom_dir', None, 'DICOM folder.')
+  _OUTPUT = flags.DEFINE_string('output', None, 'Table, .csv or .parquet.')
   _NUM_WORKERS = flags.DEFINE_integer(
-    'num_workers', pool.num_cores(), 'Processes.', lower_bound=1
+    'num_workers', pool.num_cores(), 'Worker processes.', lower_bound=1
   )
   flags.mark_flags_as_required(['dicom_dir', 'output'])
   app.run(main, flags_parser=parse_flags)

@@ -15,7 +15,7 @@ from pnx_jax.formats import fingerprints
 
 _SIDE = fingerprints.SIDE
 _FREQUENCIES = 32
-_COARSE = 16  # these frequencies come first, and tell most films apart
+_COARSE = 16  # these frequencies come first, and distinguish most films
 _MOST_DIFFERENT = fingerprints.MOST_DIFFERENT
 _MOST_DIFFERENT_COARSE = fingerprints.MOST_DIFFERENT_COARSE
 # Up to this many films every pair is compared. Among more, films are compared

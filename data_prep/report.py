@@ -203,7 +203,7 @@ def text(summary: Report, output_dir: str) -> str:
       f'Dice {worst["agreement"]:.3f} (0 where they lie apart; more in '
       'build.json)'
     )
-  lines.append(f'Patients are told apart by {summary["patients_from"]}.')
+  lines.append(f'Patients are identified by {summary["patients_from"]}.')
   if not summary['patient_safe']:
     lines.append(
       'WARNING: the folds are NOT patient-safe. Films of one person may lie '

@@ -1,4 +1,4 @@
-"""How far the source of a film can be told from its picture, without disease.
+"""How well a classifier can predict the source of a film from its picture.
 
   python -m data_prep.source_audit --data_dir=data/both --image_size=256
 
@@ -6,7 +6,7 @@ Where sources differ in prevalence, a network can learn what source a film is
 from instead of whether it shows a pneumothorax. A linear classifier looks at
 negatives alone, by gray levels, power spectrum and JPEG's blocks, at the size
 that the network sees. Its AUC is that of patients it was not fitted to: 0.5
-where sources cannot be told apart. The same after remedies, one after the
+where sources cannot be distinguished. The same after remedies, one after the
 other: every film at the lowest resolution among the sources, encoded once more
 as the same JPEG, and stretched to the same gray levels.
 
@@ -44,7 +44,7 @@ Remedy = Callable[[Image], Image]
 
 
 def features(image: Image) -> np.ndarray:
-  """Returns what tells of a film's processing: f64[72].
+  """Returns features of a film's processing: f64[72].
 
   Args:
     image: u8[S, S].
@@ -56,7 +56,7 @@ def features(image: Image) -> np.ndarray:
 def audit(
   found: np.ndarray, source: np.ndarray, patient: np.ndarray
 ) -> tuple[float, bootstrap.Interval]:
-  """Measures how well films of one source can be told from the others.
+  """Measures how well films of one source are distinguished from the others.
 
   Args:
     found: f64[N, F], the features of each film.
@@ -172,10 +172,10 @@ def run(
 
 def text(report: Mapping[str, Any]) -> str:
   """Returns a report as lines for the command."""
-  lines = ['AUC of telling a source from the others, on negatives:']
+  lines = ['AUC of one source against the others, on negatives:']
   for step, by_source in report['auc'].items():
-    told = ', '.join(f'{name} {auc}' for name, auc in by_source.items())
-    lines.append(f'  {step}: {told}')
+    aucs = ', '.join(f'{name} {auc}' for name, auc in by_source.items())
+    lines.append(f'  {step}: {aucs}')
   for name, found in report.get('probability', {}).items():
     lines.append(
       f'probability of negatives of {name}: median {found["median"]:.4f}, '
@@ -332,15 +332,18 @@ def main(argv: Sequence[str]) -> None:
 def _define_flags() -> None:
   flags.DEFINE_string('data_dir', None, 'A built dataset of several sources.')
   flags.DEFINE_integer(
-    'image_size', 256, 'Side that the network sees.', lower_bound=32
+    'image_size',
+    256,
+    'Side of the image that the network sees.',
+    lower_bound=32,
   )
   flags.DEFINE_integer(
-    'most_films', 1000, 'Of each source; a sample of more.', lower_bound=10
+    'most_films', 1000, 'Largest number of films per source.', lower_bound=10
   )
   flags.DEFINE_string(
-    'predictions', '', 'A per_image.csv of an evaluation, if there is one.'
+    'predictions', '', 'The per_image.csv of an evaluation, optional.'
   )
-  flags.DEFINE_string('output', '', 'The report as JSON, if wanted.')
+  flags.DEFINE_string('output', '', 'JSON file for the report, optional.')
   flags.mark_flag_as_required('data_dir')
 
 

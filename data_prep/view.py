@@ -307,22 +307,30 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string('dicom_dir', None, 'Radiographs.')
-  flags.DEFINE_string('rle_csv', None, 'Their masks: ImageId,EncodedPixels.')
+  flags.DEFINE_string('dicom_dir', None, 'Folder of DICOM files.')
   flags.DEFINE_string(
-    'manifest', None, 'A csv of films, instead of these; see docs/data.md.'
+    'rle_csv', None, 'Csv of the masks: ImageId,EncodedPixels.'
   )
-  flags.DEFINE_string('data_dir', None, 'A built dataset, instead of these.')
+  flags.DEFINE_string(
+    'manifest',
+    None,
+    'Csv of films and annotations, instead of --dicom_dir and --rle_csv; see '
+    'docs/data.md.',
+  )
+  flags.DEFINE_string(
+    'data_dir', None, 'Built dataset, instead of --dicom_dir and --rle_csv.'
+  )
   flags.DEFINE_string('output_dir', None, 'Folder for the pictures.')
-  flags.DEFINE_integer('size', 512, 'Longer side in pixels.', lower_bound=64)
+  flags.DEFINE_integer('size', 512, 'Longer side of a picture.', lower_bound=64)
   flags.DEFINE_integer(
     'columns', 4, 'Columns of a contact sheet.', lower_bound=1
   )
   flags.DEFINE_integer(
-    'num_images', None, 'Only the first ones.', lower_bound=1
+    'num_images', None, 'Show only this many images.', lower_bound=1
   )
-  flags.DEFINE_list('image_ids', [], 'Only these.')
+  flags.DEFINE_list('image_ids', [], 'Show only these images.')
   film_flags.define_limits()
+  flags.adopt_module_key_flags(film_flags)
   flags.mark_flag_as_required('output_dir')
 
 

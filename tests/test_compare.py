@@ -117,8 +117,8 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, capsys):
   for changes, message in (
     ({'truth_area': area}, '1 differ in their annotation.*film 030'),
     ({'fold': fold ^ turned}, '1 differ in their fold.*film 030'),
-    ({'patient': np.where(turned, 3, patient)}, 'tell patients apart'),
-    ({'patient': patient // 2}, 'tell patients apart'),
+    ({'patient': np.where(turned, 3, patient)}, 'to patients differently'),
+    ({'patient': patient // 2}, 'to patients differently'),
     ({'image_id': [f'{n}' for n in range(60)]}, 'no film in common'),
   ):
     evaluations.write(tmp_path / 'other', seed=2, **changes)

@@ -159,7 +159,7 @@ def test_what_was_trained_and_scored_on_is_told(evaluated, workdir):
     f'{metrics["num_positive"]} with a '
     'pneumothorax, each by networks that had not seen it. In records are 60 '
     'films, all of them synthetic, 24 with a pneumothorax; its '
-    f'{_patients(workdir)} patients are told apart by the patient map. The '
+    f'{_patients(workdir)} patients are identified by the patient map. The '
     'ensemble of all folds was not scored itself.'
   )
   told = data_description.describe(
@@ -171,8 +171,8 @@ def test_what_was_trained_and_scored_on_is_told(evaluated, workdir):
   )
   assert told.count('Trained') == 1 and 'films of siim of' in told
   assert told.endswith(
-    'In siim are 90 films, 20 with a pneumothorax; its 90 patients are told '
-    'apart by PatientID (films of one may be on both sides).'
+    'In siim are 90 films, 20 with a pneumothorax; its 90 patients are '
+    'identified by PatientID (training and validation may share patients).'
   )
 
 
@@ -391,7 +391,7 @@ def test_a_run_without_a_list_of_images_knows_its_dataset_by_its_folder(
     metadata.write_text(json.dumps(sums))
   assert protocol.make(small_run.config(dataset_dir), run).saved_rules is None
   copy = shutil.copytree(dataset_dir, tmp_path / 'copy')
-  with pytest.raises(UserError, match=r'trained on .*copy cannot be told'):
+  with pytest.raises(UserError, match=r'not known whether it was .*copy'):
     protocol.make(small_run.config(str(copy)), run)
 
 

@@ -1,4 +1,4 @@
-"""Sources that differ in processing are told apart, equal ones are not."""
+"""Sources that differ in processing are distinguished, equal ones are not."""
 
 import cv2
 import numpy as np

@@ -60,7 +60,7 @@ class Variant:
 VARIANTS = (
   Variant(
     name='default',
-    why='The yardstick: how far seeds alone move every metric.',
+    why='The reference: how far seeds alone move every metric.',
     seeds=(0, 1, 2),
   ),
   Variant(

@@ -24,12 +24,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _define_flags() -> None:
-  flags.DEFINE_string('output_dir', None, 'The folder to make.')
-  flags.DEFINE_integer('num_images', 600, 'Labeled images.', lower_bound=1)
-  flags.DEFINE_integer('num_test_images', 12, 'Others.', lower_bound=0)
-  flags.DEFINE_float('prevalence', 0.22, 'Share with a pneumothorax.')
-  flags.DEFINE_integer('seed', 0, 'Same seed, same bytes.', lower_bound=0)
-  flags.DEFINE_integer('image_size', 1024, 'Side in pixels.')
+  flags.DEFINE_string('output_dir', None, 'Folder to write.')
+  flags.DEFINE_integer('num_images', 600, 'Training images.', lower_bound=1)
+  flags.DEFINE_integer('num_test_images', 12, 'Test images.', lower_bound=0)
+  flags.DEFINE_float('prevalence', 0.22, 'Share of images with a pneumothorax.')
+  flags.DEFINE_integer(
+    'seed', 0, 'The same seed gives the same bytes.', lower_bound=0
+  )
+  flags.DEFINE_integer('image_size', 1024, 'Side of an image in pixels.')
   flags.DEFINE_float(
     'drain_with_air',
     devices.DRAIN_WITH_AIR,
@@ -38,10 +40,10 @@ def _define_flags() -> None:
   flags.DEFINE_float(
     'drain_without_air',
     devices.DRAIN_WITHOUT_AIR,
-    'Share of the other images that show one.',
+    'Share of images without a pneumothorax that show a chest drain.',
   )
   flags.DEFINE_integer(
-    'num_workers', pool.num_cores(), 'Processes.', lower_bound=1
+    'num_workers', pool.num_cores(), 'Worker processes.', lower_bound=1
   )
   flags.mark_flag_as_required('output_dir')
 

@@ -56,8 +56,8 @@ def read(
   if key == 'patient':
     if not patient_map:
       raise UserError(
-        f'{path} has a row per patient: name the csv that tells the patient of '
-        'each image with --config.eval.patient_map'
+        f'{path} has a row per patient: give the csv of image id and patient '
+        'with --config.eval.patient_map'
       )
     patients = read_patient_map(patient_map)
     keys = [patients.get(image_id, '') for image_id in image_ids]

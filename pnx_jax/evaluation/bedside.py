@@ -54,7 +54,7 @@ class Bedside:
   Attributes:
     bound: Threshold that keeps a sensitivity of 90 % with 95 % confidence.
     bound_specificity: Specificity there; NaN without a threshold.
-    band: Of probabilities at which nothing is decided; None with too few
+    band: Of indeterminate probabilities; None with too few
       patients.
     values: Predictive values of each operating point and prevalence.
     curves: A decision curve of each prevalence; none if a class is missing.

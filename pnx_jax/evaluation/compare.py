@@ -33,9 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Parses the command line, compares, and writes tables and page."""
   parser = Parser('pnx_jax.evaluation.compare', __doc__)
   parser.add_argument(
-    'sides', nargs='+', metavar='RUN[,RUN...]', help='runs of one side'
+    'sides',
+    nargs='+',
+    metavar='RUN[,RUN...]',
+    help='a run, or runs of one recipe that count as one side',
   )
-  parser.add_argument('--output_dir', required=True, help='a folder')
+  parser.add_argument('--output_dir', required=True, help='folder to write')
   parser.add_argument(
     '--metrics',
     default=','.join(PRIMARY),

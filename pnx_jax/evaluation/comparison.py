@@ -237,8 +237,8 @@ def _check_alike(
   pairs = np.unique(np.stack([expected.patient, found.patient]), axis=1)
   if any(len(np.unique(side)) < pairs.shape[1] for side in pairs):
     raise UserError(
-      f'cannot compare {reference} and {place}: their datasets tell patients '
-      'apart differently; build both with the same --patient_map'
+      f'cannot compare {reference} and {place}: their datasets assign films '
+      'to patients differently; build both with the same --patient_map'
     )
 
 

@@ -29,7 +29,11 @@ def describe(
   synthetic = origin.synthetic
   if synthetic == origin.written:
     synthetic = 'all of them'
-  unsafe = '' if origin.patient_safe else ' (films of one may be on both sides)'
+  unsafe = (
+    ''
+    if origin.patient_safe
+    else ' (training and validation may share patients)'
+  )
   sentences = [
     *dict.fromkeys(_trained(run, folds) for run in runs),
     f'Scored on {metrics["num_images"]} films of {name} of '
@@ -37,7 +41,7 @@ def describe(
     'pneumothorax, each by networks that had not seen it.',
     f'In {name} are {origin.written} films'
     f'{f", {synthetic} synthetic" if synthetic else ""}, {origin.positive} '
-    f'with a pneumothorax; its {origin.patients} patients are told apart by '
+    f'with a pneumothorax; its {origin.patients} patients are identified by '
     f'{origin.patients_from}{unsafe}.',
   ]
   if origin.kept_test_copies:

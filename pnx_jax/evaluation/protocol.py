@@ -173,8 +173,8 @@ def _is_own(data_dir, workdir, folds, fold_of) -> bool:
     if os.path.realpath(trained_with) == os.path.realpath(data_dir):
       return True
     raise UserError(
-      f'fold {unlisted[0]} of {workdir} has no trained_on.json, so whether it '
-      f'was trained on {data_dir} cannot be told: evaluate it on '
+      f'fold {unlisted[0]} of {workdir} has no trained_on.json, so it is not '
+      f'known whether it was trained on {data_dir}: evaluate it on '
       f'{trained_with}, the dataset of its config.json'
     )
   return all(

@@ -1,4 +1,4 @@
-"""Does the spread over networks tell which images are wrong?"""
+"""Whether the spread over networks predicts which images are wrong."""
 
 import dataclasses
 import os

@@ -59,7 +59,7 @@ class Origin(NamedTuple):
     positive: The number of those with a pneumothorax.
     synthetic: The number of those that show no patient, by their header.
     patients: The number of patients.
-    patients_from: What tells the patients apart.
+    patients_from: What the patients are identified by.
     kept_test_copies: The number of training films that are copies of test
       films.
   """

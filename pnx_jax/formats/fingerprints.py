@@ -1,6 +1,6 @@
 """Fingerprints of films: which films of two collections are the same picture.
 
-A fingerprint has 1024 bits, the first 256 of which tell most films apart; see
+A fingerprint has 1024 bits, the first 256 of which distinguish most films; see
 `data_prep.near_duplicates`, which makes them and compares the films of a build.
 """
 

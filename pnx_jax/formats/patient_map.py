@@ -1,4 +1,4 @@
-"""A csv that tells which patient an image shows."""
+"""The csv that maps images to patients."""
 
 import os
 import re

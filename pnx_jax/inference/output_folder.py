@@ -1,4 +1,4 @@
-"""Whose an output folder is: ours from the first run on.
+"""Whether an output folder is this program's: from the first run on.
 
 What lies in a place that we need and is not ours is refused by name; other
 files are left alone.

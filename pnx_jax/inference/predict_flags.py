@@ -43,9 +43,11 @@ def define() -> None:
   flags.DEFINE_bool(
     'verify',
     False,
-    'Read known films of --mode=predict again, changed or not.',
+    '--mode=predict reads films again that it has read before, even if they '
+    'seem unchanged.',
   )
   film_flags.define_limits()
+  flags.adopt_module_key_flags(film_flags)
 
 
 def check() -> None:

@@ -76,7 +76,7 @@ def sensitivity_bound(
 
 @dataclasses.dataclass(frozen=True)
 class AbstainBand:
-  """Two thresholds between which nothing is decided.
+  """Two thresholds between which a probability is indeterminate.
 
   Attributes:
     low: Below it an image is called negative.

@@ -99,7 +99,7 @@ def choose(images: Images, count: int, *, seed: int = 0) -> list[Example]:
 
 
 def false_positives(report: LesionReport, count: int) -> list[Example]:
-  """The `count` surest false positives of each kind, one per image."""
+  """The `count` most probable false positives of each kind, one per image."""
   chosen = []
   for kind, folder in FALSE_POSITIVES.items():
     images = dict.fromkeys(i for i, each in report.false_images if each == kind)

@@ -305,9 +305,9 @@ def _of_run(
     unsafe = 'patients may be in two folds, as the true ones are not known'
   split = (
     'all radiographs are of a dataset that no network was trained on; films '
-    'were compared by id and picture, and patients where both builds tell'
+    'were compared by id and picture, and patients where both builds name them'
     if external
-    else 'folds of whole groups of images; patients are told apart by '
+    else 'folds of whole groups of images; patients are identified by '
     f'{origin.patients_from}; {unsafe}'
   )
   if origin.kept_test_copies:
