@@ -6,7 +6,7 @@
 (JPEG files, image labels). A film without the finding has an empty mask, a
 film with it and no mask has its label alone. Builds, trains, evaluates, and
 prints the seconds that each takes, metrics with the films behind them, and
-how far the sources can be told apart, also by the network. 50 steps teach it
+how far the sources can be distinguished, also by the network. 50 steps teach it
 next to nothing.
 """
 
