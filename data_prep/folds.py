@@ -141,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
   print(f'                          {result.shared_positive:.1%} of positives')
   print(f"AUC of the patient's other labels: {result.lookup_auc:.3f}")
   if result.shared:
-    print('These folds are NOT patient-safe.')
+    print('These folds do NOT keep patients apart.')
   else:
     print('No patient is in two folds.')
 

@@ -180,7 +180,7 @@ def text(summary: Report, output_dir: str) -> str:
     )
   if summary['unused_columns']:
     lines.append(
-      f'Columns of the manifest without a meaning here: '
+      f'Columns of the manifest that were not used: '
       f'{", ".join(summary["unused_columns"])}; --keep_columns keeps them.'
     )
   alike = summary['near_duplicates']
@@ -206,8 +206,8 @@ def text(summary: Report, output_dir: str) -> str:
   lines.append(f'Patients are identified by {summary["patients_from"]}.')
   if not summary['patient_safe']:
     lines.append(
-      'WARNING: the folds are NOT patient-safe. Films of one person may lie '
-      'in training and in validation; scores will be too good. Name the true '
+      'WARNING: the folds do NOT keep patients apart. Films of one patient may '
+      'be in training and in validation; scores will be too good. Name the '
       'patients with --patient_map, or in the column patient of a manifest.'
     )
   if summary['given_up']:

@@ -133,7 +133,7 @@ def test_audit_command(tmp_path):
   assert done.returncode == 0, done.stderr
   assert '3 images (1 positive) in 2 folds; 1 left out' in done.stdout
   assert '66.7% of images' in done.stdout
-  assert 'NOT patient-safe' in done.stdout
+  assert 'do NOT keep patients apart' in done.stdout
   failed = run_audit(
     f'--audit={tmp_path}/no.csv',
     f'--rle_csv={labels}',
