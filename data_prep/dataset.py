@@ -3,11 +3,13 @@
 import collections
 import contextlib
 import errno
+import functools
 import io
 import os
 import pathlib
 import shutil
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any
 
 from data_prep import (
   batches,
@@ -257,16 +259,8 @@ def _write(
   # Late, as it imports TensorFlow, which the workers need not do.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # else it says so twice
-  import tensorflow_datasets as tfds
-
   from data_prep import siim
 
-  download = tfds.download.DownloadConfig()
-  if request.beam_runner:
-    from data_prep import beam
-
-    download.beam_runner = request.beam_runner
-    download.beam_options = beam.parse(request.beam_options)
   key = staging.secret(request.key_file)
 
   def digest(image: prepare.Prepared) -> str:
@@ -276,21 +270,23 @@ def _write(
 
   root = folder / 'tfds'
   shutil.rmtree(root, ignore_errors=True)
-  builder = siim.Siim(
-    splits={
-      name: [
-        (image, patients.number[image.image_id], digest(image))
-        for image in images
-      ]
-      for name, images in splits.items()
-    },
-    folder=folder,
-    image_size=request.image_size,
-    data_dir=root,
-  )
+  films = {
+    name: [
+      (image, patients.number[image.image_id], digest(image))
+      for image in images
+    ]
+    for name, images in splits.items()
+  }
   try:
+    builder = siim.Siim(
+      splits=films,
+      folder=folder,
+      image_size=request.image_size,
+      written=_written(request, films, folder) if request.beam_runner else '',
+      data_dir=root,
+    )
     with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
-      builder.download_and_prepare(download_config=download)
+      builder.download_and_prepare()
   except Exception as error:
     if os.strerror(errno.ENOSPC) in str(error):  # one of TensorFlow's own
       raise OSError(
@@ -298,3 +294,29 @@ def _write(
       ) from error
     raise
   return pathlib.Path(builder.data_path)
+
+
+def _written(
+  request: Request,
+  films: Mapping[str, Sequence[Any]],
+  folder: pathlib.Path,
+) -> pathlib.Path:
+  """Returns a folder in which the workers of a cluster wrote all shards.
+
+  TFDS' own pipelines would write all of a split on one worker of Dask.
+  """
+  from data_prep import beam, siim
+
+  path = folder / 'shards'
+  shutil.rmtree(path, ignore_errors=True)
+  path.mkdir()
+  write = functools.partial(
+    siim.write_shard, folder=folder, image_size=request.image_size, to=path
+  )
+  beam.run(
+    write,
+    siim.shards(films),
+    runner=request.beam_runner or '',
+    options=request.beam_options,
+  )
+  return path

@@ -5,12 +5,14 @@ import functools
 import hashlib
 import itertools
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import writer
+from etils import epath
+from tensorflow_datasets.core import example_serializer, file_adapters, writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_prep import prepare
@@ -36,12 +38,22 @@ class Siim(tfds.core.ShardBasedBuilder):
     splits: Mapping[str, Sequence[_Film]],
     folder: str | os.PathLike[str],
     image_size: int,
+    written: str | os.PathLike[str] = '',
     **kwargs: Any,
   ):
-    """Takes the records of every split, each with patient and digest."""
+    """Takes the records of every split, each with patient and digest.
+
+    Args:
+      splits: The records.
+      folder: The working folder.
+      image_size: Side of the images.
+      written: The folder in which `write_shard` left all shards, if it did.
+      **kwargs: Of the base class.
+    """
     self._splits = splits
     self._folder = os.fspath(folder)
     self._image_size = image_size
+    self._written = os.fspath(written)
     super().__init__(**kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -50,13 +62,18 @@ class Siim(tfds.core.ShardBasedBuilder):
     )
 
   def _example_writer(self) -> writer.ExampleWriter:
+    if self._written:
+      return _Moved(self._written, file_format=self.info.file_format)
     return _SameBytes(file_format=self.info.file_format)
 
   def _shard_iterators_per_split(self, dl_manager):
     del dl_manager
     return {
       name: [
-        functools.partial(_examples, self._folder, shard)
+        # Of shards that are written TFDS has to know the length alone.
+        functools.partial(itertools.repeat, None, len(shard))
+        if self._written
+        else functools.partial(_examples, self._folder, shard)
         for shard in _shards(records)
       ]
       for name, records in self._splits.items()
@@ -77,6 +94,56 @@ class _SameBytes(writer.ExampleWriter):
         for key, data in examples
       ),
     )
+
+
+class _Moved(writer.ExampleWriter):
+  """Moves shards to their places, instead of writing them."""
+
+  def __init__(self, folder: str, **kwargs: Any):
+    super().__init__(**kwargs)
+    self._folder = folder
+
+  def write(self, path, examples):
+    del examples
+    os.rename(os.path.join(self._folder, os.path.basename(path)), path)
+
+
+def shards(
+  splits: Mapping[str, Sequence[_Film]],
+) -> list[tuple[str, list[_Film]]]:
+  """Returns the shards of all splits, each with the name of its file."""
+  return [
+    (f'{schema.NAME}-{name}.tfrecord-{i:05}-of-{len(parts):05}', part)
+    for name, records in splits.items()
+    for parts in [_shards(records)]
+    for i, part in enumerate(parts)
+  ]
+
+
+def write_shard(
+  shard: tuple[str, Sequence[_Film]],
+  *,
+  folder: str | os.PathLike[str],
+  image_size: int,
+  to: str | os.PathLike[str],
+) -> None:
+  """Writes a shard as the builder does, in whatever process.
+
+  Args:
+    shard: One of `shards`.
+    folder: The working folder.
+    image_size: Side of the images.
+    to: The folder for the shard, which appears there as a whole.
+  """
+  name, records = shard
+  kinds = features(image_size)
+  serializer = example_serializer.ExampleSerializer(kinds.get_serialized_info())
+  file_format = file_adapters.FileFormat.TFRECORD
+  partial = epath.Path(to) / f'.{name}.{uuid.uuid4().hex}'
+  writer.ShardWriter(
+    kinds, serializer, _SameBytes(file_format=file_format)
+  ).write(_examples(os.fspath(folder), records), partial)
+  os.replace(partial, os.path.join(to, name))
 
 
 def features(image_size: int) -> tfds.features.FeaturesDict:

@@ -53,7 +53,7 @@ DASK = 'apache_beam.runners.dask.dask_runner.DaskRunner'
 
 @pytest.fixture(scope='module')
 def films(tmp_path_factory):
-  """24 films in batches of one and shards of four, and their local build."""
+  """24 films in batches of one and shards of two, and their local build."""
   pytest.importorskip('apache_beam')
   pytest.importorskip('distributed')
   folder = tmp_path_factory.mktemp('films')
@@ -68,7 +68,7 @@ def films(tmp_path_factory):
   (folder / 'train-rle.csv').write_text('\n'.join(rows))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(batches, '_FILMS_PER_BATCH', 1)
-    patch.setattr(siim, '_RECORDS_PER_SHARD', 4)
+    patch.setattr(siim, '_RECORDS_PER_SHARD', 2)
     dataset.build(request(folder, 'local'))
     yield folder
 
@@ -86,7 +86,7 @@ def two_workers(told):
     def setup(self, worker):
       from data_prep import prepare, siim
 
-      for module, name in (prepare, 'run_batch'), (siim, '_examples'):
+      for module, name in (prepare, 'run_batch'), (siim, 'write_shard'):
         setattr(module, name, self.telling(getattr(module, name), name))
 
     def telling(self, function, name):
@@ -131,7 +131,7 @@ def build_by(cluster, films, name):
 def test_two_dask_workers_write_the_same_records(films, tmp_path):
   with two_workers(tmp_path) as cluster:
     build_by(cluster, films, 'dask')
-  for what, number in ('run_batch', 24), ('_examples', 6):
+  for what, number in ('run_batch', 24), ('write_shard', 12):
     by_process = done_by(tmp_path, what)
     print(what, dict(by_process))
     assert by_process.total() == number
@@ -152,7 +152,7 @@ def test_workers_that_are_killed_leave_the_same_records(films, tmp_path):
 
   def kill_both():
     kill('run_batch')
-    kill('_examples')
+    kill('write_shard')
 
   with two_workers(tmp_path) as cluster:
     killer = threading.Thread(target=kill_both, daemon=True)
@@ -163,4 +163,4 @@ def test_workers_that_are_killed_leave_the_same_records(films, tmp_path):
   assert len(set(killed)) == 2
   # What was under way was done again.
   assert done_by(tmp_path, 'run_batch').total() > 24
-  assert done_by(tmp_path, '_examples').total() > 6
+  assert done_by(tmp_path, 'write_shard').total() > 12

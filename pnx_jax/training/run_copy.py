@@ -74,6 +74,10 @@ def _copy(
   The others read what the first one found when it had the lock.
   """
   several = is_address(workdir) and jax.process_count() > 1
+  if several:
+    # Gloo gives processes 30 s to meet for the first time, and any time later;
+    # the lock of a holder that was killed takes longer.
+    multihost_utils.sync_global_devices('started')
   if several and not cluster.is_first():
     multihost_utils.sync_global_devices('locked')
     with local.reading_copy(workdir, wanted=wanted) as copy:
