@@ -88,8 +88,7 @@ def _check_content(
   if shared := seen_films.overlap(learned, scored):
     raise UserError(
       f'fold {fold} of {run} was trained on or chosen by {shared}, which would '
-      'be scored here: it would be scored on what it has seen; build the '
-      'dataset without them'
+      'be scored here; build the dataset without them'
     )
   if shared := seen_films.overlap(pictures, scored):
     _logger.warning(
