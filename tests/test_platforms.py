@@ -58,7 +58,7 @@ def test_a_network_for_tpu_has_no_cpu_form(encoder):
 
 def test_a_network_for_cpu_has_the_cpu_forms():
   forward, stablehlo = traced('_tiny_lite', 'cpu', lowered_for='cpu')
-  assert 'name=_depthwise' in forward and 'name=_normalize' in forward
+  assert 'name=depthwise' in forward and 'name=_normalize' in forward
   assert not re.search(IN_GROUPS, stablehlo)
 
 
