@@ -26,7 +26,7 @@ from PIL import Image
 from data_prep import dataset, manifest
 from data_prep.public import layout
 from data_prep.request import Request
-from pnx_jax.formats import dicom, files, record_index, rle, schema
+from pnx_jax.formats import dicom, files, record_reader, rle, schema
 
 _REAL_DATA = flags.DEFINE_string('real_data', None, 'Folder of real films.')
 _WHEEL = flags.DEFINE_string('wheel', None, 'Of torchxrayvision.')
@@ -81,7 +81,7 @@ def build(folder: pathlib.Path, rows: Sequence[layout.Row], **changes: Any):
   )
   seconds = time.perf_counter() - began
   splits = [name for name in summary['splits'] if name.startswith('fold')]
-  return summary, record_index.records(output, splits), seconds
+  return summary, record_reader.read(output, splits), seconds
 
 
 def forms(root: pathlib.Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from absl import app, flags
 
 from pnx_jax.cli import one_line, parse_flags
 from pnx_jax.errors import UserError
-from pnx_jax.formats import built_dataset, files, record_index, schema
+from pnx_jax.formats import built_dataset, files, record_reader, schema
 from pnx_jax.metrics import bootstrap
 from pnx_jax.metrics.curves import curve
 
@@ -134,7 +134,7 @@ def run(
     for name in sorted(built_dataset.split_sizes(data_dir))
     if name not in (schema.TEST_SPLIT, schema.UNLABELED_SPLIT)
   ]
-  records = record_index.records(data_dir, folds)
+  records = record_reader.read(data_dir, folds)
   negatives = records.chosen(records.column('label') == schema.NEGATIVE)
   sources = np.unique(negatives.column('source').astype(str))
   if len(sources) < 2:
@@ -260,8 +260,8 @@ def _stretched(image: Image) -> Image:
 
 
 def _sample(
-  records: record_index.Records, sources: np.ndarray, most: int
-) -> record_index.Records:
+  records: record_reader.Records, sources: np.ndarray, most: int
+) -> record_reader.Records:
   source = records.column('source')
   random_state = np.random.default_rng(0)
   chosen = np.zeros(len(records), bool)
@@ -271,7 +271,7 @@ def _sample(
   return records.chosen(chosen)
 
 
-def _images(records: record_index.Records, size: int) -> Iterator[Image]:
+def _images(records: record_reader.Records, size: int) -> Iterator[Image]:
   for place in range(len(records)):
     png = np.frombuffer(records.payload(place).image, np.uint8)
     image = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
@@ -280,7 +280,7 @@ def _images(records: record_index.Records, size: int) -> Iterator[Image]:
 
 
 def _probabilities(
-  negatives: record_index.Records, sources: np.ndarray, path: str
+  negatives: record_reader.Records, sources: np.ndarray, path: str
 ) -> dict[str, Any]:
   rows = files.read_csv(
     path, ('image_id', 'probability'), remedy='name a per_image.csv'

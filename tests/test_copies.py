@@ -9,7 +9,7 @@ from PIL import Image
 
 from data_prep import dataset, report
 from data_prep.request import Request
-from pnx_jax.formats import built_dataset, record_index
+from pnx_jax.formats import built_dataset, record_reader
 
 
 def smooth_film(seed):
@@ -58,7 +58,7 @@ def test_a_copy_of_a_test_film_is_in_no_fold(request_with_copies):
       .splitlines()[1]
       .endswith('0,test_copy,nearly the same film as test in the split test')
     )
-  assert len(record_index.records(output_dir, ['test'])) == 1
+  assert len(record_reader.read(output_dir, ['test'])) == 1
   assert built_dataset.origin(output_dir).kept_test_copies == 0
 
 

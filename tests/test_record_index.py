@@ -11,6 +11,7 @@ from pnx_jax.errors import UserError
 from pnx_jax.formats import (
   built_dataset,
   record_index,
+  record_reader,
   schema,
   seal,
   tfrecord,
@@ -41,7 +42,7 @@ def test_the_index_holds_what_the_records_hold(dataset_dir):
     fields(without_images(example))
     for example in built_dataset.split_source(dataset_dir, SPLITS)
   ]
-  records = record_index.records(dataset_dir, SPLITS)
+  records = record_reader.read(dataset_dir, SPLITS)
   assert [fields(record) for record in records] == expected
   assert [fields(record) for record in records[3:5]] == expected[3:5]
   for name in ('label', 'patient', 'view', 'age', 'truth', 'rle'):
@@ -61,7 +62,7 @@ def test_a_start_reads_no_record(dataset, monkeypatch):
 
 def test_a_dataset_without_an_index_is_read_record_by_record(dataset, caplog):
   (dataset / record_index.FILE).unlink()
-  assert len(record_index.records(dataset, SPLITS)) == NUM_RECORDS
+  assert len(record_reader.read(dataset, SPLITS)) == NUM_RECORDS
   assert not (dataset / record_index.FILE).exists()
   assert not caplog.text
 
@@ -73,7 +74,7 @@ def test_a_damaged_index_is_made_again(dataset, place, caplog):
   damaged = bytearray(whole)
   damaged[place] ^= 1
   path.write_bytes(damaged)
-  assert len(record_index.records(dataset, SPLITS)) == NUM_RECORDS
+  assert len(record_reader.read(dataset, SPLITS)) == NUM_RECORDS
   (line,) = caplog.messages
   assert 'record_index.bin is made again: it is damaged' in line
   assert path.read_bytes() == whole
@@ -83,7 +84,7 @@ def test_a_damaged_index_is_made_again(dataset, place, caplog):
 def test_an_index_that_was_cut_off_is_made_again(dataset, length, caplog):
   path = dataset / record_index.FILE
   path.write_bytes(path.read_bytes()[:length])
-  assert len(record_index.records(dataset, SPLITS)) == NUM_RECORDS
+  assert len(record_reader.read(dataset, SPLITS)) == NUM_RECORDS
   assert 'is made again' in caplog.text
 
 
@@ -92,7 +93,7 @@ def test_an_index_of_other_records_is_made_again(dataset, caplog):
   report['checksum'] = '0' * 64
   (dataset / 'build.json').write_text(json.dumps(seal.sealed(report)))
   with pytest.raises(UserError, match='not those whose checksum'):
-    record_index.records(dataset, SPLITS)
+    record_reader.read(dataset, SPLITS)
   assert 'build.json is that of other records' in caplog.text
 
 
@@ -100,7 +101,7 @@ def test_a_shard_of_another_size_is_named(dataset, caplog):
   (path, *_) = built_dataset.split_files(dataset, ['fold1'])
   path.write_bytes(path.read_bytes()[:-7])
   with pytest.raises(UserError, match='runs past the end of the file'):
-    record_index.records(dataset, SPLITS)
+    record_reader.read(dataset, SPLITS)
   assert 'the record files are others' in caplog.text
 
 
@@ -130,14 +131,14 @@ def test_an_index_without_writing_rights_is_no_obstacle(
     raise UserError(f'cannot write {path}')
 
   monkeypatch.setattr(record_index.files, 'atomic', refuse)
-  assert len(record_index.records(dataset, SPLITS)) == NUM_RECORDS
+  assert len(record_reader.read(dataset, SPLITS)) == NUM_RECORDS
   assert 'is made again: it is cut off' in caplog.text
 
 
 def test_every_split_can_be_asked_for_alone(dataset_dir):
   for split, size in built_dataset.split_sizes(dataset_dir).items():
-    assert len(record_index.records(dataset_dir, [split])) == size
+    assert len(record_reader.read(dataset_dir, [split])) == size
   with pytest.raises(UserError, match="no split 'fold9'"):
-    record_index.records(dataset_dir, ['fold9'])
-  label = record_index.records(dataset_dir, [schema.TEST_SPLIT]).column('label')
+    record_reader.read(dataset_dir, ['fold9'])
+  label = record_reader.read(dataset_dir, [schema.TEST_SPLIT]).column('label')
   assert (label == schema.UNLABELED).all()

@@ -11,7 +11,7 @@ import pytest
 from pnx_jax.errors import UserError
 from pnx_jax.formats import (
   built_dataset,
-  record_index,
+  record_reader,
   schema,
   seal,
   tfrecord,
@@ -173,7 +173,7 @@ def test_an_edited_report_is_refused(dataset, change):
   assert not built_dataset.noted_checksum(dataset)
   change_json(dataset / 'dataset_info.json', version=schema.VERSION)
   with pytest.raises(UserError, match=r'has lost its build\.json'):
-    record_index.records(dataset, ['fold0'])
+    record_reader.read(dataset, ['fold0'])
 
 
 def test_records_of_another_build_are_noticed(dataset):

@@ -22,7 +22,7 @@ import grain
 import numpy as np
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import built_dataset, letterbox, record_index, rle, schema
+from pnx_jax.formats import built_dataset, letterbox, record_reader, rle, schema
 from pnx_jax.input import truths
 from pnx_jax.input.sampling import Schedule
 
@@ -56,12 +56,12 @@ class Dataset:
     patient_share: float = 1.0,
   ):
     self._data_dir = data_dir
-    records = record_index.records(data_dir, splits)
+    records = record_reader.read(data_dir, splits)
     patients = records.column('patient')
     wanted = np.isin(patients, _some(patients, patient_share))
     if labeled_only:
       wanted &= records.column('label') != schema.UNLABELED
-    self.records: record_index.Records = records.chosen(wanted)
+    self.records: record_reader.Records = records.chosen(wanted)
 
   def __len__(self) -> int:
     return len(self.records)
