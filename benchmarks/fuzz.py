@@ -16,7 +16,7 @@ counts files that were
   earlier  of checkpoints: passed over with a line for the one before.
 
 A film whose decoder ends or exceeds its worker counts as refused: the command
-goes on. What only the compressed stream can tell, such as a lossy picture, is
+continues. What only the compressed stream can show, such as a lossy picture, is
 compared within 2 gray levels.
 
 The kinds can run one by one, and the DICOM files in parts:
