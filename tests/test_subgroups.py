@@ -62,6 +62,21 @@ def test_a_network_that_sees_drains_is_exposed_and_its_twin_is_not():
     assert subgroups.worst(found, metric) is None
 
 
+def test_calls_expose_a_network_whose_masks_are_empty():
+  images, tables, _ = _study(0.9, 0.05, shortcut=1.5)
+  called, nothing = images.predicted, np.zeros(len(images), int)
+  images = dataclasses.replace(
+    images, predicted=nothing > 0, predicted_area=nothing, intersection=nothing
+  )
+  found = subgroups.differences(images, tables, called=called, replicates=300)
+  assert subgroups.worst(found, 'sensitivity') is None
+  missed = subgroups.worst(found, 'sensitivity_of_calls')
+  alarmed = subgroups.worst(found, 'specificity_of_calls')
+  assert (missed.row, alarmed.row) == ('no', 'yes')
+  side = tables['drain']['no'] & images.label
+  assert missed.inside == pytest.approx(called[side].mean())
+
+
 def test_all_intervals_hold_at_once():
   """20 attributes that mean nothing: one in 20 studies may resolve any."""
   resolved = 0

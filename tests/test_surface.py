@@ -43,6 +43,44 @@ def test_distances_equal_those_of_scipys_transforms(seed, spacing):
   )
 
 
+def _ellipse(row, column, height, width, shape=(64, 48)):
+  rows, columns = np.ogrid[: shape[0], : shape[1]]
+  down, across = (rows - row) / height, (columns - column) / width
+  return down**2 + across**2 <= 1
+
+
+_SHAPES = {
+  'apart': (_ellipse(20, 20, 12, 7), _ellipse(24, 27, 9, 11)),
+  'at the border': (
+    _ellipse(0, 10, 15, 20),
+    _ellipse(5, 40, 9, 14) | _ellipse(3, 8, 11, 9),
+  ),
+  'with a hole': (
+    _ellipse(30, 24, 20, 20) & ~_ellipse(30, 24, 6, 9),
+    _ellipse(33, 22, 18, 21),
+  ),
+}
+# MONAI 1.6.1 (compute_hausdorff_distance with percentile=95,
+# compute_average_surface_distance with symmetric=True, compute_surface_dice
+# with a threshold of 1.5), PyTorch 2.13, float32.
+_MONAI = [
+  ('apart', (1.0, 1.0), (11.0, 4.6515908, 0.1759259)),
+  ('apart', (0.4, 0.7), (7.3100824, 2.6641574, 0.3518519)),
+  ('at the border', (1.0, 1.0), (18.410553, 4.2171807, 0.4918919)),
+  ('at the border', (0.4, 0.7), (12.2885246, 2.6142869, 0.6324325)),
+  ('with a hole', (1.0, 1.0), (13.6832008, 3.6225355, 0.3484848)),
+  ('with a hole', (0.4, 0.7), (5.6020074, 1.6860889, 0.5265151)),
+]
+
+
+@pytest.mark.parametrize(('shapes', 'spacing', 'expected'), _MONAI)
+def test_distances_equal_those_of_monai(shapes, spacing, expected):
+  found = surface_distances(*_SHAPES[shapes], tolerance=1.5, spacing=spacing)
+  assert (found.hausdorff_95, found.mean, found.surface_dice) == pytest.approx(
+    expected, rel=1e-6
+  )
+
+
 def test_equal_masks_are_no_distance_apart():
   found = surface_distances(_square(3, 4), _square(3, 4), tolerance=0)
   assert found == type(found)(0.0, 0.0, 1.0)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pnx_jax.errors import UserError
+from pnx_jax.evaluation import tables
 from pnx_jax.evaluation.results import Results
 from pnx_jax.formats import files, rle
 from pnx_jax.formats.schema import Record
@@ -167,11 +168,9 @@ def summarize(
     replicates: Of the bootstrap.
   """
   images, calibration = results.images, results.calibration
-  points = [p for p in calibration.points if p.name == 'specificity 95%']
-  called, name = images.predicted, 'a mask under the rule'
-  if points:
-    called = calibration.scaled >= points[0].threshold
-    name = points[0].name
+  called, name = calibration.called(tables.CALLS_AT), tables.CALLS_AT
+  if called is None:
+    called, name = images.predicted, 'a mask under the rule'
   study = reader_study.study(
     {name: reader.calls for name, reader in readers.items()},
     probability=images.probability,

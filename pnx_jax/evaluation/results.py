@@ -156,6 +156,7 @@ def compute(
   differences = subgroups.differences(
     images,
     {table: strata[table] for table in strata if table != 'size_quartile'},
+    called=calibration.called(tables.CALLS_AT),
     replicates=replicates,
   )
   return Results(

@@ -27,6 +27,7 @@ from pnx_jax.metrics.summary import Images
 AGE_BANDS = ((0, 17), (18, 39), (40, 59), (60, 79), (80, 120))
 # Columns of the tables by view, sex, age and size of the mask.
 TABLE_METRICS = ('dice', 'dice_positive', 'sensitivity', 'specificity', 'auc')
+CALLS_AT = 'specificity 95%'  # The operating point of calls.
 UNBOUNDED = frozenset({'dice_gain', 'optimism'})  # They may be below 0.
 
 
@@ -200,6 +201,13 @@ class Calibration:
     everywhere = calibration.scale(probability, temperature)
     points = calibration.operating_points(everywhere, label)
     return cls(temperature, scaled, tuple(points))
+
+  def called(self, name: str) -> np.ndarray | None:
+    """Calls bool[N] at the operating point of a name; None if it is missing."""
+    for point in self.points:
+      if point.name == name:
+        return self.scaled >= point.threshold
+    return None
 
   def influences(self, images: Images) -> dict[str, Influence]:
     """Of calibration errors, by metric."""

@@ -21,6 +21,8 @@ from pnx_jax.metrics.summary import Images, rates
 # Half the width of a 95 % interval in standard errors.
 _NORMAL = special.ndtri((1 + averages.CONFIDENCE) / 2)
 METRICS = ('dice_positive', 'sensitivity', 'specificity', 'auc')
+# Of calls by the image's probability, whose masks may be empty all the same.
+OF_CALLS = ('sensitivity_of_calls', 'specificity_of_calls')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class SubgroupDifference:
   Attributes:
     table: The attribute, such as `view`.
     row: The subgroup's value of it, such as `AP`.
-    metric: One of METRICS.
+    metric: One of METRICS or OF_CALLS.
     inside: The metric of the subgroup; NaN if undefined.
     outside: The metric of all other images; NaN if undefined.
     interval: Simultaneous 95 % interval of inside minus outside; None if fewer
@@ -54,16 +56,19 @@ def differences(
   images: Images,
   tables: Mapping[str, Mapping[str, np.ndarray]],
   *,
+  called: np.ndarray | None = None,
   replicates: int = bootstrap.REPLICATES,
   seed: int = 0,
 ) -> list[SubgroupDifference]:
-  """Compares every subgroup with the rest, in all METRICS.
+  """Compares every subgroup with the rest, in METRICS and OF_CALLS.
 
   Intervals are simultaneous over the subgroups of all tables, for each metric.
 
   Args:
     images: N images.
     tables: Subgroups bool[N], by table and row.
+    called: bool[N], calls at an operating point of the probability; without
+      them OF_CALLS are left out.
     replicates: Of the bootstrap.
     seed: Seed of the bootstrap.
   """
@@ -79,14 +84,18 @@ def differences(
       (group, inside, metric): values
       for group, chosen in groups.items()
       for inside, side in ((True, chosen), (False, ~chosen))
-      for metric, values in _metrics(images[side], weights[:, side]).items()
+      for metric, values in _metrics(
+        images[side],
+        weights[:, side],
+        None if called is None else called[side],
+      ).items()
     }
 
   drawn = bootstrap.samples(
     compute, images.patient, replicates=replicates, seed=seed
   )
   found = []
-  for metric in METRICS:
+  for metric in METRICS + (() if called is None else OF_CALLS):
     values = {
       group: (drawn[group, True, metric], drawn[group, False, metric])
       for group in groups
@@ -128,8 +137,14 @@ def worst(
   return min(resolved, key=lambda each: each.difference, default=None)
 
 
-def _metrics(images: Images, weights: np.ndarray) -> dict[str, np.ndarray]:
+def _metrics(
+  images: Images, weights: np.ndarray, called: np.ndarray | None
+) -> dict[str, np.ndarray]:
   label = images.label
+  of_calls = {}
+  if called is not None:
+    both = rates(called, label, weights)
+    of_calls = {f'{name}_of_calls': values for name, values in both.items()}
   auc = np.full(len(weights), np.nan)
   if label.any() and not label.all():
     auc = curve(images.probability, label, weights).auc
@@ -137,6 +152,7 @@ def _metrics(images: Images, weights: np.ndarray) -> dict[str, np.ndarray]:
     'dice_positive': weighted_mean(images.dice, weights, images.marked),
     **rates(images.predicted, label, weights),
     'auc': auc,
+    **of_calls,
   }
 
 
@@ -149,12 +165,12 @@ def _hidden_variance(values: np.ndarray, images: Images, metric: str) -> float:
   Args:
     values: f64[1 + R], of the images and of bootstrap samples.
     images: Of a subgroup.
-    metric: One of METRICS.
+    metric: One of METRICS or OF_CALLS.
   """
   if np.isnan(values[0]) or np.nanstd(values[1:]) > 0:
     return 0.0
   label = images.label
-  carriers = [~label] if metric == 'specificity' else [label]
+  carriers = [~label] if metric.startswith('specificity') else [label]
   if metric == 'auc':
     carriers = [label, ~label]
   count = min(len(np.unique(images.patient[chosen])) for chosen in carriers)

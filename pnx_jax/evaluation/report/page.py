@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from pnx_jax import draw, pages
-from pnx_jax.evaluation import annotations, localization, outlines, rule_search
+from pnx_jax.evaluation import (
+  annotations,
+  localization,
+  outlines,
+  rule_search,
+  tables,
+)
 from pnx_jax.evaluation.bedside import Bedside
 from pnx_jax.evaluation.lesions import LesionReport
 from pnx_jax.evaluation.readers import ReaderReport
@@ -39,7 +45,13 @@ GALLERY_TITLES = {
   'false_on_same_side': 'False positives on the side of a pneumothorax',
   'false_on_other_side': 'False positives on the side without a pneumothorax',
 }
-_TITLES = summary.SHORT_TITLES | {'dice_positive': 'Dice on positives'}
+_TITLES = summary.SHORT_TITLES | {
+  'dice_positive': 'Dice on positives',
+  'sensitivity': 'sensitivity of the masks',
+  'specificity': 'specificity of the masks',
+  'sensitivity_of_calls': 'sensitivity of the probability',
+  'specificity_of_calls': 'specificity of the probability',
+}
 
 
 def render(
@@ -98,6 +110,7 @@ def render(
     commit=run_files.commit(),
     metrics=metrics,
     foreign=foreign,
+    calls_at=tables.CALLS_AT,
     headline=summary.TITLES.items(),
     box_titles=localization.TITLES.items(),
     image_level=IMAGE_LEVEL.items(),
@@ -113,7 +126,7 @@ def render(
     differences=results.differences,
     worst={
       metric: subgroups.worst(results.differences, metric)
-      for metric in subgroups.METRICS
+      for metric in dict.fromkeys(each.metric for each in results.differences)
     },
     rule=str(results.search.rule),
     num_rules=len(rule_search.GRID),
