@@ -84,6 +84,8 @@ def two_workers(told):
 
   class Tell(distributed.WorkerPlugin):
     def setup(self, worker):
+      import tensorflow  # noqa: F401 (a slow import would unbalance the work)
+
       from data_prep import prepare, siim
 
       for module, name in (prepare, 'run_batch'), (siim, 'write_shard'):

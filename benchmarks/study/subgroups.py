@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--runs', default='default,mild,torch')
   parser.add_argument('--folds', default='0,1')
   with one_line():
-    flags = parser.parse_args(arguments)
+    flags = parser.parse(arguments)
   folds = flags.folds.split(',')
   names = flags.runs.split(',')
   runs = {
