@@ -32,9 +32,9 @@ class Subset:
   def __len__(self) -> int:
     return len(self.indices)
 
-  @property
+  @functools.cached_property
   def records(self) -> list[schema.Record]:
-    """The fields of every record."""
+    """The fields of every record, read once: every image asks for its own."""
     return [self.dataset.records[index] for index in self.indices]
 
   def read_ahead(self, indices: Iterable[int]) -> None:
