@@ -51,7 +51,7 @@ DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 # What of a check's output is its result; tables have three columns or more.
 TOLD = re.compile(
   r'(\|.*){4}|.* alone: |training |inference |.*GFLOP a step|operation |'
-  r'.*% of (compute|memory)$|.*augmentation takes|The statistics add|'
+  r'\S+ +\d+\.\d% |.*augmentation takes|The statistics add|'
   r'.*input wait'
 )
 
