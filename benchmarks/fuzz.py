@@ -251,7 +251,7 @@ def fuzz_dicom(seed: int, number: int, folder: pathlib.Path) -> Counts:
   counts: Counts = collections.Counter()
   sources = originals()
   run = evaluated_run(folder)
-  # Each command starts workers anew: they fork a process that has imported
+  # Each command starts its own workers: they fork a process that has imported
   # what they need.
   pool._CONTEXT = multiprocessing.get_context('forkserver')
   pool._CONTEXT.set_forkserver_preload(
