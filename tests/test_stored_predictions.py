@@ -215,3 +215,11 @@ def test_masks_have_the_size_of_the_film_unless_another_is_asked_for():
   larger = evaluation._scaled(record, 1024)
   assert (same.height, same.width) == (320, 240)
   assert (larger.height, larger.width) == (1024, 768)
+
+
+def test_an_image_id_does_not_become_a_path(predictions, dataset_dir):
+  records = pipeline.Dataset(dataset_dir, ['fold1']).records
+  outside = f'../{predictions.name}/{records[0].image_id}'
+  stored = StoredPredictions(predictions)
+  with pytest.raises(UserError, match='cannot be the name of a png file'):
+    stored._probs(dataclasses.replace(records[0], image_id=outside))

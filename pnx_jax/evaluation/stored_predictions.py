@@ -83,7 +83,13 @@ class StoredPredictions:
       yield self._probs(record), self._probability[record.image_id]
 
   def _probs(self, record: schema.Record) -> np.ndarray:
-    path = self._folder / f'{record.image_id}.png'
+    name = f'{record.image_id}.png'
+    if os.path.basename(name) != name:
+      raise UserError(
+        f'{self._folder}: the image id {record.image_id} cannot be the name of '
+        'a png file; build the dataset again with ids without /'
+      )
+    path = self._folder / name
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if (
       image is None
