@@ -70,8 +70,7 @@ proofs: $(VENV)/tests-installed
 # Beam wants an older protobuf than TensorFlow: an environment of its own.
 beam:
 	$(PYTHON) -m venv .cache/beam
-	.cache/beam/bin/pip install --quiet --editable '.[prep,beam]' \
-	  distributed pytest
+	.cache/beam/bin/pip install --quiet --editable '.[prep,beam]' pytest
 	.cache/beam/bin/python -m pytest tests/test_beam.py
 
 # The Kubernetes manifest against its schema, in an environment of its own.

@@ -61,7 +61,7 @@ setuptools.setup(
       'tensorflow-cpu; platform_machine=="x86_64" and sys_platform!="darwin"',
       'tensorflow; platform_machine!="x86_64" or sys_platform=="darwin"',
     ],
-    'beam': ['apache-beam'],
+    'beam': ['apache-beam', 'distributed'],  # with the runner for Dask
     'dicom': ['highdicom>=0.28'],
     'cuda12': ['jax[cuda12]'],
     'cuda13': CUDA13,

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 from tensorflow_datasets.core import example_serializer, file_adapters, writer
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -139,7 +138,7 @@ def write_shard(
   kinds = features(image_size)
   serializer = example_serializer.ExampleSerializer(kinds.get_serialized_info())
   file_format = file_adapters.FileFormat.TFRECORD
-  partial = epath.Path(to) / f'.{name}.{uuid.uuid4().hex}'
+  partial = tfds.core.Path(to) / f'.{name}.{uuid.uuid4().hex}'
   writer.ShardWriter(
     kinds, serializer, _SameBytes(file_format=file_format)
   ).write(_examples(os.fspath(folder), records), partial)

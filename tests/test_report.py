@@ -166,7 +166,7 @@ def test_figures_for_papers_are_those_of_the_page(page_and_figures):
 
 def test_readers_and_spread_are_told(report):
   assert '&lt;reader&gt;' in report
-  assert 'it holds\nfor these readers, not for others' in report
+  assert 'they hold for\nthese readers, not for others' in report
   assert 'quintile of spread' in report
   assert 'false positives' in report
 
