@@ -169,6 +169,7 @@ def read_only(variables):
   return variables | bucket_servers.variables(scheme, proxy.port)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_and_the_first_alone_writes(
   variables, read_only, dataset_dir, trained_run, tmp_path
 ):

@@ -127,8 +127,8 @@ def test_what_a_module_imports_is_declared(required):
 
 def test_what_the_tests_import_is_declared(required):
   helpers = {canonicalize_name(path.stem) for path in _sources('tests')}
-  names = required[''].keys() | required['test'].keys() | {'apache-beam'}
-  names |= required['prep'].keys()
+  names = required[''].keys() | required['test'].keys()
+  names |= required['prep'].keys() | required['beam'].keys()
   for path in _sources('tests'):
     for package, _ in _imports(path):
       assert package in names or package in helpers, f'{path}: {package}'
