@@ -1,10 +1,9 @@
 """Drains that give the pneumothorax away: the report exposes who learned them.
 
 At 64 x 64 a drain is easier to see than a pneumothorax: in 500 steps the
-presence head learns it, and no mask at all. What exposes it is the sensitivity
-of calls without a drain. Films with a drain may have more false alarms in the
-twin, too: see benchmarks/RESULTS.md. Run it with -m slow -s to see the
-differences.
+presence head learns it, and no mask at all. What exposes it are the calls: it
+misses patients without a drain, and drains alarm it. Run with -m slow -s to see
+the differences; three seeds of the twin take 9 minutes of processor time.
 """
 
 import csv
@@ -13,6 +12,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -39,13 +39,13 @@ def _run(*command):
   subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env=env)
 
 
-def _differences(folder, *, with_air, without_air):
+def _differences(folder, *, with_air, without_air, seed=0):
   """Intervals of subgroups.csv of films with and without a drain, by metric."""
   films, records = folder / 'films', folder / 'records'
   _run(
     *('-m', 'data_prep.phantom', f'--output_dir={films}'),
     *('--num_images=1200', '--num_test_images=0', '--prevalence=0.5'),
-    '--image_size=256',
+    *('--image_size=256', f'--seed={seed}'),
     f'--drain_with_air={with_air}',
     f'--drain_without_air={without_air}',
   )
@@ -56,7 +56,7 @@ def _differences(folder, *, with_air, without_air):
     *(f'--output_dir={records}', '--image_size=64', '--num_folds=2'),
   )
   run = f'--workdir={folder}/run'
-  fields = {'data_dir': records, **_FIELDS}
+  fields = {'data_dir': records, 'seed': seed, **_FIELDS}
   flags = [f'--config.{name}={value}' for name, value in fields.items()]
   _run('launch.py', '--config=configs/unet.py', run, *flags)
   _run(
@@ -89,6 +89,14 @@ def test_a_network_that_learned_drains_is_exposed(tmp_path):
 
 @pytest.mark.slow
 def test_its_twin_that_could_not_learn_them_is_not(tmp_path):
-  found = _differences(tmp_path, with_air=0.3, without_air=0.3)
-  low, high = found['no', 'sensitivity_of_calls']
-  assert low < 0 < high
+  # One study in twenty excludes 0 by chance, so three independent ones are
+  # averaged, which also narrows the interval.
+  found = [
+    _differences(tmp_path / str(seed), with_air=0.3, without_air=0.3, seed=seed)
+    for seed in range(3)
+  ]
+  for metric in ('sensitivity_of_calls', 'specificity_of_calls'):
+    low, high = np.transpose([each['no', metric] for each in found])
+    middle = np.mean(low + high) / 2
+    half_width = np.linalg.norm(high - low) / 2 / len(found)
+    assert abs(middle) < half_width, metric
