@@ -2,8 +2,9 @@
 
 At 64 x 64 a drain is easier to see than a pneumothorax: in 500 steps the
 presence head learns it, and no mask at all. What exposes it are the calls: it
-misses patients without a drain, and drains alarm it. Run with -m slow -s to see
-the differences; three seeds of the twin take 9 minutes of processor time.
+misses patients without a drain, and drains alarm it. One 95 % interval in twenty
+misses by chance, so three networks are averaged, each trained and scored on
+films of its own in 3 minutes of processor time. Run it with -m slow -s.
 """
 
 import csv
@@ -39,7 +40,7 @@ def _run(*command):
   subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env=env)
 
 
-def _differences(folder, *, with_air, without_air, seed=0):
+def _differences(folder, *, with_air, without_air, seed):
   """Intervals of subgroups.csv of films with and without a drain, by metric."""
   films, records = folder / 'films', folder / 'records'
   _run(
@@ -79,24 +80,29 @@ def _intervals(path):
   }
 
 
-@pytest.mark.slow
-def test_a_network_that_learned_drains_is_exposed(tmp_path):
-  found = _differences(tmp_path, with_air=0.9, without_air=0.05)
-  # It misses patients without a drain, and drains alarm it.
-  assert found['no', 'sensitivity_of_calls'][1] < 0
-  assert found['yes', 'specificity_of_calls'][1] < 0
-
-
-@pytest.mark.slow
-def test_its_twin_that_could_not_learn_them_is_not(tmp_path):
-  # One study in twenty excludes 0 by chance, so three independent ones are
-  # averaged, which also narrows the interval.
+def _averaged(folder, **air):
+  """Intervals of films without a drain minus those with one, three networks."""
   found = [
-    _differences(tmp_path / str(seed), with_air=0.3, without_air=0.3, seed=seed)
-    for seed in range(3)
+    _differences(folder / str(seed), seed=seed, **air) for seed in range(3)
   ]
+  intervals = {}
   for metric in ('sensitivity_of_calls', 'specificity_of_calls'):
     low, high = np.transpose([each['no', metric] for each in found])
     middle = np.mean(low + high) / 2
     half_width = np.linalg.norm(high - low) / 2 / len(found)
-    assert abs(middle) < half_width, metric
+    intervals[metric] = middle - half_width, middle + half_width
+  print(intervals)
+  return intervals
+
+
+@pytest.mark.slow
+def test_networks_that_learned_drains_are_exposed(tmp_path):
+  found = _averaged(tmp_path, with_air=0.9, without_air=0.05)
+  assert found['sensitivity_of_calls'][1] < 0
+  assert found['specificity_of_calls'][0] > 0
+
+
+@pytest.mark.slow
+def test_their_twins_that_could_not_learn_them_are_not(tmp_path):
+  found = _averaged(tmp_path, with_air=0.3, without_air=0.3)
+  assert all(low < 0 < high for low, high in found.values())
