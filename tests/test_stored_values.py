@@ -237,6 +237,14 @@ def test_run_lengths_with_padding_or_a_part_of_a_frame_more(more):
   )
 
 
+def test_run_lengths_whose_last_segment_begins_in_the_header_are_refused():
+  values = samples(12)
+  frame = bytearray(codestreams.run_lengths(values))
+  frame[8:12] = bytes(4)  # Where the second of two segments begins.
+  made = compressed(uid.RLELossless, [bytes(frame)], values, bits=12)
+  assert refused(made)[0] == 'undecodable'
+
+
 @pytest.mark.parametrize('extra', [1, 2, 100, 2 * 40 * 60 - 1])
 def test_bytes_behind_the_pixels_are_passed_over(extra):
   values = samples(12)

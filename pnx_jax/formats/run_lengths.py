@@ -29,7 +29,10 @@ def count_joined(data: bytes, num_pixels: int) -> int:
   count = 0
   while starts(data):
     header = _header(data)
-    data = data[header[header[0]] :]  # from the last segment on
+    last = header[header[0]]  # where the last segment begins
+    if last < _HEADER_BYTES:
+      break  # A damaged header, which its decoder refuses.
+    data = data[last:]
     while data.strip(b'\0') and not starts(data):
       length = _encoded_length(data, num_pixels)
       if not length:
