@@ -35,10 +35,9 @@ def wilson(influence: Influence, patient: np.ndarray) -> Interval:
   Returns:
     None if the metric is undefined or fewer than 5 patients carry it.
   """
-  count = influence.num_patients(patient)
-  value, variance = influence.value, influence.variance(patient)
-  if count < MIN_CLUSTERS or np.isnan(variance):
+  if (known := _moments(influence, patient)) is None:
     return None
+  count, value, variance = known
   spread = value * (1 - value)
   # Where all images are alike, those of a patient may count as one.
   size = spread / variance if variance > 0 and spread > 0 else count
@@ -62,10 +61,9 @@ def score(influence: Influence, patient: np.ndarray) -> Interval:
   Returns:
     None if the metric is undefined or fewer than 5 patients carry it.
   """
-  count = influence.num_patients(patient)
-  value, variance = influence.value, influence.variance(patient)
-  if count < MIN_CLUSTERS or np.isnan(variance):
+  if (known := _moments(influence, patient)) is None:
     return None
+  count, value, variance = known
   size = value / variance if variance > 0 else count
   shift = quantile(count - 1) / (2 * np.sqrt(size))
   root = np.hypot(np.sqrt(value), shift)
@@ -82,12 +80,21 @@ def student(influence: Influence, patient: np.ndarray) -> Interval:
   Returns:
     None if the metric is undefined or fewer than 5 patients carry it.
   """
-  count = influence.num_patients(patient)
-  variance = influence.variance(patient)
+  if (known := _moments(influence, patient)) is None:
+    return None
+  count, value, variance = known
+  half = quantile(count - 1) * np.sqrt(variance)
+  return float(value - half), float(value + half)
+
+
+def _moments(
+  influence: Influence, patient: np.ndarray
+) -> tuple[int, float, float] | None:
+  """Returns the patients that carry a metric, its value and its variance."""
+  count, variance = influence.num_patients(patient), influence.variance(patient)
   if count < MIN_CLUSTERS or np.isnan(variance):
     return None
-  half = quantile(count - 1) * np.sqrt(variance)
-  return float(influence.value - half), float(influence.value + half)
+  return count, influence.value, variance
 
 
 def quantile(degrees: float) -> float:
