@@ -125,6 +125,17 @@ def published_steps(workdir):
   }
 
 
+def kill_after_step_2(processes, workdir):
+  """Kills a training of 6 steps when it has published step 2 or a later one."""
+  while max(published_steps(workdir), default=0) < 2:
+    assert processes[0].poll() is None, processes[0].communicate()
+    time.sleep(0.05)
+  for process in processes:
+    process.kill()
+    process.communicate()
+  assert max(published_steps(workdir)) < 6
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(
   variables, dataset_dir, trained_run, tmp_path
@@ -133,12 +144,7 @@ def test_a_killed_run_resumes_bit_for_bit(
   data = published(dataset_dir, 'data', scheme, tmp_path)
   workdir = f'{scheme}://{bucket_servers.BUCKET}/runs/killed'
   first = launch(variables, data, workdir)
-  while max(published_steps(workdir), default=0) < 2:
-    assert first.poll() is None, first.stderr.read()
-    time.sleep(0.05)
-  first.kill()
-  first.communicate()
-  assert max(published_steps(workdir)) < 6
+  kill_after_step_2([first], workdir)
   shutil.rmtree(tmp_path / 'cache')
   second = launch(variables, data, workdir)
   error = second.communicate()[1]
@@ -199,13 +205,7 @@ def test_two_processes_that_were_killed_resume_bit_for_bit(
 
   small_run.printed(start('whole'))
   both = start('killed')
-  while max(published_steps(f'{runs}/killed'), default=0) < 2:
-    assert both[0].poll() is None
-    time.sleep(0.05)
-  for process in both:
-    process.kill()
-    process.communicate()
-  assert max(published_steps(f'{runs}/killed')) < 6
+  kill_after_step_2(both, f'{runs}/killed')
   shutil.rmtree(tmp_path / 'cache')
   small_run.printed(start('killed'))
   whole, killed = (
