@@ -56,6 +56,10 @@ def summarize(
   parts = collections.Counter(entry.part for entry in found)
   refused = collections.Counter(o.part for o in rejected)
   ids = {entry.image_id for entry in found}
+  in_folds, in_test = (
+    {patients.number[o.image_id] for o in images}
+    for images in (labeled, splits.get(schema.TEST_SPLIT, ()))
+  )
   summary = {
     'found': parts[TRAIN],
     'written': written[TRAIN],
@@ -70,7 +74,8 @@ def summarize(
       sorted(collections.Counter(o.reason for o in rejected).items())
     ),
     'annotations_without_image': len(set(annotated) - ids),
-    'patients': len({patients.number[o.image_id] for o in labeled}),
+    'patients': len(in_folds),
+    'test_patients_in_folds': len(in_folds & in_test),
     'patients_from': patients.source,
     'patient_safe': patients.safe,
     'splits': {
@@ -195,6 +200,11 @@ def text(summary: Report, output_dir: str) -> str:
       f'WARNING: {summary["kept_test_copies"]} training films are copies of '
       'films in the split test, and --keep_test_copies keeps them: results on '
       'that split will be too good.'
+    )
+  if summary['test_patients_in_folds']:
+    lines.append(
+      f'WARNING: {summary["test_patients_in_folds"]} patients have films in '
+      'the split test and in the folds: results on that split will be too good.'
     )
   if summary['lowest_agreement']:
     worst = summary['lowest_agreement'][0]

@@ -72,3 +72,26 @@ def test_copies_of_test_films_can_be_kept(request_with_copies, tmp_path):
   assert built_dataset.origin(kept.output_dir).kept_test_copies == 1
   assert built_dataset.test_copies(kept.output_dir) == {'0'}
   assert 'WARNING: 1 training films are copies' in report.text(summary, '')
+
+
+def test_patients_in_the_test_and_in_folds_are_counted(tmp_path):
+  for number in range(5):
+    Image.fromarray(smooth_film(number)).save(tmp_path / f'{number}.png')
+  rows = ['0.png,0,,p', '1.png,1,,q', '2.png,1,,r']
+  (tmp_path / 'films.csv').write_text(
+    '\n'.join(
+      ['path,label,split,patient', *rows, '3.png,,test,p', '4.png,,test,']
+    )
+  )
+  summary = dataset.build(
+    Request(
+      manifest=str(tmp_path / 'films.csv'),
+      output_dir=str(tmp_path / 'records'),
+      image_size=32,
+      num_folds=2,
+    )
+  )
+  assert summary['test_patients_in_folds'] == 1
+  assert 'WARNING: 1 patients have films in the split test' in report.text(
+    summary, ''
+  )
