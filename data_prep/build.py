@@ -12,8 +12,7 @@ again to resume a build that was interrupted.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from absl import app, flags, logging
 
@@ -39,28 +38,47 @@ def main(argv: Sequence[str]) -> None:
   for name in ('accept_modality', 'accept_body_part'):
     values[name] = tuple(word.upper() for word in values[name] if word)
   values['keep_columns'] = tuple(map(str.lower, values['keep_columns']))
+  request = Request(**values)
   with one_line():
-    if values['beam_runner']:
-      _check_shared(values)
-    for name in _INPUTS:
-      if values[name]:
-        values[name] = local.fetched(values[name])
-    with local.working_copy(
-      values['output_dir'], lock='build', wanted=_is_small, replaces=True
-    ) as copy:
-      summary = dataset.build(
-        Request(**values | {'output_dir': str(copy.path)})
-      )
-  print(report.text(summary, values['output_dir']))
+    summary = build(request)
+  print(report.text(summary, request.output_dir))
 
 
-def _check_shared(values: Mapping[str, Any]) -> None:
+def build(request: Request) -> report.Report:
+  """Builds a dataset from files, and into a folder, that may be in buckets.
+
+  Raises:
+    UserError: The request cannot be met, or a bucket cannot be used.
+  """
+  if request.beam_runner:
+    _check_shared(request)
+  if is_address(request.output_dir) and not request.patient_key:
+    raise UserError(
+      f'--output_dir={request.output_dir} needs --patient_key: a file on this '
+      'machine, made where it is missing; keep it, and share it with nobody'
+    )
+  inputs = {
+    name: local.fetched(path)
+    for name in _INPUTS
+    if (path := getattr(request, name))
+  }
+  with local.working_copy(
+    request.output_dir, lock='build', wanted=_is_small, replaces=True
+  ) as copy:
+    output_dir = str(copy.path)
+    return dataset.build(
+      dataclasses.replace(request, **inputs, output_dir=output_dir)
+    )
+
+
+def _check_shared(request: Request) -> None:
   """Raises UserError where workers on other machines would miss a copy."""
   for name in (*_INPUTS, 'output_dir'):
-    if is_address(values[name] or ''):
+    path = getattr(request, name)
+    if path and is_address(path):
       raise UserError(
-        f'--{name}={values[name]}: --beam_runner takes only files on a disk '
-        'that all workers share; copy them there, or mount the bucket'
+        f'--{name}={path}: --beam_runner takes only files on a disk that all '
+        'workers share; copy them there, or mount the bucket'
       )
 
 
@@ -98,7 +116,8 @@ def _define_flags() -> None:
     'patient_key',
     None,
     'File of the secret key for the digests of patients; created if missing. '
-    'The default is .patient_key beside --output_dir.',
+    'The default is .patient_key beside --output_dir, unless that is in a '
+    'bucket.',
   )
   flags.DEFINE_integer(
     'image_size', 1024, 'Side of the stored images in pixels.', lower_bound=1

@@ -18,6 +18,7 @@ from pnx_jax.formats import (
   schema,
   seal,
 )
+from pnx_jax.storage import local
 
 Report = dict[str, Any]
 _MOST_LISTED = 20
@@ -122,7 +123,7 @@ def write(
     built / 'rejected.csv',
     ('path', 'image_id', 'reason', 'detail'),
     sorted(
-      (o.path, o.image_id, o.reason, o.detail)
+      (local.origin(o.path), o.image_id, o.reason, o.detail)
       for o in outcomes
       if isinstance(o, Rejection)
     ),

@@ -7,6 +7,7 @@ import shlex
 from data_prep import prepare
 from pnx_jax import pool
 from pnx_jax.formats import dicom
+from pnx_jax.storage import local
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,4 +89,6 @@ class Request:
 
 
 def _as_flag(value: object) -> str:
-  return ','.join(value) if isinstance(value, tuple) else str(value)
+  if isinstance(value, tuple):
+    return ','.join(value)
+  return local.origin(str(value))

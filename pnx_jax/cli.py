@@ -52,7 +52,9 @@ def one_line() -> Iterator[None]:
       message = f'{error.filename}: {error.strerror}'
   else:
     return
-  print(f'error: {message}', file=sys.stderr)
+  from pnx_jax.storage import local  # Where no bucket is used, only now.
+
+  print(f'error: {local.with_addresses(message)}', file=sys.stderr)
   sys.exit(_USER_ERROR)
 
 

@@ -12,13 +12,19 @@ import subprocess
 import sys
 import time
 
+import bucket_servers
 import dicom_files
 import pytest
+from output_files import csv_rows
 
-from data_prep import batches, dataset, report, staging
+from data_prep import batches, build, dataset, report, staging
 from data_prep.request import Request
 from pnx_jax.errors import UserError
 from pnx_jax.formats import built_dataset, tfrecord
+from pnx_jax.storage import bucket, heartbeat, local
+from pnx_jax.storage.addresses import parse
+from pnx_jax.storage.bucket import Bucket
+from pnx_jax.storage.published import Folder
 
 FILMS = 80
 
@@ -55,36 +61,66 @@ def checksum(archive, tmp_path_factory):
   return dataset.build(request(archive, output_dir))['checksum']
 
 
-def test_killed_build_goes_on(archive, checksum, tmp_path, capsys):
-  output_dir = tmp_path / 'siim'
-  arguments = [
-    f'--{name}={value}'
-    for name, value in {
-      'dicom_dir': archive / 'train',
-      'rle_csv': archive / 'train-rle.csv',
-      'output_dir': output_dir,
-      'patient_key': archive / 'patient.key',
-      'image_size': 16,
-      'num_workers': 1,
-    }.items()
-  ]
+def begin_and_kill(request, folder, variables=None):
+  """Starts a build and kills it once films are done in a working folder."""
+  names = 'dicom_dir', 'rle_csv', 'output_dir', 'patient_key', 'image_size'
   process = subprocess.Popen(
-    [sys.executable, '-m', 'data_prep.build', *arguments],
+    [
+      *(sys.executable, '-m', 'data_prep.build', '--num_workers=1'),
+      *(f'--{name}={getattr(request, name)}' for name in names),
+    ],
     cwd=pathlib.Path(__file__).parents[1],
+    env=os.environ | (variables or {}),
     start_new_session=True,
   )
-  folder = tmp_path / '.siim.building'
   deadline = time.monotonic() + 60
-  while not list(folder.glob('*.index')) and time.monotonic() < deadline:
+  while not list(folder.rglob('*.index')) and time.monotonic() < deadline:
     time.sleep(0.005)
   process.send_signal(signal.SIGKILL)
   process.wait()
+  assert list(folder.rglob('*.index'))
+
+
+def test_killed_build_goes_on(archive, checksum, tmp_path, capsys):
+  output_dir = tmp_path / 'siim'
+  begin_and_kill(request(archive, output_dir), tmp_path / '.siim.building')
   assert not output_dir.exists()
-  assert list(folder.glob('*.index'))
   summary = dataset.build(request(archive, output_dir))
   assert 'Resuming an interrupted build' in capsys.readouterr().out
   assert summary['checksum'] == checksum
   assert [path.name for path in tmp_path.iterdir()] == ['siim']
+
+
+@pytest.mark.skipif(
+  bucket_servers.missing() is not None and os.environ.get('CI') != 'true',
+  reason=f'{bucket_servers.missing()} is not installed',
+)
+def test_a_killed_build_from_and_to_a_bucket_goes_on(
+  archive, checksum, tmp_path, capsys, monkeypatch
+):
+  """By the copies of films, and the films done, of the process before."""
+  monkeypatch.setattr(heartbeat, 'SECONDS', 0.2)
+  root = parse(f'gs://{bucket_servers.BUCKET}')
+  with bucket_servers.serving('gs') as (_, variables):
+    variables |= {'XDG_CACHE_HOME': str(tmp_path)}
+    with bucket_servers.environment(variables):
+      local._slot.cache_clear()
+      for path in (archive / 'train').iterdir():
+        Bucket(root).write(f'train/{path.name}', path.read_bytes())
+      broken = f'{root}/train/broken.dcm'
+      Bucket(root).write('train/broken.dcm', b'')
+      wanted = request(archive, root / 'siim', dicom_dir=f'{root}/train')
+      begin_and_kill(wanted, tmp_path, variables)
+      assert not Folder(root / 'siim', tmp_path / 'copy').listed().exists
+      summary = build.build(wanted)
+      assert 'Resuming an interrupted build' in capsys.readouterr().out
+      assert summary['checksum'] == checksum
+      copy = Folder(root / 'siim', tmp_path / 'copy')
+      copy.fetch()
+  bucket._open.cache_clear()
+  [rejected] = csv_rows(copy.path / 'rejected.csv')
+  assert rejected['path'] == broken
+  assert built_dataset.checksum(copy.path) == checksum
 
 
 class Killed(BaseException):

@@ -309,20 +309,18 @@ def test_ranges_are_read(folder):
 
 
 @pytest.mark.parametrize(
-  ('text', 'words'),
+  'text',
   [
-    ('gcs://bucket/a', "unknown scheme 'gcs', the nearest is 'gs'"),
-    ('s3a://bucket/a', "unknown scheme 's3a', the nearest is 's3'"),
-    ('gs:/bucket/a', 'two slashes'),
-    ('s3://', 'name of a bucket'),
+    *('gcs://bucket/a', 's3a://bucket/a', 'GS://bucket/a', 'gs:///a', 's3://'),
+    *('gs:/bucket/a', 's3:bucket/a', 'gs//bucket/a', 'https://host/bucket/a'),
   ],
 )
-def test_a_typo_in_an_address_is_one_line(text, words):
+def test_a_typo_in_an_address_is_one_line(text):
   assert addresses.is_address(text)
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=f"^'{text}' is not an address: write"):
     addresses.parse(text)
 
 
 def test_paths_are_no_addresses():
-  assert not any(map(addresses.is_address, ('runs/a', '/a', 'C:/a', 'a:b')))
+  assert not any(map(addresses.is_address, ('runs/a', '/gs/a', 'C:/a', 'a:b')))
   assert str(addresses.parse('gs://b//x/y/')) == 'gs://b/x/y'

@@ -13,6 +13,7 @@ from pnx_jax.inference.outputs import Outputs
 from pnx_jax.inference.readings import Reading
 from pnx_jax.prediction.decoding import Film, RefusedFilm, UnchangedFilm
 from pnx_jax.prediction.predictor import Prediction
+from pnx_jax.storage import local
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +36,11 @@ class Assessment:
     """Writes the files of one film."""
     source = self.sources[film.number]
     if isinstance(film, UnchangedFilm):
-      return dataclasses.replace(self.earlier[source.name], **source._asdict())
+      return dataclasses.replace(self.earlier[source.name], **_of(source))
     if isinstance(film, RefusedFilm):
       self.outputs.remove(source.name)
       return Reading(
-        **source._asdict(),
+        **_of(source),
         reason=film.reason,
         detail=film.detail,
         **self.versions,
@@ -62,7 +63,7 @@ class Assessment:
     )
     area = int(np.count_nonzero(prediction.mask))
     return Reading(
-      **source._asdict(),
+      **_of(source),
       digest=film.digest,
       detail=detail,
       probability=prediction.probability,
@@ -81,3 +82,8 @@ class Assessment:
       spread=-1.0 if math.isnan(prediction.spread) else prediction.spread,
       **self.versions,
     )
+
+
+def _of(source: Source) -> dict[str, str]:
+  """Returns what a reading says of the file; of a copy, where it came from."""
+  return source._asdict() | {'path': local.origin(source.path)}

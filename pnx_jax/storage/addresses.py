@@ -4,10 +4,11 @@ import os
 import re
 from typing import NamedTuple
 
-from pnx_jax.errors import UserError, nearest
+from pnx_jax.errors import UserError
 
 SCHEMES = ('gs', 's3')
-_ADDRESS = re.compile(r'([A-Za-z][\w+.-]+):(/+)(.*)', re.DOTALL)
+_ADDRESS = re.compile(r'([A-Za-z][\w+.-]+)://([^/]*)(.*)', re.DOTALL)
+_MISTYPED = re.compile(r'(gc?s|s3)(:|//)', re.IGNORECASE)
 
 
 class Address(NamedTuple):
@@ -36,9 +37,9 @@ class Address(NamedTuple):
 
 
 def is_address(path: str | os.PathLike[str]) -> bool:
-  """Whether a path is an address, whatever its scheme."""
-  found = _ADDRESS.fullmatch(os.fspath(path))
-  return bool(found) and (len(found[2]) > 1 or found[1] in SCHEMES)
+  """Whether a path is an address, of any scheme, or meant to be one."""
+  text = os.fspath(path)
+  return bool(_ADDRESS.fullmatch(text) or _MISTYPED.match(text))
 
 
 def parse(path: str | os.PathLike[str]) -> Address:
@@ -49,19 +50,10 @@ def parse(path: str | os.PathLike[str]) -> Address:
   """
   text = os.fspath(path)
   found = _ADDRESS.fullmatch(text)
-  if not found:
-    raise UserError(f'{text!r} is not an address such as gs://bucket/folder')
-  scheme, slashes, rest = found.groups()
-  bucket, _, key = rest.partition('/')
-  if scheme not in SCHEMES:
+  if not found or found[1] not in SCHEMES or not found[2]:
     raise UserError(
-      f'{text}: unknown scheme {scheme!r}, the nearest is '
-      f'{nearest(scheme, SCHEMES)!r}; give a local path, gs://bucket/folder or '
-      's3://bucket/folder'
+      f'{text!r} is not an address: write gs://bucket/folder or '
+      's3://bucket/folder, or a local path'
     )
-  if slashes != '//' or not bucket:
-    raise UserError(
-      f'{text}: an address has two slashes and the name of a bucket, as in '
-      f'{scheme}://bucket/folder'
-    )
+  scheme, bucket, key = found.groups()
   return Address(scheme, bucket, '/'.join(filter(None, key.split('/'))))

@@ -89,7 +89,6 @@ def working_copy(
   address = parse(path)
   local = _local(address)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(naming(address, local))
     held = stack.enter_context(lease.held(address / f'{lock}.lease'))
     folder = Folder(address, local, check=held.check)
     listed = folder.fetch(wanted)
@@ -119,9 +118,8 @@ def reading_copy(
   """
   address = parse(path)
   local = _local(address)
-  with naming(address, local):
-    Folder(address, local).fetch(wanted)
-    yield WorkingCopy(local)
+  Folder(address, local).fetch(wanted)
+  yield WorkingCopy(local)
 
 
 @functools.cache
@@ -225,16 +223,6 @@ def with_large_files_in_place(
   return str(folder.path)
 
 
-@contextlib.contextmanager
-def naming(address: Address, local: pathlib.Path) -> Iterator[None]:
-  """Errors name the address instead of the local folder."""
-  try:
-    yield
-  except UserError as error:
-    text = str(error).replace(str(local), str(address))
-    raise type(error)(text) from error.__cause__
-
-
 def _fetch_all(bucket: Bucket, targets: Mapping[str, pathlib.Path]) -> None:
   """Copies objects, many at a time, each to its local path."""
   import concurrent.futures
@@ -268,6 +256,13 @@ def origin(path: str) -> str:
   return path
 
 
+def with_addresses(text: str) -> str:
+  """Returns a message that names addresses instead of local copies."""
+  for folder, address in _origins.items():
+    text = text.replace(folder, str(address))
+  return text
+
+
 def is_copy(path: Path) -> bool:
   """Whether a path lies in a local copy that this process alone has."""
   path = os.path.realpath(path)
@@ -295,6 +290,7 @@ def _slot(process: int) -> pathlib.Path:
   del process  # A forked process needs a folder of its own.
   root = cache_folder()
   root.mkdir(parents=True, exist_ok=True)
+  root = root.resolve()  # As `origin` knows it.
   for number in itertools.count():
     descriptor = os.open(
       root / f'{number}.lock', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
