@@ -3,12 +3,14 @@
     python -m benchmarks.truths --folder=/tmp/truths
 
 Source `a` has a mask for every positive film; `b`, whose films were compressed
-as JPEG, has masks for 10 % of its positives. Three trainings of as many steps
+as JPEG, has masks for 10 % of its positives. Four trainings of as many steps
 and of one batch size are validated on the same films of both sources, whose
 masks are all known:
 
 * masks: without the positives of `b` that have no mask;
 * mixed: these positives give their labels to the presence head;
+* apart: as mixed, but they are a source of their own, which gives a third of
+  the positives, so that four fifths of a batch still train the mask;
 * all: these positives have masks too, the best that is possible.
 
 Finished runs are not repeated: `--arms=mixed --seeds=0` makes one of them. The
@@ -31,7 +33,9 @@ from pnx_jax.formats import dicom, rle
 from pnx_jax.training.train import train
 
 _FOLDER = flags.DEFINE_string('folder', None, 'Films and runs.', required=True)
-_ARMS = flags.DEFINE_list('arms', ['masks', 'mixed', 'all'], 'Trainings.')
+_ARMS = flags.DEFINE_list(
+  'arms', ['masks', 'mixed', 'apart', 'all'], 'Trainings.'
+)
 _SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of the trainings.')
 _STEPS = flags.DEFINE_integer('steps', 1000, 'Steps of a training.')
 
@@ -41,7 +45,8 @@ _PREVALENCE = 0.5
 _MASKED_SHARE = 0.1
 _VALIDATED_SHARE = 0.3
 # Of the films with a known mask half are positive in each of them.
-_POSITIVE_SHARE = {'masks': 0.5, 'mixed': 0.8, 'all': 0.5}
+_POSITIVE_SHARE = {'masks': 0.5, 'mixed': 0.8, 'apart': 0.6, 'all': 0.5}
+_LABELS_ALONE = ('mixed', 'apart')
 _METRICS = ('dice', 'dice_positive', 'auc')
 
 
@@ -99,6 +104,16 @@ def _films(folder):
   return rows
 
 
+def _cell(film, name, arm):
+  """What the manifest of a training says of a film in one column."""
+  if arm in _LABELS_ALONE and film['kind'] == 'label':
+    if name == 'rle':
+      return ''
+    if name == 'source' and arm == 'apart':
+      return 'labels'
+  return str(film[name])
+
+
 def _run(folder, films, arm, seed):
   """Trains one of the arms, unless it is done."""
   result = folder / f'{arm}_{seed}.json'
@@ -108,14 +123,10 @@ def _run(folder, films, arm, seed):
   if not data_dir.exists():
     header = 'path,patient,source,split,label,rle'
     lines = [
-      ','.join(
-        '' if name == 'rle' and arm == 'mixed' and film['kind'] == 'label'
-        else str(film[name])
-        for name in header.split(',')
-      )
+      ','.join(_cell(film, name, arm) for name in header.split(','))
       for film in films
       if arm != 'masks' or film['kind'] == 'mask'
-    ]  # fmt: skip
+    ]
     table = folder / f'{arm}.csv'
     table.write_text('\n'.join([header, *dict.fromkeys(lines), '']))
     dataset.build(
@@ -136,6 +147,7 @@ def _run(folder, films, arm, seed):
       'batch_size': 16,
       'eval.batch_size': 32,
       'positive_share': ((0, _POSITIVE_SHARE[arm]),),
+      'source_weights': 'a=1,b=1,labels=1' if arm == 'apart' else '',
       'model.encoder': 'resunet',
       'model.width': 8,
       'model.depth': 3,
@@ -159,7 +171,7 @@ def _print(folder):
   """Prints a row per arm: mean and range over its seeds."""
   print(f'| training | n | {" | ".join(_METRICS)} |')
   print(f'|---|---|{"---|" * len(_METRICS)}')
-  for arm in ('masks', 'mixed', 'all'):
+  for arm in _POSITIVE_SHARE:
     runs = [json.loads(x.read_text()) for x in folder.glob(f'{arm}_[0-9].json')]
     if not runs:
       continue
