@@ -144,13 +144,13 @@ VARIANTS = (
     score_best=True,
   ),
   Variant(
-    name='steps_300',
+    name='steps_350',
     why=(
-      'The checkpoint that `steps_1000` would keep is of a third of its steps '
-      'and far better than its last one.'
+      'The checkpoint that `steps_1000` would keep is that of step 335, and far '
+      'better than its last one.'
     ),
-    parent='default',
-    changes={'total_steps': 300},
+    parent='mild',
+    changes={'total_steps': 350},
   ),
   Variant(
     name='strong',
