@@ -119,14 +119,11 @@ def done_by(told, what):
 
 
 def build_by(cluster, films, name):
-  import distributed
-
   # By default 128 elements are a partition: one worker would do all.
   options = f'dask_client_address={cluster.scheduler_address}'
   options += ',dask_npartitions=8'
   changes = {'beam_runner': DASK, 'beam_options': options}
   dataset.build(request(films, name, **changes))
-  distributed.default_client().close()  # Beam leaves it open.
   for path in (films / 'local').iterdir():
     written = (films / name / path.name).read_bytes()
     assert written == path.read_bytes(), path.name
