@@ -14,6 +14,7 @@ with those of `intervals` and `paired`.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import scipy.stats
@@ -29,6 +30,7 @@ _MOST_FILMS = 3
 _TRUE_PATIENTS = 600_000
 _CHECKED = 10
 _GAIN = 0.4
+_SEPARATION = 2.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +53,22 @@ class Studies:
 
 
 def simulate(
-  studies: int, patients: int, *, gain: float, rng: np.random.Generator
+  studies: int,
+  patients: int,
+  *,
+  gain: float,
+  rng: np.random.Generator,
+  separation: float = _SEPARATION,
 ) -> Studies:
-  """Draws studies; the second network is better by `gain`."""
+  """Draws studies.
+
+  Args:
+    studies: How many.
+    patients: Of a study.
+    gain: By how much the second network is better.
+    rng: Draws them.
+    separation: By how much the first network scores positive films higher.
+  """
   shape = studies, patients, _MOST_FILMS
   count = rng.integers(1, _MOST_FILMS + 1, shape[:2])
   there = np.arange(_MOST_FILMS) < count[..., None]
@@ -63,7 +78,8 @@ def simulate(
   hard = rng.normal(0, 0.6, (*shape[:2], 1)) + rng.normal(0, 0.5, shape)
   networks = []
   for number in range(2):
-    score = (2.2 + gain * number) * label - hard + rng.normal(0, 0.6, shape)
+    score = (separation + gain * number) * label - hard
+    score += rng.normal(0, 0.6, shape)
     predicted = score > 1.1
     overlap = 1 / (1 + np.exp(1.5 - score))
     area = np.where(predicted, np.maximum(truth, 3000), 0)
@@ -180,7 +196,12 @@ def _check(studies, ends):
 
 
 def coverage(
-  patients: int, *, studies: int, gain: float, seed: int
+  patients: int,
+  *,
+  studies: int,
+  gain: float,
+  seed: int,
+  separation: float = _SEPARATION,
 ) -> dict[str, list[float]]:
   """Shares of studies by metric: that the interval of the first network's
   value covers the truth, and that of the difference.
@@ -190,9 +211,11 @@ def coverage(
     studies: How many.
     gain: By how much the second network is better.
     seed: Of the studies.
+    separation: See `simulate`.
   """
   rng = np.random.default_rng(seed)
-  large = simulate(1, _TRUE_PATIENTS, gain=gain, rng=rng)
+  draw = functools.partial(simulate, gain=gain, rng=rng, separation=separation)
+  large = draw(1, _TRUE_PATIENTS)
   truth = [
     {name: x[0][0] for name, x in moved(large, network).items()}
     for network in large.networks
@@ -200,7 +223,7 @@ def coverage(
   covered = {name: [] for name in METRICS}
   rows = max(_CHECKED, 200_000 // patients)
   for start in range(0, studies, rows):
-    made = simulate(min(rows, studies - start), patients, gain=gain, rng=rng)
+    made = draw(min(rows, studies - start), patients)
     first, second = (moved(made, network) for network in made.networks)
     ends = {
       name: (wilson(*first[name]), difference(name, first[name], second[name]))
@@ -252,15 +275,25 @@ def main(arguments: list[str] | None = None) -> None:
     ('replicates', 99, 'of the permutation test'),
   ):
     parser.add_argument(f'--{name}', type=int, default=default, help=words)
+  parser.add_argument(
+    '--separation',
+    type=float,
+    default=_SEPARATION,
+    help='of positive and negative films by the first network, for intervals',
+  )
   with one_line():
     flags = parser.parse(arguments)
-  print('| positive patients | metric | interval | difference | ', end='')
-  print('of equal networks | p at most 5 % |\n|---|---|---|---|---|---|')
+  columns = ['positive patients', 'metric']
+  if flags.studies:
+    columns += ['interval', 'difference', 'of equal networks']
+  if flags.permuted_studies:
+    columns.append('p at most 5 %')
+  print(f'| {" | ".join(columns)} |\n|{"---|" * len(columns)}')
   for positive in map(int, flags.patients.split(',')):
     patients = round(positive / _ILL)
     shares = {name: [] for name in METRICS}
     if flags.studies:
-      options = {'studies': flags.studies}
+      options = {'studies': flags.studies, 'separation': flags.separation}
       different = coverage(patients, gain=_GAIN, seed=0, **options)
       equal = coverage(patients, gain=0.0, seed=1, **options)
       for name, cells in shares.items():

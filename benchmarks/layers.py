@@ -4,20 +4,27 @@
 
 Convolutions of 3x3, forward and both gradients, with XLA's default options and
 with those of `models.compiled`; batch normalization with ReLU, forward and
-gradient, by Flax and by `models.batch_norm`. Batches of 4.
+gradient, by Flax and by `models.batch_norm`; other layers, forward alone and
+with all gradients, in XLA's form and in that of `models.cpu`, by the
+processor's time, which other jobs hardly change. Batches of 4.
 """
 
+import functools
 import time
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import numpy as np
 from absl import app, flags
 
-from pnx_jax.models import compiled, convolution
+from pnx_jax.models import compiled, convolution, cpu
 from pnx_jax.models.batch_norm import BatchNorm
 
 _CALLS = flags.DEFINE_integer('calls', 9, 'Of which the fastest counts.')
+_TABLES = flags.DEFINE_list(
+  'tables', ['convolutions', 'normalization', 'forms'], 'What is timed.'
+)
 _BATCH = 4
 # Side of the map, channels in and out: layers of U-Net / ResNet-34 at 256.
 _CONVOLUTIONS = (
@@ -33,14 +40,14 @@ _MAPS = ((256, 16), (128, 64), (64, 64), (32, 128), (16, 256))
 _KINDS = {'epsilon': 1e-5, 'momentum': 0.9, 'use_running_average': False}
 
 
-def seconds(function, *arguments):
+def seconds(function, *arguments, clock=time.perf_counter):
   """Of the fastest call, compilation left out."""
   jax.block_until_ready(function(*arguments))
   found = []
   for _ in range(_CALLS.value):
-    start = time.perf_counter()
+    start = clock()
     jax.block_until_ready(function(*arguments))
-    found.append(time.perf_counter() - start)
+    found.append(clock() - start)
   return min(found)
 
 
@@ -109,9 +116,114 @@ def normalization():
     print(f'| {side} x {side} x {channels} | {" | ".join(cells)} |')
 
 
+def operations() -> dict[str, tuple[Callable, tuple[np.ndarray, ...]]]:
+  """Functions of arrays and of the `platform`, by what they are."""
+  found = {}
+  for side, below, skip, features in (
+    (128, 64, 64, 32),
+    (64, 128, 64, 64),
+    (32, 256, 128, 128),
+    (16, 512, 256, 256),
+    (256, 32, 0, 16),
+  ):
+    name = f'{side} x {side}: {below} upsampled and {skip} to {features}'
+    found[name] = (
+      _upsampled,
+      (
+        random(_BATCH, side // 2, side // 2, below),
+        random(_BATCH, side, side, skip),
+        random(3, 3, below + skip, features),
+      ),
+    )
+  for side, channels, features, size, groups in (
+    (128, 32, 4, 3, 1),
+    (256, 16, 1, 3, 1),
+    (8, 512, 512, 3, 1),
+    (32, 512, 256, 1, 1),
+    (64, 128, 128, 3, 32),
+    (32, 256, 256, 3, 32),
+    (64, 144, 144, 3, 144),
+    (32, 240, 240, 5, 240),
+    (16, 480, 480, 5, 480),
+  ):
+    kind = f'{groups} groups, ' if groups > 1 else ''
+    found[f'{side} x {side}: {kind}{channels} to {features}, {size}x{size}'] = (
+      functools.partial(convolution.convolve, groups=groups),
+      (
+        random(_BATCH, side, side, channels),
+        random(size, size, channels // groups, features),
+      ),
+    )
+  found['128 x 128 x 64: 3x3 max pooling'] = (
+    convolution.max_pool_overlapping,
+    (random(_BATCH, 128, 128, 64),),
+  )
+  found['256 x 256 x 32: 2x2 max pooling'] = (
+    convolution.max_pool,
+    (random(_BATCH, 256, 256, 32),),
+  )
+  found['32 x 32 x 512: mean over places'] = (
+    _mean,
+    (random(_BATCH, 32, 32, 512),),
+  )
+  found['16 x 16 x 1024: weights of channels'] = (
+    _scaled,
+    (random(_BATCH, 16, 16, 1024), random(_BATCH, 1, 1, 1024)),
+  )
+  return found
+
+
+def _upsampled(below, skip, kernel, *, platform):
+  skips = [skip] if skip.shape[-1] else []
+  return convolution.convolve_upsampled(below, skips, kernel, platform=platform)
+
+
+def _mean(x, *, platform):
+  total = (
+    cpu.place_sum(x) if platform == 'cpu' else x.sum((1, 2), keepdims=True)
+  )
+  return total / (x.shape[1] * x.shape[2])
+
+
+def _scaled(x, weight, *, platform):
+  return cpu.scale(x, weight) if platform == 'cpu' else x * weight
+
+
+def with_gradients(function, platform):
+  """A function that returns what `function` does, and all gradients."""
+
+  def both(*arrays):
+    y, backward = jax.vjp(
+      functools.partial(function, platform=platform), *arrays
+    )
+    return y, backward(y)
+
+  return both
+
+
+def forms():
+  print('ms of the processor: forward, forward and all gradients')
+  print("| layer | XLA's form | ours |\n|---|---|---|")
+  for name, (function, arrays) in operations().items():
+    cells = []
+    for platform in ('gpu', 'cpu'):
+      forward = functools.partial(function, platform=platform)
+      times = [
+        1e3 * seconds(compiled.jit(f), *arrays, clock=time.process_time)
+        for f in (forward, with_gradients(function, platform))
+      ]
+      cells.append(', '.join(f'{each:.1f}' for each in times))
+    print(f'| {name} | {" | ".join(cells)} |', flush=True)
+
+
 def main(_):
-  convolutions()
-  normalization()
+  tables = {
+    'convolutions': convolutions,
+    'normalization': normalization,
+    'forms': forms,
+  }
+  for name in _TABLES.value:
+    tables[name]()
 
 
 if __name__ == '__main__':

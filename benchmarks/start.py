@@ -39,20 +39,17 @@ _POSITIVE = 0.22
 _SPARSE = 75 << 30
 
 _START = """
-import re, sys, time
+import sys, time
+from benchmarks.memory import peak_megabytes
 from pnx_jax.formats import record_index
 from pnx_jax.input import pipeline
 from pnx_jax.input.sampling import Schedule
-def most():
-  # Not getrusage's, which counts the program that started this one, too.
-  with open('/proc/self/status') as file:
-    return int(re.search(r'VmHWM:\\s+(\\d+)', file.read())[1])
-before = most()
+before = peak_megabytes()
 began = time.perf_counter()
 dataset = pipeline.Dataset(sys.argv[1], ['fold0', 'fold1'])
 dataset.labels, dataset.sources
 seconds = time.perf_counter() - began
-after = most()
+after = peak_megabytes()
 schedule = Schedule(dataset.labels, positive_share=((0, 0.5),), seed=0)
 batches = pipeline.training_batches(
   dataset,
@@ -64,7 +61,7 @@ batches = pipeline.training_batches(
 )
 next(batches)
 to_batch = time.perf_counter() - began
-megabytes = ((after - before) / 1024, after / 1024, most() / 1024)
+megabytes = (after - before, after, peak_megabytes())
 print(len(dataset), seconds, to_batch, *megabytes)
 """
 

@@ -9,6 +9,11 @@ cycles / clock and bytes / bandwidth is a lower bound of the time of a step.
 Nothing is run. The bytes of a program include those that gathers touch, by the
 compiler's count; those of a part are operands and results of its operations in
 the chip's main memory.
+
+    python -m benchmarks.tpu --forms
+
+compiles single layers instead, forward and all gradients in bfloat16, in XLA's
+form, in that of a TPU and in that of a CPU.
 """
 
 import collections
@@ -32,7 +37,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from jax.experimental import topologies
 
-from benchmarks import programs, roofline
+from benchmarks import layers, programs, roofline
 from pnx_jax.config import Config
 from pnx_jax.prediction import network as networks
 from pnx_jax.training import experiment, sharding, train_state
@@ -48,6 +53,7 @@ _STRIDES = flags.DEFINE_list('output_strides', '1,2', 'Of the decoder.')
 _MODES = flags.DEFINE_list('modes', 'train,predict', 'What is compiled.')
 _BATCH = flags.DEFINE_integer('batch_size', 16, 'Images per chip.')
 _TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x2', 'Of the chips.')
+_FORMS = flags.DEFINE_bool('forms', False, 'Single layers, in three forms.')
 _PARTS = flags.DEFINE_bool('parts', False, 'Also print the parts.')
 _HLO_DIR = flags.DEFINE_string('hlo_dir', '', 'Where to keep the programs.')
 
@@ -221,6 +227,24 @@ def part_of(text: str) -> str:
   return 'presence head, other'
 
 
+def forms(devices: jax.sharding.Mesh) -> None:
+  """Prints the cycles of single layers with their gradients."""
+  whole = sharding.replicated(devices)
+  print("| layer | XLA's | of a TPU | of a CPU |\n|---|---|---|---|")
+  for name, (function, arrays) in layers.operations().items():
+    shapes = [
+      jax.ShapeDtypeStruct(array.shape, jnp.bfloat16, sharding=whole)
+      for array in arrays
+    ]
+    cells = []
+    for platform in ('gpu', 'tpu', 'cpu'):
+      both = layers.with_gradients(function, platform)
+      program = jax.jit(both, out_shardings=whole).lower(*shapes).compile()
+      parts = by_part(program.as_text()).values()
+      cells.append(f'{sum(cycles for cycles, _ in parts) / 1e6:.2f}')
+    print(f'| {name} | {" | ".join(cells)} |', flush=True)
+
+
 def _rows() -> Iterator[tuple[str, str, int, int]]:
   for recipe in _RECIPES.value:
     for size in map(int, _SIZES.value):
@@ -234,6 +258,9 @@ def main(_: Any) -> None:
   if reason:
     sys.exit(f'error: {reason}')
   devices = mesh(_TOPOLOGY.value, 1)
+  if _FORMS.value:
+    forms(devices)
+    return
   kinds: dict[str, Callable[..., jax.stages.Compiled]] = {
     'train': compiled_training,
     'predict': compiled_prediction,

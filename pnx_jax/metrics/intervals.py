@@ -6,9 +6,8 @@ all images are alike. Its number of observations is that of independent ones
 with the metric's standard error over patients (Korn and Graubard 1998, Survey
 Methodology 24, 193-201); quantiles are those of the t distribution. A metric
 that is at least 0, such as a number of findings or a distance, has the score
-interval of a Poisson mean likewise. Differences have a t interval. They hold
-better with few patients than percentiles of a bootstrap: see
-benchmarks/RESULTS.md.
+interval of a Poisson mean likewise. Differences have a t interval. How often
+they hold with few patients is in benchmarks/RESULTS.md.
 """
 
 import numpy as np
