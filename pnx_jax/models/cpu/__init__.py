@@ -5,7 +5,7 @@
 `python -m benchmarks.layers --tables=forms` measures them, RESULTS.md beside it
 has the results. With gradients XLA's own forms take 20 to 60 times as long for
 depthwise convolution and 7 times for max pooling, and their sums over places
-add one value at a time. On a TPU XLA's forms are the better ones.
+add one value at a time.
 """
 
 from pnx_jax.models.cpu.convolution import (
