@@ -107,6 +107,14 @@ def test_without_file_locks_one_of_two_that_start_at_once_goes_on(
   assert (tmp_path / 'lock').read_text() == 'another 17'
 
 
+def test_without_file_locks_a_lock_that_was_taken_over_is_left(
+  no_locks, tmp_path
+):
+  with fold_lock.held(tmp_path):
+    (tmp_path / 'lock').write_text('another 17')
+  assert (tmp_path / 'lock').read_text() == 'another 17'
+
+
 def test_without_file_locks_silence_frees_the_fold(no_locks, tmp_path):
   (tmp_path / 'lock').write_text('another 17')
   before = time.monotonic()

@@ -71,7 +71,8 @@ def _heartbeat(path: pathlib.Path) -> Iterator[None]:
     with heartbeat.repeating(beat):
       yield
   finally:
-    path.unlink(missing_ok=True)
+    if _read(path) == _owner():  # None has taken it over.
+      path.unlink(missing_ok=True)
 
 
 def _wait_for_silence(path: pathlib.Path) -> None:
