@@ -417,8 +417,9 @@ def test_a_damaged_picture_is_one_line(tmp_path):
   path.write_bytes(content)
   (tmp_path / 'film.npy').write_bytes(b'')
   for name in ('film.png', 'film.npy'):
-    with pytest.raises((OSError, ValueError)):
+    with pytest.raises((OSError, ValueError)) as error:
       standalone.read(str(tmp_path / name))
+    assert str(error.value) and '\n' not in str(error.value)
 
 
 def test_what_exists_is_not_overwritten(folder, run, tmp_path, capsys):

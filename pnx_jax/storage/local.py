@@ -156,10 +156,9 @@ def fetched(path: Path) -> str:
   start = len(address.key) + 1 if address.key else 0
   targets = {key: local / key[start:] for key in keys}
   # What an earlier copy holds may have been removed in the bucket.
-  for path in {*filter(pathlib.Path.is_file, local.rglob('*'))}.difference(
-    targets.values()
-  ):
-    path.unlink()
+  copied = {*filter(pathlib.Path.is_file, local.rglob('*'))}
+  for removed in copied.difference(targets.values()):
+    removed.unlink()
   _fetch_all(bucket, targets)
   return str(local)
 
