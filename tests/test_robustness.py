@@ -40,6 +40,6 @@ def test_every_promise_has_tests_that_exist():
 
 def test_damaged_films_depend_on_their_number_alone():
   """The benchmark's originals hold nothing that is drawn for each process."""
-  from benchmarks import fuzz
+  from benchmarks import damaged_films
 
-  assert fuzz.originals() == fuzz.originals()
+  assert damaged_films.originals() == damaged_films.originals()
