@@ -71,7 +71,7 @@ def _heartbeat(path: pathlib.Path) -> Iterator[None]:
     with heartbeat.repeating(beat):
       yield
   finally:
-    if _read(path) == _owner():  # None has taken it over.
+    if _read(path) == _owner():  # Else another has taken it.
       path.unlink(missing_ok=True)
 
 
