@@ -8,12 +8,13 @@ from output_files import folder_contents
 
 from pnx_jax.errors import UserError
 from pnx_jax.inference import output_folder
+from pnx_jax.inference.journal import Journal
 from pnx_jax.inference.output_folder import MARK
 from pnx_jax.inference.readings import Reading
 
 PLACES = (
   *('readings.jsonl', 'worklist.csv', 'worklist.html', 'not_assessed.csv'),
-  'masks/masks.csv',
+  *('masks/masks.csv', 'readings-1-of-2.jsonl'),
 )
 
 
@@ -61,13 +62,18 @@ def test_a_link_in_our_place_is_refused(tmp_path, place, marked):
 
 
 def test_other_foreign_files_are_left_alone(tmp_path):
-  for name in ('notes.txt', 'masks/mine.png', '.worklist.csv', 'report.csv'):
+  for name in (
+    *('notes.txt', 'masks/mine.png', '.worklist.csv', 'report.csv'),
+    'readings-of-mine-of-2.jsonl',
+  ):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(name)
   before = folder_contents(tmp_path)
   output_folder.claim(tmp_path)
-  assert folder_contents(tmp_path).items() >= before.items()
   assert [path.name for path in output_folder.written(tmp_path)] == ['masks']
+  with Journal(tmp_path):
+    pass
+  assert folder_contents(tmp_path).items() >= before.items()
 
 
 def test_an_unmarked_folder_is_ours_where_its_journal_parses(tmp_path):
@@ -84,6 +90,15 @@ def test_an_unmarked_folder_is_ours_where_its_journal_parses(tmp_path):
     with pytest.raises(UserError, match=r'readings\.jsonl was not written by'):
       output_folder.claim(tmp_path)
     assert journal.read_text() == text
+
+
+def test_an_empty_journal_makes_no_table_ours(tmp_path):
+  (tmp_path / 'readings.jsonl').touch()
+  output_folder.claim(tmp_path)
+  (tmp_path / MARK).unlink()
+  (tmp_path / 'worklist.csv').write_text('of somebody else')
+  with pytest.raises(UserError, match=r'worklist\.csv was not written by'):
+    output_folder.claim(tmp_path)
 
 
 def test_a_file_is_not_an_output_folder(tmp_path):

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ from pnx_jax.inference.readings import Reading
 from pnx_jax.inference.shards import Shard
 
 NAME = 'readings.jsonl'
-_OF_SHARDS = 'readings-*-of-*.jsonl'
+_OF_SHARD = re.compile(r'readings-\d+-of-\d+\.jsonl')
 _CHECKSUM = 'checksum'
 
 
@@ -59,7 +60,7 @@ class Journal:
     self.known: dict[str, Reading] = {}
     try:
       self._drop_torn_line()
-      others = [self.path.with_name(NAME), *self._journals_of_shards()]
+      others = [self.path.with_name(NAME), *of_shards(self.path.parent)]
       for path in [*(others if shard else []), self.path]:
         for reading in _lines(path):
           self.known[reading.name] = _without_mask(reading)
@@ -104,7 +105,8 @@ class Journal:
 
   def with_masks(self, names: Collection[str]) -> dict[str, Reading]:
     """The last readings of some films, complete, by name."""
-    paths = [self.path.with_name(NAME), *self._journals_of_shards(), self.path]
+    folder = self.path.parent
+    paths = [folder / NAME, *of_shards(folder), self.path]
     return {
       reading.name: reading
       for path in paths
@@ -118,7 +120,7 @@ class Journal:
 
   def _absorb(self, *, leave_locked: bool) -> None:
     """Moves the readings of shards that have ended here."""
-    for path in self._journals_of_shards():
+    for path in of_shards(self.path.parent):
       try:
         file = _opened(path)
       except UserError:
@@ -130,13 +132,16 @@ class Journal:
           self.append(reading)
         path.unlink()
 
-  def _journals_of_shards(self) -> list[pathlib.Path]:
-    return sorted(self.path.parent.glob(_OF_SHARDS))
-
   def _drop_torn_line(self) -> None:
     with self.path.open('rb') as file:
       whole = sum(len(line) for line in file if line.endswith(b'\n'))
     self._file.truncate(whole)
+
+
+def of_shards(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+  """The journals of shards in a folder, sorted."""
+  paths = pathlib.Path(folder).iterdir()
+  return sorted(path for path in paths if _OF_SHARD.fullmatch(path.name))
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:

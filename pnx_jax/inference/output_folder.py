@@ -26,7 +26,8 @@ _FOLDERS = ('masks', 'pictures', 'dicom_seg')
 def claim(folder: str | os.PathLike[str]) -> None:
   """Makes a folder, or checks that it is ours, and marks it.
 
-  A folder without a mark is ours where every line of its journal is a reading.
+  A folder without a mark is ours where it has readings and every line of its
+  journals is one.
 
   Raises:
     UserError: it cannot be written, or holds something else in a place that we
@@ -37,16 +38,21 @@ def claim(folder: str | os.PathLike[str]) -> None:
     raise UserError(f'--output_dir={folder} is a file; name a folder')
   with files.explained(folder / MARK):
     folder.mkdir(parents=True, exist_ok=True)
-  for name in (*_FOLDERS, MARK, journal.NAME, *_FILES):
+  of_shards = [path.name for path in journal.of_shards(folder)]
+  for name in (*_FOLDERS, MARK, journal.NAME, *of_shards, *_FILES):
     _check_kind(folder / name, is_folder=name in _FOLDERS)
   if (folder / MARK).exists():
     _check_mark(folder / MARK)
     return
-  if not journal.is_ours(folder / journal.NAME):
-    for name in (journal.NAME, *_FILES):
-      # Another shard may have marked the folder meanwhile.
-      if (folder / name).exists() and not (folder / MARK).exists():
-        raise _foreign(folder / name)
+  journals = [
+    name for name in (journal.NAME, *of_shards) if (folder / name).exists()
+  ]
+  foreign = [name for name in journals if not journal.is_ours(folder / name)]
+  if not any((folder / name).stat().st_size for name in journals):
+    foreign += [name for name in _FILES if (folder / name).exists()]
+  # Another shard may have marked the folder meanwhile.
+  if foreign and not (folder / MARK).exists():
+    raise _foreign(folder / foreign[0])
   with files.atomic(folder / MARK, contended=True) as file:
     file.write(_MARK_TEXT.encode())
 
