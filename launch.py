@@ -78,7 +78,10 @@ def main(_: list[str]) -> int:
     )
     compilation.keep_programs()
     {'eval': _evaluate, 'predict': _predict}.get(_MODE.value, _train)()
-  return cli.STOPPED if preemption.stopped() else 0
+  if not preemption.stopped():
+    return 0
+  preemption.ignore_signals()
+  return cli.STOPPED
 
 
 def _train() -> None:

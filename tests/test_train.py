@@ -114,13 +114,52 @@ steps.plain_dice = interrupt
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_signals_soon_after_the_first_are_the_same_request(number):
   """Schedulers send pairs; the process would end here otherwise."""
-  before = signal.getsignal(number)
+  code = f"""
+import signal
+from pnx_jax.training import preemption
+with preemption.watch() as stop_requested:
+  assert not stop_requested(1)
+  for _ in range(3):
+    signal.raise_signal({number:d})
+  assert stop_requested(2)
+signal.raise_signal({number:d})  # While the last files are written.
+print('written')
+preemption.REPEAT_SECONDS = 0
+signal.raise_signal({number:d})
+"""
+  command = [sys.executable, '-c', code]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.stdout == 'written\n'
+  assert done.returncode == -number
+
+
+def test_a_signal_while_python_ends_does_not_change_the_exit_code():
+  code = """
+import os, signal
+from pnx_jax.training import preemption
+class Last:
+  def __del__(self, kill=os.kill, process=os.getpid()):
+    kill(process, 15)
+preemption.ignore_signals()
+last = Last()
+"""
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT)
+  assert done.returncode == 0
+
+
+def test_without_a_signal_the_handlers_of_before_are_back():
+  before = signal.getsignal(signal.SIGTERM)
   with preemption.watch() as stop_requested:
     assert not stop_requested(1)
-    for _ in range(3):
-      signal.raise_signal(number)
-    assert stop_requested(2)
-  assert signal.getsignal(number) is before
+  assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_was_not_told_is_raised_again():
+  before = signal.getsignal(signal.SIGINT)
+  with pytest.raises(KeyboardInterrupt), preemption.watch() as stop_requested:
+    assert not stop_requested(1)
+    signal.raise_signal(signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_signal_long_after_the_first_ends_the_process():

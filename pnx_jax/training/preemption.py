@@ -25,32 +25,47 @@ def stopped() -> bool:
   return _stopped
 
 
+def ignore_signals() -> None:
+  """Lets a process that has saved end with its own exit code.
+
+  Python's end would make a further signal deadly again.
+  """
+  for each in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(each, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[int], bool]]:
   """Yields `stop_requested(step)`: whether to save and end after this step.
 
   It is first called with the step that training starts from. The first signal
   sets a flag. A further one within `REPEAT_SECONDS` is the same request, since
-  schedulers send pairs; a later one ends the process at once. With several
-  processes JAX's coordination service makes all stop at the same step; it
-  listens to SIGTERM alone, so SIGINT is passed on to it.
+  schedulers send pairs, and the second may come while the process writes its
+  last files after this context; a later one ends the process at once. A signal
+  of which `stop_requested` has not told is raised again at the end.
+
+  With several processes JAX's coordination service makes all stop at the same
+  step; it listens to SIGTERM alone, so SIGINT is passed on to it.
   """
   several = jax.process_count() > 1
   signals = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
   received: list[tuple[int, float]] = []
-  logged = started = False
+  logged = started = told = ended = False
 
   def handler(number: int, _: types.FrameType | None) -> None:
     now = time.monotonic()
     if received and now - received[0][1] >= REPEAT_SECONDS:
-      signal.signal(number, signal.SIG_DFL)
+      signal.signal(number, before[number] if ended else signal.SIG_DFL)
       signal.raise_signal(number)
+      return
     received.append((number, now))
-    if several:
+    if several and not ended:
       signal.raise_signal(signal.SIGTERM)
 
   def noted(stopping: bool) -> bool:
+    nonlocal told
     global _stopped
+    told |= stopping
     _stopped |= stopping
     return stopping
 
@@ -78,8 +93,12 @@ def watch() -> Iterator[Callable[[int], bool]]:
   try:
     yield stop_requested
   finally:
-    for each, previous in before.items():
-      signal.signal(each, previous)
+    ended = True
+    if not told:
+      for each, previous in before.items():
+        signal.signal(each, previous)
+  if received and not told:
+    signal.raise_signal(received[0][0])
 
 
 # The step that JAX was told last; before the first one it assumes 0.

@@ -124,7 +124,9 @@ def _train(
       if scores is None:
         return None
       events.hyperparameters(flatten(config), scores)
-    # A signal during the last validation keeps the next fold from starting.
+    # A signal while the last weights are scored and saved keeps the next fold
+    # from starting.
+    checkpoints.wait()
     return None if stop_requested(total_steps + 1) else scores
 
 
