@@ -9,7 +9,6 @@ writes a PNG per image and contact sheets. The last form shows the records of a
 built dataset.
 """
 
-import collections
 import functools
 import itertools
 import os
@@ -135,10 +134,14 @@ def write(
       break
     written += len(sheet)
     _save(
-      folder / f'contact_sheet_{page}.png',
+      folder / f'{_sheet(page)}.png',
       draw.contact_sheet(sheet, columns=columns),
     )
   return written, failures
+
+
+def _sheet(page: int) -> str:
+  return f'contact_sheet_{page}'
 
 
 def _pictures(
@@ -148,13 +151,14 @@ def _pictures(
   limits: pool.Limits,
 ) -> Iterator[np.ndarray | str]:
   """Yields pictures, each written to its file before, or failures, in order."""
-  seen: collections.Counter[str] = collections.Counter()
+  taken = {_sheet(page) for page in range(1, len(films) // _SHEET + 2)}
   jobs: list[_Job] = []
   for image_id, load in films:
-    seen[image_id] += 1
-    copy = f'_{seen[image_id]}' if seen[image_id] > 1 else ''
-    name = f'{names.safe_name(image_id)}{copy}.png'
-    jobs.append((image_id, folder / name, load))
+    stem = names.safe_name(image_id)
+    tries = itertools.chain([stem], (f'{stem}_{n}' for n in itertools.count(2)))
+    name = next(name for name in tries if name not in taken)
+    taken.add(name)
+    jobs.append((image_id, folder / f'{name}.png', load))
   batches = pool.batches(enumerate(jobs), _FILMS_PER_BATCH)
   results = pool.run(
     functools.partial(_draw, size=size),
