@@ -437,6 +437,12 @@ def test_what_exists_is_not_overwritten(folder, run, tmp_path, capsys):
     export.export(run, tmp_path / 'file' / 'model')
 
 
+def test_a_mounted_disk_is_refused_at_once(tmp_path, monkeypatch):
+  monkeypatch.setattr(pathlib.Path, 'is_mount', lambda path: True)
+  with pytest.raises(UserError, match='a disk is mounted'):
+    export.export(tmp_path / 'no run', tmp_path)
+
+
 def test_a_full_disk_leaves_no_model(folder, run, tmp_path, monkeypatch):
   content = {path.name: path.read_bytes() for path in folder.iterdir()}
   write = pathlib.Path.write_bytes

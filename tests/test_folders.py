@@ -78,6 +78,15 @@ def test_a_missing_folder_and_one_behind_a_link_are_written(tmp_path):
   assert content(tmp_path / 'run' / 'eval') == NEW
 
 
+def test_a_new_folder_appears_where_a_link_points(tmp_path):
+  (tmp_path / 'disk').mkdir()
+  (tmp_path / 'model').symlink_to(tmp_path / 'disk')
+  with folders.appearing(tmp_path / 'model') as new:
+    write(new, NEW)
+  assert content(tmp_path / 'disk') == NEW
+  assert {p.name for p in tmp_path.iterdir()} == {'disk', 'model'}
+
+
 def test_an_error_leaves_the_old_folder(folder, exchanges):
   for error, expected in (
     (OSError(errno.ENOSPC, 'No space left on device'), UserError),

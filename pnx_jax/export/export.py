@@ -52,6 +52,11 @@ def export(
   output = pathlib.Path(output).absolute()
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise UserError(f'{output} exists and is not empty; choose another')
+  if output.is_mount():
+    raise UserError(
+      f'{output} is where a disk is mounted, and cannot be replaced: name a '
+      'folder in it'
+    )
   content = files(run, compute_dtype=compute_dtype, accept_edited=accept_edited)
   with folders.appearing(output) as folder:
     for name, data in content.items():

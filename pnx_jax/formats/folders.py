@@ -25,7 +25,7 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   Raises:
     UserError: The folder cannot be written.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(os.path.realpath(path))
   partial = _beside(path, 'partial')
   with explained(path):
     path.parent.mkdir(parents=True, exist_ok=True)
