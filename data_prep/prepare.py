@@ -3,9 +3,9 @@
 A batch of films becomes two files in the build's working folder: `*.records`
 with the records, as in a TFRecord file, and `*.index` with what the build has
 to know of each film, as JSON. Both appear whole and the index last, so a batch
-is done exactly when its index is there. They are named after the first and
-the last film of the batch: a build that resumes, or repeats a batch film by
-film, never writes over another batch's records.
+is done exactly when its index is there. They are named after the films
+of the batch: a build that resumes, or repeats a batch film by film, never
+writes over another batch's records.
 """
 
 import dataclasses
@@ -163,13 +163,15 @@ def save(
 def finished(folder: str | os.PathLike[str]) -> dict[str, Outcome]:
   """Returns the outcomes of all batches that a folder holds, by path.
 
+  Of a film that was tried again the last one counts.
+
   Raises:
     UserError: An index is damaged.
   """
   remedy = f'remove {folder} and build again'
   return {
     outcome.path: outcome
-    for index in sorted(pathlib.Path(folder).glob('*.index'))
+    for index in sorted(pathlib.Path(folder).glob('*.index'), key=_age)
     for outcome in _outcomes(index, remedy)
   }
 
@@ -206,8 +208,14 @@ def _outcomes(index: pathlib.Path, remedy: str) -> Iterable[Outcome]:
   return content
 
 
+def _age(path: pathlib.Path) -> tuple[int, str]:
+  return path.stat().st_mtime_ns, path.name
+
+
 def _name(batch: pool.Batch[Entry]) -> str:
-  return f'{batch[0][0]:08d}-{batch[-1][0]:08d}'
+  numbers = [number for number, _ in batch]
+  digest = hashlib.sha256(str(numbers).encode()).hexdigest()[:8]
+  return f'{numbers[0]:08d}-{numbers[-1]:08d}-{digest}'
 
 
 def _prepare(

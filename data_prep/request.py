@@ -79,6 +79,7 @@ class Request:
       f'--{field.name}={_as_flag(getattr(wanted, field.name))}'
       for field in dataclasses.fields(self)
       if getattr(wanted, field.name) != field.default
+      or field.name == 'num_workers'  # The flag has another default.
     ]
     return shlex.join(['python', '-m', 'data_prep.build', *words])
 

@@ -35,6 +35,11 @@ def check_output(
         f'{name} lies in --output_dir={output_dir}, which the build replaces: '
         'choose another --output_dir'
       )
+  if path.is_mount():
+    raise UserError(
+      f'--output_dir={output_dir} is where a disk is mounted, and cannot be '
+      'replaced: name a folder in it'
+    )
   if not path.exists() or (path.is_dir() and not any(path.iterdir())):
     return
   if not all((path / name).is_file() for name in _WRITTEN):
@@ -101,6 +106,9 @@ def secret(path: str | os.PathLike[str]) -> bytes:
   descriptor = os.open(path, flags, 0o600)
   with open(descriptor, 'rb+') as file:
     fcntl.flock(file, fcntl.LOCK_EX)  # Two builds may begin at once.
+    if os.fstat(descriptor).st_mode & stat.S_IRWXO:
+      with files.explained(path):
+        os.fchmod(descriptor, 0o600)  # As older versions made it.
     content = file.read()
     if not content:
       content = os.urandom(32)

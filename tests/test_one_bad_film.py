@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import pathlib
 import signal
 import stat
 
@@ -185,6 +186,10 @@ def test_the_same_defect_in_many_films_ends_the_run():
       defects.check(refusals.Refusal('internal_error', 'KeyError in x.py'))
 
 
+def interrupt(*_):
+  raise KeyboardInterrupt
+
+
 def kill_some(batch, *, name, **keywords):
   if any(entry.image_id == name for _, entry in batch):
     for place, _ in enumerate(pool.each(batch)):
@@ -204,23 +209,57 @@ def test_films_given_up_for_lack_of_memory_are_named_with_the_command(
     '_function',
     lambda *a: functools.partial(kill_some, name='clean3', **real(*a).keywords),
   )
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(staging, 'publish', interrupt)
+    build(folders, 'alone', tmp_path / 'again')
   summary = build(folders, 'alone', tmp_path / 'made')
   assert summary['given_up'] == ['clean3']
   assert summary['rejected_by_reason'] == {'killed': 1}
   assert summary['retry'].startswith('python -m data_prep.build --output_dir=')
   for word in ('--overwrite=True', '--gib_per_film=8.0', '--num_workers=1'):
-    assert word in summary['retry'] or word == '--num_workers=1'
+    assert word in summary['retry'].split()
   from data_prep import report
 
   last = report.text(summary, 'made').splitlines()[-1]
   assert '1 films were given up' in last and summary['retry'] in last
   made = json.loads((tmp_path / 'made' / 'build.json').read_text())
   assert made['retry'] == summary['retry']
+  # A build that resumes tries them again.
+  monkeypatch.setattr(batches, '_function', real)
+  resumed = build(folders, 'alone', tmp_path / 'again')
+  assert resumed['given_up'] == []
+  assert resumed['written'] == made['written'] + 1
+
+
+def test_films_that_are_tried_again_replace_no_finished_records(tmp_path):
+  """Memory was short for the first and the last film of a batch."""
+  films = [(n, entries.Entry(f'{n}.dcm', f'{n}', 'train')) for n in range(3)]
+
+  def outcome(entry, reason):
+    return entries.reject(entry, reason, '')
+
+  prepare.save(
+    films,
+    [
+      outcome(entry, reason)
+      for (_, entry), reason in zip(
+        films, ('memory', 'modality', 'memory'), strict=True
+      )
+    ],
+    tmp_path,
+  )
+  again = [films[0], films[2]]
+  prepare.save(again, [outcome(e, 'empty') for _, e in again], tmp_path)
+  found = prepare.finished(tmp_path)
+  assert [found[f'{n}.dcm'].reason for n in range(3)] == [
+    *('empty', 'modality', 'empty')
+  ]
 
 
 def test_the_working_folder_is_private(tmp_path):
   with staging.folder(tmp_path / 'siim') as folder:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (folder / 'salt').touch(mode=0o644)  # As older versions made it.
     staging.secret(folder / 'salt')
     for name in ('salt', 'lock'):
       assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
@@ -243,6 +282,14 @@ def test_a_working_folder_that_others_could_fill_is_not_used(tmp_path):
     staging.folder(tmp_path / 'siim'),
   ):
     pass
+
+
+def test_a_mounted_disk_is_refused_before_films_are_read(
+  folders, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(pathlib.Path, 'is_mount', lambda path: True)
+  with pytest.raises(UserError, match='a disk is mounted'):
+    build(folders, 'alone', tmp_path)
 
 
 @pytest.mark.parametrize('name', ['lock', 'salt'])
@@ -292,11 +339,14 @@ def test_names_of_pictures_stay_in_their_folder(tmp_path):
     pixel_spacing=(-1, -1), spacing_plane='', mirrored=False,
   )  # fmt: skip
   out = tmp_path / 'deep' / 'out'
-  films = [('../../escaped', made), ('a/b', made), ('plain', made)]
+  ids = '../../escaped', 'a/b', 'plain', 'plain', 'plain_2', 'contact_sheet_1'
+  films = [(image_id, made) for image_id in ids]
   written, failures = view.write(films, out, size=64, columns=2)
-  assert (written, failures) == (3, [])
-  names = [path.name for path in out.iterdir()]
-  assert len(names) == 4 and 'plain.png' in names
+  assert (written, failures) == (6, [])
+  names = {path.name for path in out.iterdir()}
+  assert len(names) == 7
+  assert {'plain.png', 'plain_2.png', 'plain_2_2.png'} <= names
+  assert 'contact_sheet_1_2.png' in names
   assert sorted(os.listdir(tmp_path)) == ['deep']
 
 
