@@ -2,9 +2,9 @@
 
 At 64 x 64 a drain is easier to see than a pneumothorax: in 500 steps the
 presence head learns it, and no mask at all. What exposes it are the calls: it
-misses patients without a drain, and drains alarm it. One 95 % interval in twenty
-misses by chance, so three networks are averaged, each trained and scored on
-films of its own in 3 minutes of processor time. Run it with -m slow -s.
+misses patients without a drain, and drains alarm it. One 95 % interval in
+twenty misses by chance, so three networks are averaged, each trained and scored
+on films of its own in 3 minutes of processor time. Run it with -m slow -s.
 """
 
 import csv

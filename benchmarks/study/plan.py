@@ -146,7 +146,7 @@ VARIANTS = (
   Variant(
     name='steps_350',
     why=(
-      'The checkpoint that `steps_1000` would keep is that of step 335, and far '
+      'The checkpoint that `steps_1000` would keep is that of step 335, far '
       'better than its last one.'
     ),
     parent='mild',
