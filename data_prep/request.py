@@ -50,8 +50,10 @@ class Request:
   @property
   def key_file(self) -> str:
     """The file with the secret that keys the digests of patients."""
+    if self.patient_key:
+      return os.path.realpath(self.patient_key)
     beside = os.path.dirname(os.path.realpath(self.output_dir))
-    return self.patient_key or os.path.join(beside, '.patient_key')
+    return os.path.join(beside, '.patient_key')
 
   @property
   def options(self) -> prepare.RecordOptions:

@@ -101,18 +101,22 @@ def matches(path: pathlib.Path, inputs: Any) -> bool:
 
 
 def secret(path: str | os.PathLike[str]) -> bytes:
-  """Returns 32 bytes from a file; random ones are put in a new one."""
-  flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-  descriptor = os.open(path, flags, 0o600)
-  with open(descriptor, 'rb+') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)  # Two builds may begin at once.
-    if os.fstat(descriptor).st_mode & stat.S_IRWXO:
-      with files.explained(path):
+  """Returns 32 bytes from a file; random ones are put in a new one.
+
+  One that cannot be written, such as a mounted secret, is read as it is.
+  """
+  writable = os.access(path, os.W_OK) or not os.path.exists(path)
+  flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+  with files.explained(path):
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, 'rb+' if writable else 'rb') as file:
+      fcntl.flock(file, fcntl.LOCK_EX)  # Two builds may begin at once.
+      if writable and os.fstat(descriptor).st_mode & stat.S_IRWXO:
         os.fchmod(descriptor, 0o600)  # As older versions made it.
-    content = file.read()
-    if not content:
-      content = os.urandom(32)
-      file.write(content)
+      content = file.read()
+      if not content:
+        content = os.urandom(32)
+        file.write(content)
   return hashlib.sha256(content).digest()
 
 

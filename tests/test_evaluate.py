@@ -405,6 +405,32 @@ def test_results_on_another_dataset_of_the_same_name_stay(
     protocol.make(config, stranger, accept_edited=True)
 
 
+def test_another_dataset_of_the_same_name_and_ids_is_told_by_its_content(
+  tmp_path, dataset_dir, monkeypatch
+):
+  folder = tmp_path / 'eval_data'
+  folder.mkdir()
+  (folder / 'per_image.csv').touch()
+  monkeypatch.setattr(
+    protocol.evaluation_files,
+    'read_per_image',
+    lambda _: types.SimpleNamespace(image_id=np.array(['film'])),
+  )
+  found = protocol.identity(dataset_dir)
+
+  def check(**changes):
+    monkeypatch.setattr(
+      protocol.evaluation_files, 'read_metrics', lambda _: found | changes
+    )
+    protocol._check_same_dataset(folder, dataset_dir, {'film'})
+
+  check()
+  check(data_dir='/moved')
+  check(data_checksum='built again')
+  with pytest.raises(UserError, match='another dataset that is called like'):
+    check(data_dir='/elsewhere', data_checksum='other films')
+
+
 def test_external_validation_changes_nothing_else(
   stranger, dataset_dir, monkeypatch
 ):

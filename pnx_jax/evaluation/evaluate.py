@@ -159,6 +159,8 @@ def evaluate(
   metrics = {'patient_safe': origin.patient_safe, **found.flat()}
   if origin.kept_test_copies:
     metrics['kept_test_copies'] = origin.kept_test_copies
+  if plan.saved_rules:
+    metrics |= protocol.identity(config.data_dir)
   if plan.seal != evaluation_seal.SEALED:
     metrics = {'seal': plan.seal, **metrics}
   if any(cleaning.values()):

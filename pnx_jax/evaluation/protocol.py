@@ -20,6 +20,7 @@ from pnx_jax.metrics import rules
 from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.deployment import Deployment
 from pnx_jax.prediction.postprocess import Postprocess
+from pnx_jax.storage import local
 from pnx_jax.training import run_files, run_seal
 
 _logger = logging.getLogger(__name__)
@@ -219,13 +220,31 @@ def _check_thresholds(postprocess, path) -> None:
     ) from None
 
 
+def identity(data_dir: str | os.PathLike[str]) -> dict[str, str]:
+  """What metrics.json says of the dataset of an external validation."""
+  place = os.path.abspath(built_dataset.folder(data_dir))
+  return {
+    'data_dir': local.origin(place),
+    'data_checksum': built_dataset.noted_checksum(data_dir),
+  }
+
+
 def _check_same_dataset(folder, data_dir, image_ids) -> None:
-  """Refuses to replace the results on another dataset of the same name."""
+  """Refuses to replace the results on another dataset of the same name.
+
+  A dataset that was moved is the same by its content, one that was built again
+  by its place.
+  """
   path = folder / 'per_image.csv'
   if not path.exists():
     return
   scored = set(evaluation_files.read_per_image(path).image_id.tolist())
-  if not scored <= image_ids:
+  metrics = evaluation_files.read_metrics(folder / 'metrics.json')
+  same = {
+    metrics.get(name, value) == value
+    for name, value in identity(data_dir).items()
+  }
+  if not scored <= image_ids or same == {False}:
     raise UserError(
       f'{folder} holds the results on another dataset that is called like '
       f'{data_dir}: rename one of the two datasets, or move that folder away'

@@ -194,7 +194,7 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 # The entries that are no numbers.
-_TEXTS = ('seal',)
+_TEXTS = ('seal', 'data_dir', 'data_checksum')
 _Value = (
   int
   | float
