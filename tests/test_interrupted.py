@@ -91,6 +91,7 @@ def test_killed_build_goes_on(archive, checksum, tmp_path, capsys):
   assert [path.name for path in tmp_path.iterdir()] == ['siim']
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   bucket_servers.missing() is not None and os.environ.get('CI') != 'true',
   reason=f'{bucket_servers.missing()} is not installed',

@@ -123,7 +123,7 @@ with preemption.watch() as stop_requested:
     signal.raise_signal({number:d})
   assert stop_requested(2)
 signal.raise_signal({number:d})  # While the last files are written.
-print('written')
+print('written', flush=True)
 preemption.REPEAT_SECONDS = 0
 signal.raise_signal({number:d})
 """
