@@ -139,17 +139,13 @@ def _left_over(
     done = {
       path: outcome
       for path, outcome in prepare.finished(folder).items()
-      if not _may_pass(outcome)  # With other limits, or on a quieter machine.
+      if not prepare.may_pass(outcome)
     }
     print(f'Resuming an interrupted build: {len(done)} films are done.')
     return done
   if unfinished:
     print('Removed what an interrupted build of other inputs had left.')
   return {}
-
-
-def _may_pass(outcome: prepare.Outcome) -> bool:
-  return isinstance(outcome, Rejection) and outcome.reason in refusals.MAY_PASS
 
 
 def _identity(entry: Entry) -> tuple[int, ...]:

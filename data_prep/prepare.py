@@ -3,9 +3,9 @@
 A batch of films becomes two files in the build's working folder: `*.records`
 with the records, as in a TFRecord file, and `*.index` with what the build has
 to know of each film, as JSON. Both appear whole and the index last, so a batch
-is done exactly when its index is there. They are named after the films
-of the batch: a build that resumes, or repeats a batch film by film, never
-writes over another batch's records.
+is done exactly when its index is there. They are named after the films of
+the batch: a build that resumes, or repeats a batch film by film, never writes
+over another batch's records.
 """
 
 import dataclasses
@@ -163,17 +163,25 @@ def save(
 def finished(folder: str | os.PathLike[str]) -> dict[str, Outcome]:
   """Returns the outcomes of all batches that a folder holds, by path.
 
-  Of a film that was tried again the last one counts.
+  Of a film that was given up and tried again, what came of that counts.
 
   Raises:
     UserError: An index is damaged.
   """
   remedy = f'remove {folder} and build again'
-  return {
-    outcome.path: outcome
-    for index in sorted(pathlib.Path(folder).glob('*.index'), key=_age)
+  found = [
+    outcome
+    for index in sorted(pathlib.Path(folder).glob('*.index'))
     for outcome in _outcomes(index, remedy)
-  }
+  ]
+  given_up = [outcome for outcome in found if may_pass(outcome)]
+  others = [outcome for outcome in found if not may_pass(outcome)]
+  return {outcome.path: outcome for outcome in (*given_up, *others)}
+
+
+def may_pass(outcome: Outcome) -> bool:
+  """Whether a film was given up that another try may read."""
+  return isinstance(outcome, Rejection) and outcome.reason in refusals.MAY_PASS
 
 
 def remove_partial(folder: str | os.PathLike[str]) -> None:
@@ -206,10 +214,6 @@ def _outcomes(index: pathlib.Path, remedy: str) -> Iterable[Outcome]:
     index, list[Prepared | Rejection], remedy=remedy
   )
   return content
-
-
-def _age(path: pathlib.Path) -> tuple[int, str]:
-  return path.stat().st_mtime_ns, path.name
 
 
 def _name(batch: pool.Batch[Entry]) -> str:
