@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pnx_jax.errors import UserError
-from pnx_jax.formats import files
+from pnx_jax.formats import files, folders
 
 _LOCK = 'lock'
 _INPUTS = 'inputs.json'
@@ -35,11 +35,7 @@ def check_output(
         f'{name} lies in --output_dir={output_dir}, which the build replaces: '
         'choose another --output_dir'
       )
-  if path.is_mount():
-    raise UserError(
-      f'--output_dir={output_dir} is where a disk is mounted, and cannot be '
-      'replaced: name a folder in it'
-    )
+  folders.check_not_mounted(path)
   if not path.exists() or (path.is_dir() and not any(path.iterdir())):
     return
   if not all((path / name).is_file() for name in _WRITTEN):
@@ -78,7 +74,7 @@ def folder(
   if not shared:
     path.chmod(0o700)
   busy = f'another build is writing {output_dir}'
-  with files.locked(path / _LOCK, busy=busy):
+  with files.locked(path / _LOCK, busy=busy, mode=0o600):
     yield path
 
 
@@ -114,6 +110,8 @@ def secret(path: str | os.PathLike[str]) -> bytes:
       if writable and os.fstat(descriptor).st_mode & stat.S_IRWXO:
         os.fchmod(descriptor, 0o600)  # As older versions made it.
       content = file.read()
+      if not content and not writable:
+        raise UserError(f'{path} is empty: the key of patients has 32 bytes')
       if not content:
         content = os.urandom(32)
         file.write(content)

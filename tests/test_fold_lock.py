@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -105,6 +106,16 @@ def test_without_file_locks_one_of_two_that_start_at_once_goes_on(
   ):
     pass
   assert (tmp_path / 'lock').read_text() == 'another 17'
+
+
+def test_a_lock_in_a_shared_folder_is_for_all_that_the_umask_lets(tmp_path):
+  before = os.umask(0o002)
+  try:
+    with fold_lock.held(tmp_path):
+      mode = stat.S_IMODE((tmp_path / 'lock').stat().st_mode)
+  finally:
+    os.umask(before)
+  assert mode == 0o664
 
 
 def test_without_file_locks_a_lock_that_was_taken_over_is_left(

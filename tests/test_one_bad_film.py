@@ -265,6 +265,19 @@ def test_the_working_folder_is_private(tmp_path):
       assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
 
 
+def test_a_mounted_key_is_read_as_it_is(tmp_path, monkeypatch):
+  path = tmp_path / 'key'
+  path.write_bytes(bytes(range(32)))
+  found = staging.secret(path)
+  path.chmod(0o444)
+  monkeypatch.setattr(os, 'access', lambda *_: False)  # Root may write all.
+  assert staging.secret(path) == found
+  assert stat.S_IMODE(path.stat().st_mode) == 0o444
+  (tmp_path / 'empty').touch()
+  with pytest.raises(UserError, match='is empty'):
+    staging.secret(tmp_path / 'empty')
+
+
 def test_a_working_folder_that_others_could_fill_is_not_used(tmp_path):
   hidden = tmp_path / '.siim.building'
   hidden.mkdir()

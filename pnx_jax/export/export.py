@@ -52,11 +52,7 @@ def export(
   output = pathlib.Path(output).absolute()
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise UserError(f'{output} exists and is not empty; choose another')
-  if output.is_mount():
-    raise UserError(
-      f'{output} is where a disk is mounted, and cannot be replaced: name a '
-      'folder in it'
-    )
+  folders.check_not_mounted(output)
   content = files(run, compute_dtype=compute_dtype, accept_edited=accept_edited)
   with folders.appearing(output) as folder:
     for name, data in content.items():

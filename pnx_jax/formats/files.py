@@ -88,7 +88,9 @@ def atomic(
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike[str], *, busy: str) -> Iterator[int]:
+def locked(
+  path: str | os.PathLike[str], *, busy: str, mode: int = 0o666
+) -> Iterator[int]:
   """Holds a lock file, made where it is missing; yields its descriptor.
 
   The lock ends with the process. A link in its place is not followed.
@@ -96,13 +98,15 @@ def locked(path: str | os.PathLike[str], *, busy: str) -> Iterator[int]:
   Args:
     path: The lock file.
     busy: What to tell the user while another process holds the lock.
+    mode: Who may hold it, as far as the umask allows: in a shared folder,
+      others too.
 
   Raises:
     UserError: Another process holds the lock, or it cannot be made.
   """
   flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
   with explained(path):
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = os.open(path, flags, mode)
   try:
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

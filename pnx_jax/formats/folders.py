@@ -9,10 +9,20 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 
+from pnx_jax.errors import UserError
 from pnx_jax.formats.files import explained, remove, sync
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h, renameat2(2).
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+
+
+def check_not_mounted(path: pathlib.Path) -> None:
+  """Raises UserError where a disk is mounted: it cannot be replaced."""
+  if path.is_mount():
+    raise UserError(
+      f'{path} is where a disk is mounted, and cannot be replaced: name a '
+      'folder in it'
+    )
 
 
 @contextlib.contextmanager
@@ -151,7 +161,7 @@ def _sync_all(folder: pathlib.Path) -> None:
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
   flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-  descriptor = os.open(path, flags, 0o600)
+  descriptor = os.open(path, flags, 0o666)
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield
