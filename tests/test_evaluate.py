@@ -296,7 +296,7 @@ def stranger(evaluated, workdir, tmp_path):
 
 
 def test_external_validation_applies_the_saved_rules_unchanged(
-  stranger, dataset_dir
+  stranger, dataset_dir, tmp_path, monkeypatch
 ):
   before = {
     path.name: path.read_bytes()
@@ -343,6 +343,14 @@ def test_external_validation_applies_the_saved_rules_unchanged(
     assert metrics[f'{name}specificity'] == (~called[label == 0]).mean()
   page = (folder / 'report.html').read_text()
   assert 'stranger on records' in page and 'external validation' in page
+  # A dataset that was moved or built again is the same one; films of another
+  # may be numbered alike.
+  moved = shutil.copytree(dataset_dir, tmp_path / 'moved' / 'records')
+  assert protocol.make(small_run.config(str(moved)), stranger).folder == folder
+  monkeypatch.setattr(built_dataset, 'noted_checksum', lambda _: 'of others')
+  assert protocol.make(config, stranger).folder == folder
+  with pytest.raises(UserError, match='another dataset that is called like'):
+    protocol.make(small_run.config(str(moved)), stranger)
 
 
 def test_a_run_that_began_from_another_is_scored_on_its_own_data(
@@ -403,32 +411,6 @@ def test_results_on_another_dataset_of_the_same_name_stay(
   shutil.copytree(stranger / 'eval', folder, dirs_exist_ok=True)
   with pytest.raises(UserError, match='another dataset that is called like'):
     protocol.make(config, stranger, accept_edited=True)
-
-
-def test_another_dataset_of_the_same_name_and_ids_is_told_by_its_content(
-  tmp_path, dataset_dir, monkeypatch
-):
-  folder = tmp_path / 'eval_data'
-  folder.mkdir()
-  (folder / 'per_image.csv').touch()
-  monkeypatch.setattr(
-    protocol.evaluation_files,
-    'read_per_image',
-    lambda _: types.SimpleNamespace(image_id=np.array(['film'])),
-  )
-  found = protocol.identity(dataset_dir)
-
-  def check(**changes):
-    monkeypatch.setattr(
-      protocol.evaluation_files, 'read_metrics', lambda _: found | changes
-    )
-    protocol._check_same_dataset(folder, dataset_dir, {'film'})
-
-  check()
-  check(data_dir='/moved')
-  check(data_checksum='built again')
-  with pytest.raises(UserError, match='another dataset that is called like'):
-    check(data_dir='/elsewhere', data_checksum='other films')
 
 
 def test_external_validation_changes_nothing_else(

@@ -240,11 +240,11 @@ def _check_same_dataset(folder, data_dir, image_ids) -> None:
     return
   scored = set(evaluation_files.read_per_image(path).image_id.tolist())
   metrics = evaluation_files.read_metrics(folder / 'metrics.json')
-  same = {
-    metrics.get(name, value) == value
+  differs = all(
+    metrics.get(name, value) != value
     for name, value in identity(data_dir).items()
-  }
-  if not scored <= image_ids or same == {False}:
+  )
+  if differs or not scored <= image_ids:
     raise UserError(
       f'{folder} holds the results on another dataset that is called like '
       f'{data_dir}: rename one of the two datasets, or move that folder away'
