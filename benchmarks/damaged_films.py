@@ -30,7 +30,7 @@ def film(seed: int) -> np.ndarray:
 
 def clean(seed: int, **attributes: str) -> bytes:
   """Returns the file of a film, uncompressed."""
-  return _bytes(_dataset(film(seed), **attributes))
+  return as_file(uncompressed(film(seed), **attributes))
 
 
 def originals() -> list[bytes]:
@@ -58,7 +58,7 @@ def originals() -> list[bytes]:
   ]
   made = []
   for syntax, samples, stream in streams:
-    dataset = _dataset(samples)
+    dataset = uncompressed(samples)
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.PixelData = encapsulate([stream])
     dataset['PixelData'].VR = 'OB'
@@ -69,18 +69,18 @@ def originals() -> list[bytes]:
     uid.ExplicitVRBigEndian,
     uid.DeflatedExplicitVRLittleEndian,
   ):
-    dataset = _dataset(twelve)
+    dataset = uncompressed(twelve)
     dataset.file_meta.TransferSyntaxUID = syntax
     if syntax == uid.ExplicitVRBigEndian:
       dataset.PixelData = twelve.astype('>u2').tobytes()
     made.append(dataset)
-  runs = _dataset(twelve)
+  runs = uncompressed(twelve)
   runs.compress(
     uid.RLELossless, encoding_plugin='pydicom', generate_instance_uid=False
   )
   for number, dataset in enumerate([*made, runs]):
     dataset.PatientID = f'{number}'
-  return [*map(_bytes, [*made, runs])]
+  return [*map(as_file, [*made, runs])]
 
 
 def lossless_jpeg(samples: np.ndarray) -> bytes:
@@ -89,7 +89,7 @@ def lossless_jpeg(samples: np.ndarray) -> bytes:
 
   with tempfile.TemporaryDirectory() as folder:
     path = f'{folder}/film.dcm'
-    pathlib.Path(path).write_bytes(_bytes(_dataset(samples)))
+    pathlib.Path(path).write_bytes(as_file(uncompressed(samples)))
     reader = gdcm.ImageReader()
     reader.SetFileName(path)
     reader.Read()
@@ -202,7 +202,8 @@ def _is_lossy(dataset: pydicom.Dataset) -> bool:
   return syntax in (uid.JPEGBaseline8Bit, uid.JPEG2000, uid.JPEGExtended12Bit)
 
 
-def _dataset(samples: np.ndarray, **attributes: str) -> pydicom.Dataset:
+def uncompressed(samples: np.ndarray, **attributes: str) -> pydicom.Dataset:
+  """Returns a film of u8[H, W], or of 12 bits in u16[H, W]."""
   made = pydicom.Dataset()
   made.file_meta = pydicom.dataset.FileMetaDataset()
   made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
@@ -223,7 +224,8 @@ def _dataset(samples: np.ndarray, **attributes: str) -> pydicom.Dataset:
   return made
 
 
-def _bytes(made: pydicom.Dataset) -> bytes:
+def as_file(made: pydicom.Dataset) -> bytes:
+  """Returns the bytes of the file."""
   buffer = io.BytesIO()
   made.save_as(buffer, enforce_file_format=True)
   return buffer.getvalue()

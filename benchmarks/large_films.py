@@ -7,7 +7,6 @@ file of 1 MB that inflates to 1 GB. Each is read by a process of its own, whose
 peak of resident memory is printed beside that before the film is read.
 """
 
-import io
 import pathlib
 import subprocess
 import sys
@@ -15,10 +14,9 @@ import tempfile
 import zlib
 
 import numpy as np
-import pydicom
 from pydicom import uid
 
-from benchmarks import memory
+from benchmarks import damaged_films, memory
 from pnx_jax.formats import dicom, limits
 
 _INFLATED = 1 << 30
@@ -28,21 +26,9 @@ _READ = 'import benchmarks.large_films as b, sys; b.read(sys.argv[1])'
 def film(side: int, syntax: uid.UID) -> bytes:
   """Returns a DICOM file of noise."""
   noise = np.random.default_rng(0).integers(4096, size=(side, side))
-  made = pydicom.Dataset()
-  made.file_meta = pydicom.dataset.FileMetaDataset()
+  made = damaged_films.uncompressed(noise.astype(np.uint16))
   made.file_meta.TransferSyntaxUID = syntax
-  made.SOPClassUID = uid.SecondaryCaptureImageStorage
-  made.SOPInstanceUID = '1.2.3'
-  made.Modality, made.BodyPartExamined = 'CR', 'CHEST'
-  made.SamplesPerPixel, made.PhotometricInterpretation = 1, 'MONOCHROME2'
-  made.Rows = made.Columns = side
-  made.BitsAllocated, made.BitsStored, made.HighBit = 16, 12, 11
-  made.PixelRepresentation = 0
-  made.PixelData = noise.astype(np.uint16).tobytes()
-  made['PixelData'].VR = 'OW'
-  buffer = io.BytesIO()
-  made.save_as(buffer, enforce_file_format=True)
-  return buffer.getvalue()
+  return damaged_films.as_file(made)
 
 
 def bomb() -> bytes:
