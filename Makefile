@@ -11,7 +11,7 @@ VENV := .venv
 endif
 BIN := $(VENV)/bin
 DEMO := runs/demo
-# Huge pages make CPU steps 15-20 % faster; the cache saves recompilation.
+# Huge pages make CPU steps faster; the cache saves recompilation.
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export TF_CPP_MIN_LOG_LEVEL := 3
