@@ -289,6 +289,7 @@ def commands(folder: pathlib.Path) -> Mapping[str, Command]:
     f'--rle_csv={films}/train-rle.csv',
     f'--test_dicom_dir={films}/dicom-images-test',
     f'--patient_map={films}/nih_id.csv',
+    f'--patient_key={folder}/patient_key',
     *('--image_size=32', '--num_folds=3', '--num_workers=2'),
   ]
   run, evaluated = folder / 'run', folder / 'evaluated'
