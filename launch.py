@@ -73,9 +73,9 @@ def main(_: list[str]) -> int:
         num_processes=_NUM_PROCESSES.value,
         process_id=_PROCESS_ID.value,
       )
-    cli.log_to_terminal(
-      level=logging.INFO if cluster.is_first() else logging.WARNING
-    )
+    cli.log_to_terminal()  # First: JAX would tell which devices it lacks.
+    if not cluster.is_first():
+      logging.getLogger('pnx_jax').setLevel(logging.WARNING)
     compilation.keep_programs()
     {'eval': _evaluate, 'predict': _predict}.get(_MODE.value, _train)()
   if not preemption.stopped():

@@ -95,7 +95,7 @@ class Parser(argparse.ArgumentParser):
     raise UserError(message)
 
 
-def log_to_terminal(*, level: int = logging.INFO) -> None:
+def log_to_terminal() -> None:
   """Shows the project's own log, and the warnings of others."""
   absl_logging.set_verbosity(absl_logging.WARNING)
   handler = logging.StreamHandler(sys.stdout)
@@ -103,7 +103,7 @@ def log_to_terminal(*, level: int = logging.INFO) -> None:
   logger = logging.getLogger('pnx_jax')
   logger.addHandler(handler)
   logger.propagate = False
-  logger.setLevel(level)
+  logger.setLevel(logging.INFO)
 
 
 def parse_flags(

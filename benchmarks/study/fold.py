@@ -7,7 +7,6 @@ weights, mean of the image and its mirror image.
 """
 
 import datetime
-import logging
 import os
 import pathlib
 import time
@@ -66,7 +65,7 @@ def score(network: Network, config, mesh: jax.sharding.Mesh) -> films.Films:
 
 
 def main(_) -> None:
-  cli.log_to_terminal(level=logging.INFO)
+  cli.log_to_terminal()
   values = flags.FLAGS
   run = plan.parse(values.run)
   config = plan.config(run, values.data_dir, output_dir=values.output_dir)
