@@ -214,6 +214,9 @@ def test_overlap_of_readers_agrees_with_pixels(root, tmp_path):
     ]
     expected[f'{film}'] = np.mean(pairs) if pairs else None
     put(root / 'train' / f'{film}.dicom')
+  lines += [f'flat,R{reader},Pneumothorax,4,4,9,4' for reader in range(2)]
+  expected['flat'] = 0.0  # Boxes without an area.
+  put(root / 'train' / 'flat.dicom')
   header = 'image_id,rad_id,class_name,x_min,y_min,x_max,y_max'
   put(root / 'train.csv', '\n'.join([header, *lines]))
   rows = {
@@ -222,7 +225,7 @@ def test_overlap_of_readers_agrees_with_pixels(root, tmp_path):
   for film, iou in expected.items():
     told = '' if iou is None else f'{iou:.3f}'
     assert rows[film].get('readers_iou', '') == told
-  assert [iou is None for iou in expected.values()] == [True] * 2 + [False] * 3
+  assert [iou is None for iou in expected.values()] == [True] * 2 + [False] * 4
 
 
 def test_chestx_det(root, tmp_path):

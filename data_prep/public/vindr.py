@@ -110,7 +110,10 @@ def _overlap(boxes: Iterable[Mapping[str, str]]) -> float:
 def _iou(
   one: Sequence[tuple[float, ...]], other: Sequence[tuple[float, ...]]
 ) -> float:
-  """Returns intersection over union of the areas that boxes cover."""
+  """Returns intersection over union of the areas that boxes cover.
+
+  It is 0 if they have no area.
+  """
   corners = np.array([*one, *other])
   # Between the sides of the boxes a place is in all of a box or in none of it.
   x, y = np.unique(corners[:, [0, 2]]), np.unique(corners[:, [1, 3]])
@@ -125,7 +128,8 @@ def _iou(
     return inside
 
   first, second = covered(one), covered(other)
-  return float(areas[first & second].sum() / areas[first | second].sum())
+  union = areas[first | second].sum()
+  return float(areas[first & second].sum() / union) if union else 0.0
 
 
 def _box(entry: Mapping[str, str]) -> str:
