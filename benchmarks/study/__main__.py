@@ -40,7 +40,7 @@ def main(_) -> None:
     output = output / 'fresh'
     results = output / 'results'
   if not _REPORT.value:
-    _build()
+    _build(_DATA_DIR.value)
     runs = [plan.parse(text) for text in _ONLY.value] or plan.runs()
     while waiting := plan.waiting(runs, results):
       print(plan.progress(len(runs), waiting, _minutes(results)), flush=True)
@@ -58,8 +58,8 @@ def _minutes(results: pathlib.Path) -> float:
   return sum(timed) / len(timed) if timed else _MINUTES
 
 
-def _build() -> None:
-  if pathlib.Path(_DATA_DIR.value, 'build.json').exists():
+def _build(data_dir: str, size: int = plan.RECORD_SIZE) -> None:
+  if pathlib.Path(data_dir, 'build.json').exists():
     return
   if not _REAL_DATA.value:
     raise app.UsageError('--real_data is missing: the folder of siim_study')
@@ -69,8 +69,8 @@ def _build() -> None:
     f'--dicom_dir={study}/dicom-images',
     f'--rle_csv={study}/train-rle.csv',
     f'--patient_map={study}/nih_id.csv',
-    f'--output_dir={_DATA_DIR.value}',
-    '--image_size=256',
+    f'--output_dir={data_dir}',
+    f'--image_size={size}',
   )
 
 
@@ -78,8 +78,12 @@ def _train(run: plan.Run, output: pathlib.Path, results: pathlib.Path) -> None:
   """In a process of its own, which leaves no memory behind."""
   if plan.fields(run.variant)['pretrained'] == plan.FINDINGS:
     _pretrain(plan.findings_path(output))
+  data_dir = plan.records(run.variant, _DATA_DIR.value)
   if plan.UNLABELED in plan.fields(run.variant):
-    _build_unlabeled(plan.records(run.variant, _DATA_DIR.value))
+    _build_unlabeled(data_dir)
+  else:
+    size = plan.fields(run.variant)['image_size']
+    _build(data_dir, max(size, plan.RECORD_SIZE))
   _run(
     'benchmarks.study.fold',
     f'--run={run}',

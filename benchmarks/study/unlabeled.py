@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from absl import app, flags
 
-from benchmarks.study import pretrain
+from benchmarks.study import plan, pretrain
 from pnx_jax.formats import built_dataset, files, rle
 
 COLUMNS = ('path', 'image_id', 'patient', 'source', 'split', 'label', 'rle')
@@ -67,7 +67,7 @@ def main(_) -> None:
     [
       *(sys.executable, '-m', 'data_prep.build'),
       *(f'--manifest={manifest}', f'--output_dir={values.output}'),
-      '--image_size=256',
+      f'--image_size={plan.RECORD_SIZE}',
     ],
     check=True,
   )
