@@ -10,6 +10,7 @@ import datetime
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 
 import jax
 from absl import app, flags
@@ -49,11 +50,13 @@ def last_network(
   )
 
 
-def score(network: Network, config, mesh: jax.sharding.Mesh) -> films.Films:
-  """Counts what a network predicts of the films of the held-out fold."""
+def score(
+  networks: Sequence[Network], config, mesh: jax.sharding.Mesh
+) -> films.Films:
+  """Counts what networks predict together of the held-out fold's films."""
   dataset = pipeline.Dataset(config.data_dir, [schema.fold_split(config.fold)])
   predictor = DatasetPredictor(
-    Ensemble(networks=(network,), mesh=mesh),
+    Ensemble(networks=networks, mesh=mesh),
     experiment.loader(config, config.eval.batch_size),
   )
   return films.count(
@@ -76,11 +79,11 @@ def main(_) -> None:
     raise SystemExit(130)
   minutes = (time.monotonic() - start) / 60
   mesh = sharding.mesh()
-  found = score(last_network(config, workdir, mesh), config, mesh)
+  found = score([last_network(config, workdir, mesh)], config, mesh)
   results = pathlib.Path(values.results_dir)
   if run.variant.score_best:
     best = Network.load(workdir, run.fold, mesh=mesh)
-    films.write(results / f'{run}_best.csv', score(best, config, mesh))
+    films.write(results / f'{run}_best.csv', score([best], config, mesh))
   files.write_json(
     results / f'{run}.json',
     {
