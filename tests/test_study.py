@@ -250,7 +250,8 @@ def test_progress_names_the_next_run_and_the_time_left():
 def test_the_last_weights_of_a_fold_are_scored(trained_run, dataset_dir):
   config = small_run.config(dataset_dir)
   mesh = sharding.mesh()
-  found = fold.score(fold.last_network(config, trained_run, mesh), config, mesh)
+  network = fold.last_network(config, trained_run, mesh)
+  found = fold.score([network], config, mesh)
   dataset = pipeline.Dataset(dataset_dir, ['fold0'])
   assert found.image_id.tolist() == [each.image_id for each in dataset.records]
   assert found.label.tolist() == (dataset.labels == 1).tolist()
