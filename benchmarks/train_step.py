@@ -6,13 +6,15 @@ r"""Times steps of training or prediction beside PyTorch's of the same network.
 A side is a library, the output stride of its decoder and, if wanted, the type
 that it computes in: `smp/2/bfloat16`. `smp` is segmentation-models-pytorch;
 with output stride 2 its decoder ends one block earlier, in the sub-pixel head
-of this project. `remat/1` is this project's network with model.remat. Without a
-type a CPU computes in float32 and a GPU in bfloat16, there PyTorch with
-torch.compile. The sides take turns, some steps each, so that a noisy machine is
-noisy for all of them. The first side is the one that the others are compared
-with, round by round. Beside other jobs the processor's time says more than the
-clock's. GiB are what XLA reserves for the program and the most that PyTorch's
-allocator had on a GPU. `--torch_python` names the interpreter that has torch.
+of this project. `remat/1` is this project's network with model.remat, `other/1`
+that of `ours/1` run by `--other_python`, which may have another version of JAX.
+Without a type a CPU computes in float32 and a GPU in bfloat16, there PyTorch
+with torch.compile. The sides take turns, some steps each, so that a noisy
+machine is noisy for all of them. The first side is the one that the others are
+compared with, round by round. Beside other jobs the processor's time says more
+than the clock's. GiB are what XLA reserves for the program and the most that
+PyTorch's allocator had on a GPU. `--torch_python` names the interpreter that
+has torch.
 """
 
 import os
@@ -46,6 +48,10 @@ ROOFLINE = flags.DEFINE_bool('roofline', False, 'print the slowest operations')
 TORCH_PYTHON = flags.DEFINE_string(
   'torch_python', sys.executable, 'interpreter that has torch'
 )
+OTHER_PYTHON = flags.DEFINE_string(
+  'other_python', sys.executable, 'interpreter of the side `other`'
+)
+SERVE = flags.DEFINE_bool('serve', False, 'time the one side for a `Worker`')
 
 
 class Ours:
@@ -122,22 +128,10 @@ class Ours:
     return clock, time.process_time() - processor
 
 
-class Torch:
-  """Runs steps of PyTorch's network in another process."""
+class Worker:
+  """Runs steps in another process, which prints seconds and bytes."""
 
-  def __init__(self, stride, dtype):
-    worker = pathlib.Path(__file__).with_name('train_step_torch.py')
-    command = [
-      TORCH_PYTHON.value,
-      str(worker),
-      f'--encoder={ENCODER.value}',
-      f'--decoder={DECODER.value}',
-      f'--size={SIZE.value}',
-      f'--batch={BATCH.value}',
-      f'--output_stride={stride}',
-      f'--dtype={dtype}',
-      *['--inference'] * INFERENCE.value,
-    ]
+  def __init__(self, command):
     self.process = subprocess.Popen(
       command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -158,16 +152,39 @@ class Torch:
     self.process.wait()
 
 
+def serve(ours):
+  """Answers a `Worker`."""
+  memory = ours.memory or 0
+  print(ours.compile_seconds, 0, memory, flush=True)
+  for line in sys.stdin:
+    print(*ours.seconds(int(line)), memory, flush=True)
+
+
 def side(name):
   """What `ours/1` or `smp/2/bfloat16` stands for."""
   library, stride, *dtype = name.split('/')
-  arguments = int(stride), *(dtype or [''])
+  network = [
+    f'--encoder={ENCODER.value}',
+    f'--decoder={DECODER.value}',
+    f'--size={SIZE.value}',
+    f'--batch={BATCH.value}',
+    *['--inference'] * INFERENCE.value,
+  ]
+  here = pathlib.Path(__file__)
   if library == 'smp':
-    return Torch(*arguments)
-  return Ours(*arguments, remat=library == 'remat')
+    script = str(here.with_name('train_step_torch.py'))
+    stride, dtype = f'--output_stride={stride}', f'--dtype={"".join(dtype)}'
+    return Worker([TORCH_PYTHON.value, script, *network, stride, dtype])
+  if library == 'other':
+    ours = '/'.join(['ours', stride, *dtype])
+    command = [OTHER_PYTHON.value, str(here), *network]
+    return Worker([*command, '--serve', f'--sides={ours}'])
+  return Ours(int(stride), *(dtype or ['']), remat=library == 'remat')
 
 
 def main(_):
+  if SERVE.value:
+    return serve(side(SIDES.value[0]))
   sides = {}
   for name in SIDES.value:
     sides[name] = side(name)
