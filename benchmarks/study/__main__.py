@@ -16,6 +16,7 @@ import sys
 from absl import app, flags
 
 from benchmarks.study import plan, report
+from pnx_jax.training import run_files
 
 _REAL_DATA = flags.DEFINE_string(
   'real_data', None, 'Folder that holds siim_study; needed to build records.'
@@ -76,6 +77,19 @@ def _build(data_dir: str, size: int = plan.RECORD_SIZE) -> None:
 
 def _train(run: plan.Run, output: pathlib.Path, results: pathlib.Path) -> None:
   """In a process of its own, which leaves no memory behind."""
+  if members := plan.members(run):
+    for member in members:
+      if not _trained(member, output):
+        _train(member, output, results)
+    _run(
+      'benchmarks.study.averaged',
+      f'--name={run.variant.name}',
+      f'--runs={",".join(map(str, members))}',
+      f'--data_dir={plan.records(run.variant, _DATA_DIR.value)}',
+      f'--output_dir={output}',
+      f'--results_dir={results}',
+    )
+    return
   if plan.fields(run.variant)['pretrained'] == plan.FINDINGS:
     _pretrain(plan.findings_path(output))
   data_dir = plan.records(run.variant, _DATA_DIR.value)
@@ -91,6 +105,13 @@ def _train(run: plan.Run, output: pathlib.Path, results: pathlib.Path) -> None:
     f'--output_dir={output}',
     f'--results_dir={results}',
   )
+
+
+def _trained(run: plan.Run, output: pathlib.Path) -> bool:
+  """Whether the weights of its last step are there."""
+  workdir = output / run.variant.name / f'seed{run.seed}'
+  folder = run_files.checkpoint_dir(workdir, run.fold)
+  return (folder / str(plan.fields(run.variant)['total_steps'])).exists()
 
 
 def _build_unlabeled(data_dir: str) -> None:

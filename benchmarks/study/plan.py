@@ -46,6 +46,8 @@ class Variant:
     folds: that are held out, one run each.
     seeds: one run each.
     score_best: whether the checkpoint that validation prefers is scored, too.
+    average_of: seeds of the parent whose networks are averaged; nothing of its
+      own is trained.
   """
 
   name: str
@@ -55,6 +57,7 @@ class Variant:
   folds: tuple[int, ...] = SCREENED_FOLDS
   seeds: tuple[int, ...] = (0,)
   score_best: bool = False
+  average_of: tuple[int, ...] = ()
 
 
 # The order is by expected gain: what keeps a short run from learning at all
@@ -214,6 +217,16 @@ VARIANTS = (
     changes={'model.output_stride': 2},
   ),
   Variant(
+    name='three_networks',
+    why=(
+      'With so few films networks of different seeds differ in what they find: '
+      'their mean should be better than each.'
+    ),
+    parent='stride2',
+    folds=ALL_FOLDS,
+    average_of=(0, 1, 2),
+  ),
+  Variant(
     name='size_384',
     why=(
       'A pleural line is one or two pixels wide at 1024 x 1024 and gone at '
@@ -331,6 +344,14 @@ def runs() -> list[Run]:
     for seed in each.seeds
     for fold in each.folds
   ]
+
+
+def members(run: Run) -> list[Run]:
+  """Returns the runs that a run averages; none if it is trained itself."""
+  if not run.variant.average_of:
+    return []
+  parent = variant(run.variant.parent)
+  return [Run(parent, seed, run.fold) for seed in run.variant.average_of]
 
 
 def waiting(runs: Sequence[Run], results: pathlib.Path) -> list[Run]:
