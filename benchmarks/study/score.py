@@ -3,13 +3,16 @@
     python -m benchmarks.study.score --predictions=DIR --data_dir=data/study \\
         --run=torch/seed0_fold0
 
-DIR: see `pnx_jax.evaluation.stored_predictions`.
+DIR: see `pnx_jax.evaluation.stored_predictions`. The predictions of several
+folders, joined by commas, are averaged.
 """
 
 import datetime
 import os
 import pathlib
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 from absl import app, flags
 
 from benchmarks.study import films
@@ -19,7 +22,7 @@ from pnx_jax.input import pipeline
 from pnx_jax.prediction.network import SIZE
 from pnx_jax.training import run_files
 
-_PREDICTIONS = flags.DEFINE_string('predictions', None, 'The folder.')
+_PREDICTIONS = flags.DEFINE_list('predictions', None, 'The folders.')
 _DATA_DIR = flags.DEFINE_string('data_dir', 'data/study', 'The records.')
 _RUN = flags.DEFINE_string('run', None, 'For example torch/seed0_fold0.')
 _RESULTS_DIR = flags.DEFINE_string(
@@ -31,12 +34,26 @@ _MINUTES = flags.DEFINE_float('minutes', None, 'It trained for that long.')
 _LOAD = flags.DEFINE_float('load_average', None, 'Of the machine meanwhile.')
 
 
+def averaged(
+  networks: Sequence[Iterable[tuple[np.ndarray, float]]],
+) -> Iterator[tuple[np.ndarray, float]]:
+  """The means over networks of f32[S, S] and the probability of each film."""
+  for predictions in zip(*networks, strict=True):
+    probs, probability = zip(*predictions, strict=True)
+    yield np.mean(probs, axis=0), float(np.mean(probability))
+
+
 def main(_) -> None:
   fold = int(_RUN.value.rpartition('fold')[2])
   dataset = pipeline.Dataset(_DATA_DIR.value, [schema.fold_split(fold)])
   found = films.count(
     dataset.records,
-    StoredPredictions(_PREDICTIONS.value).probabilities(dataset),
+    averaged(
+      [
+        StoredPredictions(folder).probabilities(dataset)
+        for folder in _PREDICTIONS.value
+      ]
+    ),
     lambda index: dataset.label(index, SIZE),
     fold=fold,
   )
