@@ -15,6 +15,7 @@ from benchmarks.study import (
   fold,
   plan,
   pretrain,
+  pseudo_masks,
   report,
   unlabeled,
 )
@@ -372,6 +373,20 @@ def test_an_interrupted_encoder_resumes_bit_for_bit(tmp_path, monkeypatch):
   )
 
 
+def test_only_the_surest_predictions_become_masks():
+  films = []
+  for number in range(20):
+    probs = np.full((1024, 1024), 0.01 * number, np.float32)
+    probs[:2, 3] = 0.04 * number
+    films.append((probs, 0.5))
+  found = pseudo_masks.confident(films)
+  assert found == {
+    **dict.fromkeys(range(10), ''),
+    18: '3072 2',
+    19: '3072 2',
+  }
+
+
 def test_films_of_nih_stand_unlabeled_beside_the_folds(tmp_path, monkeypatch):
   study = tmp_path / 'siim_study'
   study.mkdir()
@@ -387,9 +402,11 @@ def test_films_of_nih_stand_unlabeled_beside_the_folds(tmp_path, monkeypatch):
     lambda _: [{'image_id': '00000003_000', 'patient': '00000003'}],
   )
   path = tmp_path / 'films.csv'
-  files.write_csv(
-    path, unlabeled.COLUMNS, unlabeled.rows(tmp_path, {'a': 1, 'b': 0})
+  rows = (
+    *unlabeled.annotated(tmp_path, {'a': 1, 'b': 0}),
+    *unlabeled.unannotated(tmp_path, 'nih'),
   )
+  files.write_csv(path, unlabeled.COLUMNS, rows)
   (one, other, third), _ = manifest_reader.read(path)
   assert (one.image_id, one.fold, one.patient) == ('a', 1, '00000001')
   assert one.path == str(study / 'dicom-images' / 'a.dcm')

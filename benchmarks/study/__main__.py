@@ -12,6 +12,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -59,12 +60,16 @@ def _minutes(results: pathlib.Path) -> float:
   return sum(timed) / len(timed) if timed else _MINUTES
 
 
+def _real_data(folder: str) -> str:
+  if not _REAL_DATA.value:
+    raise app.UsageError(f'--real_data is missing: what holds {folder}')
+  return _REAL_DATA.value
+
+
 def _build(data_dir: str, size: int = plan.RECORD_SIZE) -> None:
   if pathlib.Path(data_dir, 'build.json').exists():
     return
-  if not _REAL_DATA.value:
-    raise app.UsageError('--real_data is missing: the folder of siim_study')
-  study = pathlib.Path(_REAL_DATA.value, 'siim_study')
+  study = pathlib.Path(_real_data('siim_study'), 'siim_study')
   _run(
     'data_prep.build',
     f'--dicom_dir={study}/dicom-images',
@@ -77,24 +82,30 @@ def _build(data_dir: str, size: int = plan.RECORD_SIZE) -> None:
 
 def _train(run: plan.Run, output: pathlib.Path, results: pathlib.Path) -> None:
   """In a process of its own, which leaves no memory behind."""
-  if members := plan.members(run):
-    for member in members:
-      if not _trained(member, output):
-        _train(member, output, results)
+  members = plan.members(run)
+  for member in members:
+    if not _trained(member, output):
+      _train(member, output, results)
+  averaged = (
+    f'--runs={",".join(map(str, members))}',
+    f'--output_dir={output}',
+    f'--data_dir={_DATA_DIR.value}',
+  )
+  if run.variant.average_of:
     _run(
       'benchmarks.study.averaged',
+      *averaged,
       f'--name={run.variant.name}',
-      f'--runs={",".join(map(str, members))}',
-      f'--data_dir={plan.records(run.variant, _DATA_DIR.value)}',
-      f'--output_dir={output}',
       f'--results_dir={results}',
     )
     return
   if plan.fields(run.variant)['pretrained'] == plan.FINDINGS:
     _pretrain(plan.findings_path(output))
-  data_dir = plan.records(run.variant, _DATA_DIR.value)
-  if plan.UNLABELED in plan.fields(run.variant):
-    _build_unlabeled(data_dir)
+  data_dir = plan.records(run, _DATA_DIR.value)
+  if run.variant.teacher:
+    _build_pseudo_masks(data_dir, averaged)
+  elif run.variant.unlabeled:
+    _build_unlabeled(data_dir, run.variant.unlabeled)
   else:
     size = plan.fields(run.variant)['image_size']
     _build(data_dir, max(size, plan.RECORD_SIZE))
@@ -114,16 +125,31 @@ def _trained(run: plan.Run, output: pathlib.Path) -> bool:
   return (folder / str(plan.fields(run.variant)['total_steps'])).exists()
 
 
-def _build_unlabeled(data_dir: str) -> None:
-  """The records that `mean_teacher` is trained on."""
+def _build_unlabeled(data_dir: str, films: str) -> None:
+  """The study's records with others that have no annotation."""
   if pathlib.Path(data_dir, 'build.json').exists():
     return
-  if not _REAL_DATA.value:
-    raise app.UsageError('--real_data is missing: the folder of nih_labelled')
+  folder = {'nih': 'nih_labelled', 'test': 'siim_stage2_320'}[films]
   _run(
     'benchmarks.study.unlabeled',
-    f'--real_data={_REAL_DATA.value}',
+    f'--real_data={_real_data(folder)}',
+    f'--films={films}',
     f'--data_dir={_DATA_DIR.value}',
+    f'--output={data_dir}',
+  )
+
+
+def _build_pseudo_masks(data_dir: str, averaged: Sequence[str]) -> None:
+  """The study's records with others that an average has annotated."""
+  if pathlib.Path(data_dir, 'build.json').exists():
+    return
+  test_dir = f'{_DATA_DIR.value}_test'
+  _build_unlabeled(test_dir, 'test')
+  _run(
+    'benchmarks.study.pseudo_masks',
+    *averaged,
+    f'--real_data={_real_data("siim_stage2_320")}',
+    f'--test_dir={test_dir}',
     f'--output={data_dir}',
   )
 
@@ -132,11 +158,9 @@ def _pretrain(path: pathlib.Path) -> None:
   """The encoder that `findings` starts from."""
   if path.exists():
     return
-  if not _REAL_DATA.value:
-    raise app.UsageError('--real_data is missing: the folder of nih_labelled')
   _run(
     'benchmarks.study.pretrain',
-    f'--real_data={_REAL_DATA.value}',
+    f'--real_data={_real_data("nih_labelled")}',
     f'--output={path}',
   )
 

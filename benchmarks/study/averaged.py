@@ -13,47 +13,56 @@ are asked for. The table of films is written like that of a recipe, as its seed
 import dataclasses
 import datetime
 import pathlib
-import sys
+from collections.abc import Sequence
 
 import jax
 from absl import app, flags
 
 from benchmarks.study import films, fold, plan
+from pnx_jax.config import Config
 from pnx_jax.formats import files
+from pnx_jax.prediction.network import Network
 from pnx_jax.training import run_files, sharding
 
-_RUNS = flags.DEFINE_list('runs', [], 'Finished runs that hold one fold out.')
-_NAME = flags.DEFINE_string('name', None, 'Of the folder of results.')
-_FLIP = flags.DEFINE_bool('flip', True, 'Average over the mirror image.')
-_SCALES = flags.DEFINE_list('scales', ['1'], 'Average over these sizes.')
-_DATA_DIR = flags.DEFINE_string('data_dir', 'data/study', 'The records.')
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'runs/study', 'The runs.')
-_RESULTS_DIR = flags.DEFINE_string(
-  'results_dir', 'benchmarks/study/results', 'For the table of films.'
-)
+
+def networks(
+  runs: Sequence[plan.Run], data_dir: str, *, output_dir: str
+) -> tuple[list[Network], Config]:
+  """The last weights of finished runs, and the config of the last one.
+
+  Raises:
+    UsageError: They do not hold the same fold out.
+  """
+  if len({run.fold for run in runs}) != 1:
+    raise app.UsageError('--runs needs runs that hold the same fold out')
+  found = []
+  for run in runs:
+    config = plan.config(run, data_dir, output_dir=output_dir)
+    workdir = pathlib.Path(output_dir, run.variant.name, f'seed{run.seed}')
+    found.append(fold.last_network(config, workdir, sharding.mesh()))
+  return found, config
 
 
 def main(_) -> None:
-  runs = [plan.parse(text) for text in _RUNS.value]
-  if len({run.fold for run in runs}) != 1:
-    raise app.UsageError('--runs needs runs that hold the same fold out')
-  mesh = sharding.mesh()
-  networks = []
-  for run in runs:
-    config = plan.config(run, _DATA_DIR.value, output_dir=_OUTPUT_DIR.value)
-    workdir = pathlib.Path(
-      _OUTPUT_DIR.value, run.variant.name, f'seed{run.seed}'
-    )
-    networks.append(
-      dataclasses.replace(
-        fold.last_network(config, workdir, mesh),
-        flip=_FLIP.value,
-        scales=tuple(map(float, _SCALES.value)),
-      )
-    )
-  found = fold.score(networks, config, mesh)
-  path = pathlib.Path(_RESULTS_DIR.value, _NAME.value, f'seed0_fold{run.fold}')
-  command = ' '.join(['python -m benchmarks.study.averaged', *sys.argv[1:]])
+  values = flags.FLAGS
+  runs = [plan.parse(text) for text in values.runs]
+  trained, config = networks(
+    runs, values.data_dir, output_dir=values.output_dir
+  )
+  scales = tuple(map(float, values.scales))
+  views = [
+    dataclasses.replace(network, flip=values.flip, scales=scales)
+    for network in trained
+  ]
+  found = fold.score(views, config, sharding.mesh())
+  path = pathlib.Path(
+    values.results_dir, values.name, f'seed0_fold{runs[0].fold}'
+  )
+  command = (
+    f'python -m benchmarks.study.averaged --name={values.name} '
+    f'--runs={",".join(values.runs)} --scales={",".join(values.scales)} '
+    f'--{"" if values.flip else "no"}flip'
+  )
   files.write_json(
     path.with_suffix('.json'),
     {
@@ -68,5 +77,14 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
+  flags.DEFINE_list('runs', [], 'Finished runs that hold one fold out.')
+  flags.DEFINE_string('name', None, 'Of the folder of results.')
+  flags.DEFINE_bool('flip', True, 'Average over the mirror image.')
+  flags.DEFINE_list('scales', ['1'], 'Average over these sizes.')
+  flags.DEFINE_string('data_dir', 'data/study', 'The records.')
+  flags.DEFINE_string('output_dir', 'runs/study', 'The runs.')
+  flags.DEFINE_string(
+    'results_dir', 'benchmarks/study/results', 'For the table of films.'
+  )
   flags.mark_flag_as_required('name')
   app.run(main)

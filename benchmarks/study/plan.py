@@ -28,8 +28,6 @@ BASE = {
 FINDINGS = 'findings'
 # Pixels along the side of the records; larger networks have their own.
 RECORD_SIZE = 256
-# A variant with this field is trained on the records of `unlabeled.py`.
-UNLABELED = 'mean_teacher.unlabeled_share'
 SCREENED_FOLDS = (0, 1, 2)
 ALL_FOLDS = (0, 1, 2, 3, 4)
 
@@ -48,6 +46,8 @@ class Variant:
     score_best: whether the checkpoint that validation prefers is scored, too.
     average_of: seeds of the parent whose networks are averaged; nothing of its
       own is trained.
+    unlabeled: what else is in the records, see `unlabeled.py`.
+    teacher: the average whose masks are trained on, too, see `pseudo_masks.py`.
   """
 
   name: str
@@ -58,6 +58,8 @@ class Variant:
   seeds: tuple[int, ...] = (0,)
   score_best: bool = False
   average_of: tuple[int, ...] = ()
+  unlabeled: str = ''
+  teacher: str = ''
 
 
 # The order is by expected gain: what keeps a short run from learning at all
@@ -193,7 +195,8 @@ VARIANTS = (
     why='Films without annotation say what does not matter to a mask.',
     parent='mild',
     # Beside the same 8 annotated films of each step.
-    changes={'batch_size': 16, UNLABELED: 0.5},
+    changes={'batch_size': 16, 'mean_teacher.unlabeled_share': 0.5},
+    unlabeled='nih',
   ),
   Variant(
     name='slow_encoder',
@@ -225,6 +228,26 @@ VARIANTS = (
     parent='stride2',
     folds=ALL_FOLDS,
     average_of=(0, 1, 2),
+  ),
+  Variant(
+    name='mean_teacher_test',
+    why=(
+      "NIH's films without annotation show hardly any pneumothorax, those of "
+      'the second test set do.'
+    ),
+    parent='stride2',
+    changes={'batch_size': 16, 'mean_teacher.unlabeled_share': 0.5},
+    unlabeled='test',
+  ),
+  Variant(
+    name='self_training',
+    why=(
+      'Films limit the scores, and the mean of three networks is better than '
+      'each: what it is sure of on 3,205 films makes more films.'
+    ),
+    parent='stride2',
+    changes={'total_steps': 1000, 'source_weights': 'siim=1,test=1'},
+    teacher='three_networks',
   ),
   Variant(
     name='size_384',
@@ -304,11 +327,13 @@ def findings_path(output_dir: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(output_dir, 'findings.safetensors')
 
 
-def records(chosen: Variant, data_dir: str) -> str:
-  """Where the records lie that a variant is trained on."""
-  size = fields(chosen)['image_size']
-  if UNLABELED in fields(chosen):
-    return f'{data_dir}_unlabeled'
+def records(run: Run, data_dir: str) -> str:
+  """Where the records lie that a run is trained on."""
+  size = fields(run.variant)['image_size']
+  if run.variant.teacher:
+    return f'{data_dir}_pseudo{run.fold}'
+  if run.variant.unlabeled:
+    return f'{data_dir}_{run.variant.unlabeled}'
   return f'{data_dir}_{size}' if size > RECORD_SIZE else data_dir
 
 
@@ -322,7 +347,7 @@ def config(
     chosen['pretrained'] = str(findings_path(output_dir))
   made.update_from_flattened_dict(
     {
-      'data_dir': records(run.variant, data_dir),
+      'data_dir': records(run, data_dir),
       'seed': run.seed,
       'fold': run.fold,
       'eval.batch_size': 8,
@@ -347,11 +372,12 @@ def runs() -> list[Run]:
 
 
 def members(run: Run) -> list[Run]:
-  """Returns the runs that a run averages; none if it is trained itself."""
-  if not run.variant.average_of:
+  """Returns the runs whose networks are averaged for a run, if any."""
+  average = variant(run.variant.teacher) if run.variant.teacher else run.variant
+  if not average.average_of:
     return []
-  parent = variant(run.variant.parent)
-  return [Run(parent, seed, run.fold) for seed in run.variant.average_of]
+  parent = variant(average.parent)
+  return [Run(parent, seed, run.fold) for seed in average.average_of]
 
 
 def waiting(runs: Sequence[Run], results: pathlib.Path) -> list[Run]:
