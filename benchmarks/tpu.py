@@ -52,6 +52,7 @@ _SIZES = flags.DEFINE_list('sizes', '256,512', 'Sides of the image.')
 _STRIDES = flags.DEFINE_list('output_strides', '1,2', 'Of the decoder.')
 _MODES = flags.DEFINE_list('modes', 'train,predict', 'What is compiled.')
 _BATCH = flags.DEFINE_integer('batch_size', 16, 'Images per chip.')
+_WIDTH = flags.DEFINE_integer('width', 0, "Instead of the recipe's.")
 _TOPOLOGY = flags.DEFINE_string('topology', 'v5e:2x2', 'Of the chips.')
 _FORMS = flags.DEFINE_bool('forms', False, 'Single layers, in three forms.')
 _PARTS = flags.DEFINE_bool('parts', False, 'Also print the parts.')
@@ -277,6 +278,7 @@ def main(_: Any) -> None:
         'batch_size': _BATCH.value,
         'model.output_stride': stride,
         'augmentation.crop_size': 0,
+        **({'model.width': _WIDTH.value} if _WIDTH.value else {}),
       },
     )
     start = time.perf_counter()
