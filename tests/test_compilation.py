@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 
+from pnx_jax.models import segmenter
+from pnx_jax.prediction.network import Network
 from pnx_jax.training import alarm_filter, compilation
 
 STARS = b'*' * 32 + b'\n'
@@ -59,11 +62,41 @@ def test_errors_show_while_a_program_is_compiled(capfd):
   assert 'slow' not in error
 
 
-def test_the_first_call_is_announced(caplog):
+def test_threads_that_compile_leave_standard_error_as_it_was(capfd):
+  before = os.fstat(2)
+  first, second = (compilation.without_slow_compile_alarm() for _ in range(2))
+  first.__enter__()
+  second.__enter__()
+  first.__exit__(None, None, None)
+  second.__exit__(None, None, None)
+  assert os.path.samestat(before, os.fstat(2))
+
+
+def announcements(caplog, name):
+  return [record.message.partition(f' {name}')[0] for record in caplog.records]
+
+
+def test_every_compilation_is_announced(caplog):
   caplog.set_level(logging.INFO)
-  double = compilation.announced(jax.jit(lambda x: 2 * x), 'the double')
-  assert [double(2), double(3)] == [4, 6]
-  said = [
-    record.message.partition(' the double')[0] for record in caplog.records
-  ]
-  assert said == ['Compiling', 'Compiled']
+  total = compilation.announced(jax.jit(lambda x, y: x + y), 'the sum')
+  for images in (1, 1, 2, 1):
+    assert total(2.0, np.ones(images)).tolist() == [3.0] * images
+  assert announcements(caplog, 'the sum') == ['Compiling', 'Compiled'] * 2
+
+
+def test_prediction_is_announced_in_the_log_alone(caplog, capfd):
+  caplog.set_level(logging.INFO)
+  model = segmenter.create_model('unet', width=1, depth=1)
+  image = np.zeros((1, 8, 8, 1), np.uint8)
+  init = jax.jit(model.init, static_argnames='train')
+  network = Network(
+    model=model,
+    variables=init(jax.random.key(0), image / 255, train=False),
+    image_size=8,
+    presence_trained=True,
+    flip=False,
+  )
+  for _ in range(2):
+    assert network(image)['probability'].shape == (1,)
+  assert announcements(caplog, 'the prediction') == ['Compiling', 'Compiled']
+  assert capfd.readouterr().out == ''

@@ -24,6 +24,7 @@ from pnx_jax.prediction import evaluation_seal
 from pnx_jax.prediction.ensemble import Ensemble, digest
 from pnx_jax.prediction.network import Probabilities
 from pnx_jax.prediction.postprocess import Postprocess
+from pnx_jax.training import compilation
 
 # Of the folder's layout; others are refused.
 FORMAT = 2
@@ -181,7 +182,9 @@ def _program(path, written_by: str) -> Callable[[Any, Any], Probabilities]:
   """A compiled program; what another jax cannot run is one sentence."""
   content = bytearray(_read(path))
   try:
-    compiled_program = compiled.jit(jax.export.deserialize(content).call)
+    compiled_program = compilation.announced(
+      compiled.jit(jax.export.deserialize(content).call), 'the prediction'
+    )
   except Exception as error:
     raise _other_jax(path, written_by, error) from error
 

@@ -10,7 +10,13 @@ import ml_collections
 
 from pnx_jax.models import compiled
 from pnx_jax.models.segmenter import Segmenter
-from pnx_jax.training import experiment, run_files, sharding, steps
+from pnx_jax.training import (
+  compilation,
+  experiment,
+  run_files,
+  sharding,
+  steps,
+)
 from pnx_jax.training.checkpoint import Checkpoints
 
 # Rules count areas on a square of this side; the competition scores on it.
@@ -104,7 +110,7 @@ class Network:
     Args:
       images: uint8[B, S, S, 1]; resized where S is not `image_size`.
     """
-    return _compiled()(self.variables, images, **self.options())
+    return _compiled(**self.options())(self.variables, images)
 
   def options(self) -> dict[str, Any]:
     """The arguments of `predict` besides weights and images."""
@@ -168,12 +174,9 @@ def predict(
 
 
 @functools.cache
-def _compiled():
-  return compiled.jit(
-    predict,
-    static_argnames=(
-      *('model', 'image_size', 'presence_trained', 'flip', 'scales'),
-    ),
+def _compiled(**options):
+  return compilation.announced(
+    compiled.jit(functools.partial(predict, **options)), 'the prediction'
   )
 
 

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 _logger = logging.getLogger(__name__)
+_filtering = threading.Lock()
 _FILTER = pathlib.Path(__file__).with_name('alarm_filter.py')
 
 
@@ -35,26 +37,27 @@ def use_deterministic_operations() -> None:
 
 
 def announced(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-  """A jitted function whose first call logs that it is being compiled.
+  """A jitted function that logs when it is being compiled.
 
   Args:
-    function: What `jax.jit` returns.
+    function: What `jax.jit` returns. Each shape that its arguments after the
+      first have, which is the state or the weights, is a program of its own.
     name: What it computes, for the log.
 
   Returns:
     A function with the same arguments and results.
   """
-  compiled = False
+  compiled = set()
 
-  def call(*args: Any, **kwargs: Any) -> Any:
-    nonlocal compiled
-    if compiled:
-      return function(*args, **kwargs)
+  def call(*args: Any) -> Any:
+    shapes = str(jax.tree.map(np.shape, args[1:]))
+    if shapes in compiled:
+      return function(*args)
     _logger.info('Compiling %s, which can take minutes ...', name)
     start = time.monotonic()
     with without_slow_compile_alarm():
-      result = function(*args, **kwargs)
-    compiled = True
+      result = function(*args)
+    compiled.add(shapes)
     _logger.info('Compiled %s in %.0f s.', name, time.monotonic() - start)
     return result
 
@@ -68,8 +71,18 @@ def without_slow_compile_alarm() -> Iterator[None]:
   XLA logs it as an error after two minutes and has no option against it. Until
   the block ends, file descriptor 2 leads through a process that drops this
   message alone. Messages of a crash pass too, and children that inherit the
-  descriptor can write to it for as long as they live.
+  descriptor can write to it for as long as they live. One thread at a time
+  redirects it; a program without standard error has nothing to redirect.
   """
+  with contextlib.ExitStack() as stack:
+    if sys.stderr is not None and _filtering.acquire(blocking=False):
+      stack.callback(_filtering.release)
+      stack.enter_context(_filtered())
+    yield
+
+
+@contextlib.contextmanager
+def _filtered() -> Iterator[None]:
   saved = os.dup(2)
   try:
     process = subprocess.Popen(

@@ -10,7 +10,7 @@ from pnx_jax import draw
 from pnx_jax.formats import schema
 from pnx_jax.input import pipeline
 from pnx_jax.models import compiled
-from pnx_jax.training import sharding, steps
+from pnx_jax.training import compilation, sharding, steps
 
 _NUM_POSITIVES, _NUM_NEGATIVES = 4, 2
 
@@ -45,8 +45,9 @@ class Panels:
       return jax.nn.sigmoid(outputs['mask_logits'])[..., 0]
 
     self._replicated = sharding.replicated(mesh)
-    self._probabilities = compiled.jit(
-      probabilities, out_shardings=self._replicated
+    self._probabilities = compilation.announced(
+      compiled.jit(probabilities, out_shardings=self._replicated),
+      'the prediction of the pictures',
     )
 
   def draw(self, variables: Any) -> dict[str, np.ndarray]:

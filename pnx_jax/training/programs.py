@@ -50,7 +50,11 @@ class Programs:
       run.create_state, key, replicated
     )
     self.random_state = functools.partial(
-      jax.jit(run.create_state, out_shardings=replicated), key
+      compilation.announced(
+        jax.jit(run.create_state, out_shardings=replicated),
+        'the initial weights',
+      ),
+      key,
     )
     self.empty_metrics = jax.jit(run.metrics.empty, out_shardings=replicated)
     self.train_step = compilation.announced(
