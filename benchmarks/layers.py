@@ -20,6 +20,7 @@ from absl import app, flags
 
 from pnx_jax.models import compiled, convolution, cpu
 from pnx_jax.models.batch_norm import BatchNorm
+from pnx_jax.models.layers import Norm, Style
 
 _CALLS = flags.DEFINE_integer('calls', 9, 'Of which the fastest counts.')
 _TABLES = flags.DEFINE_list(
@@ -154,6 +155,11 @@ def operations() -> dict[str, tuple[Callable, tuple[np.ndarray, ...]]]:
         random(size, size, channels // groups, features),
       ),
     )
+  for side, channels in ((256, 16), (128, 64), (32, 128)):
+    found[f'{side} x {side} x {channels}: batch normalization'] = (
+      _normalized,
+      (random(_BATCH, side, side, channels), *random(2, channels)),
+    )
   found['128 x 128 x 64: 3x3 max pooling'] = (
     convolution.max_pool_overlapping,
     (random(_BATCH, 128, 128, 64),),
@@ -176,6 +182,16 @@ def operations() -> dict[str, tuple[Callable, tuple[np.ndarray, ...]]]:
 def _upsampled(below, skip, kernel, *, platform):
   skips = [skip] if skip.shape[-1] else []
   return convolution.convolve_upsampled(below, skips, kernel, platform=platform)
+
+
+def _normalized(x, scale, bias, *, platform):
+  variables = {
+    'params': {'batch': {'scale': scale, 'bias': bias}},
+    'batch_stats': {'batch': {'mean': bias, 'var': scale}},
+  }
+  norm = Norm(Style(platform=platform, dtype=x.dtype))
+  y, _ = norm.apply(variables, x, train=True, mutable='batch_stats')
+  return nn.relu(y)
 
 
 def _mean(x, *, platform):

@@ -12,8 +12,8 @@ the chip's main memory.
 
     python -m benchmarks.tpu --forms
 
-compiles single layers instead, forward and all gradients in bfloat16, in XLA's
-form, in that of a TPU and in that of a CPU.
+compiles single layers instead, forward and all gradients in bfloat16, in the
+forms of a GPU (XLA's own, but for batch normalization), of a TPU and of a CPU.
 """
 
 import collections
@@ -58,8 +58,8 @@ _FORMS = flags.DEFINE_bool('forms', False, 'Single layers, in three forms.')
 _PARTS = flags.DEFINE_bool('parts', False, 'Also print the parts.')
 _HLO_DIR = flags.DEFINE_string('hlo_dir', '', 'Where to keep the programs.')
 
-# Of a v5e chip: Hz, and bytes per second of its memory.
-CLOCK, BANDWIDTH = 1.5e9, 819e9
+# Name of a v5e chip; its clock in Hz, and bytes per second of its memory.
+CHIP, CLOCK, BANDWIDTH = 'TPU v5 lite', 1.5e9, 819e9
 # Type, sizes, order of the axes, tile and memory space of an array; spaces
 # other than 0 are on the chip.
 _ARRAY = re.compile(
@@ -139,7 +139,11 @@ def _batch(
 
 
 def by_part(hlo: str) -> dict[str, tuple[int, int]]:
-  """Estimated cycles and bytes of an optimized program, by part of the step."""
+  """Estimated cycles and bytes of an optimized program, by part of the step.
+
+  Loops count as often as they run, where that is known, and of a `conditional`
+  all branches, of which a step runs one.
+  """
   computations, entry = _computations(hlo)
   found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
 
@@ -231,10 +235,14 @@ def part_of(text: str) -> str:
 def forms(devices: jax.sharding.Mesh) -> None:
   """Prints the cycles of single layers with their gradients."""
   whole = sharding.replicated(devices)
-  print("| layer | XLA's | of a TPU | of a CPU |\n|---|---|---|---|")
+  print('| layer | of a GPU | of a TPU | of a CPU |\n|---|---|---|---|')
   for name, (function, arrays) in layers.operations().items():
     shapes = [
-      jax.ShapeDtypeStruct(array.shape, jnp.bfloat16, sharding=whole)
+      jax.ShapeDtypeStruct(
+        array.shape,
+        jnp.bfloat16 if array.ndim > 1 else jnp.float32,
+        sharding=whole,
+      )
       for array in arrays
     ]
     cells = []

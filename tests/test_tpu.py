@@ -9,44 +9,100 @@ import pytest
 
 from benchmarks import tpu
 
-# In a process of its own: libtpu reads its settings when JAX starts.
-PROGRAM = """
-import sys
+# Both in processes of their own: libtpu reads its settings when JAX starts.
+STEP = """
+import functools, sys
+import jax
 from absl import flags
 from benchmarks import programs, tpu
+from pnx_jax.models import cpu
+from pnx_jax.training import experiment, train_state
+
+class Refused(Exception):
+  pass
+
+def refuse(*arguments, **options):
+  raise Refused
+
 flags.FLAGS(['test'])
-devices = tpu.mesh(sys.argv[1])
+topology, recipe, encoder = sys.argv[1:]
+devices = tpu.mesh(topology)
 config = programs.config_of(
-  'resunet', image_size=32, batch_size=devices.size,
-  **{'model.width': 4, 'model.depth': 2, 'model.output_stride': 2},
+  recipe, image_size=32, batch_size=devices.size,
+  **{
+    'model.encoder': encoder, 'model.width': 4, 'model.depth': 2,
+    'model.output_stride': 2,
+  },
 )
+for name in cpu.__all__:
+  setattr(cpu, name, refuse)
+try:
+  jax.eval_shape(
+    functools.partial(
+      train_state.init_variables,
+      model=experiment.network(config, platform='cpu'), image_size=32,
+    ),
+    jax.random.key(0),
+  )
+  raise AssertionError('A network for a CPU has none of its forms.')
+except Refused:
+  pass
 print(tpu.compiled_training(config, devices).as_text())
+"""
+CALLBACK = """
+import jax
+import jax.numpy as jnp
+from benchmarks import tpu
+from pnx_jax.training import sharding
+
+def planted(x):
+  jax.debug.callback(print, x.sum())
+  return 2 * x
+
+whole = sharding.replicated(tpu.mesh('v5e:2x2'))
+x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=whole)
+print(jax.jit(planted, out_shardings=whole).lower(x).compile().as_text())
 """
 
 
-@pytest.fixture(scope='module', params=['v5e:2x2', 'v5e:8x8'])
-def program(request):
-  """The optimized program of a tiny step on 4 chips, or on 64 of 16 hosts."""
+def printed(program, *arguments):
+  """What a program prints, where libtpu is."""
   reason = tpu.missing()
   if reason:
     pytest.skip(reason)
   done = subprocess.run(
-    [sys.executable, '-c', PROGRAM, request.param],
-    capture_output=True,
-    text=True,
+    [sys.executable, '-c', program, *arguments], capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr[-2000:]
   return done.stdout
 
 
-def test_a_step_for_tpu(program):
+def calls_the_host(program):
+  """Whether a program sends to its host or waits for it while it runs."""
+  return bool(re.search(r'is_host_transfer=true| (in|out)feed\(', program))
+
+
+# On 4 chips, and on 64 of 16 hosts: depthwise, groups, weights of channels.
+@pytest.mark.parametrize(
+  ('topology', 'recipe', 'encoder'),
+  [
+    ('v5e:2x2', 'efficientnet_unet', '_tiny_efficientnet'),
+    ('v5e:8x8', 'resunet', '_tiny_se_resnext'),
+  ],
+)
+def test_a_step_for_tpu(topology, recipe, encoder):
+  """Traced while every form of a CPU is refused."""
+  program = printed(STEP, topology, recipe, encoder)
   assert re.search(r' all-reduce(-start)?\(', program)
-  for callback in ('outfeed', 'infeed', 'xla_python', 'host_callback'):
-    assert callback not in program
+  assert not calls_the_host(program)
   assert 'f64[' not in program
   # Image and label are read together, and nothing else by index.
   assert len(re.findall(r' gather\(', program)) == 1
   assert ' scatter(' not in program
+
+
+def test_a_callback_is_seen():
+  assert calls_the_host(printed(CALLBACK))
 
 
 def test_parts_of_a_program():
