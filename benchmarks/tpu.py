@@ -4,11 +4,12 @@ r"""What a TPU's compiler says of training and prediction, without a TPU.
 
 Compiles for one chip of `--topology` with libtpu (`pip install '.[tpu]'`,
 Python 3.12 or later; minutes a program) and prints the compiler's estimate of
-cycles, the bytes it counts, and the memory that the chip needs. The larger of
-cycles / clock and bytes / bandwidth is a lower bound of the time of a step.
-Nothing is run. The bytes of a program include those that gathers touch, by the
-compiler's count; those of a part are operands and results of its operations in
-the chip's main memory.
+cycles, the bytes it counts, and the memory that the chip needs. The estimate of
+the time of a step is the larger of cycles / clock and bytes / bandwidth.
+Nothing is run. The compiler's count of bytes is high: each word that a gather
+reads counts as a tile, and arrays that stay on the chip count, too. The bytes
+of arrays are those of operands and results in the chip's main memory, each
+once an operation; so are the bytes of a part.
 
     python -m benchmarks.tpu --forms
 
@@ -160,6 +161,10 @@ def by_part(hlo: str) -> dict[str, tuple[int, int]]:
       kind = operation and (operation[1] or operation[2])
       start = operation.start() if operation else len(text)
       results[definition[1]] = _bytes(text[:start])
+      if kind in ('copy-start', 'slice-start'):
+        # Of source and destination, that on the chip is as large as the copy.
+        found['prefetches'][1] += times * _bytes(text[:start], on_chip=True)
+        continue
       if kind == 'while':
         trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', text)
         body = re.search(r'body=%([\w.\-]+)', text)
@@ -199,11 +204,14 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
   return computations, entry
 
 
-def _bytes(text: str) -> int:
-  """Bytes in main memory, as tiles of the chip, of the arrays in a text."""
+def _bytes(text: str, *, on_chip: bool = False) -> int:
+  """Bytes in main memory, as tiles of the chip, of the arrays in a text.
+
+  Or those in the vector memory that is `on_chip`.
+  """
   total = 0
   for kind, sizes, order, tile, space in _ARRAY.findall(text):
-    if space not in ('', '0'):
+    if space not in (('1',) if on_chip else ('', '0')):
       continue
     padded = [int(size) for size in sizes.split(',') if size]
     axes = [int(axis) for axis in order.split(',') if axis]
@@ -267,6 +275,11 @@ def main(_: Any) -> None:
   if reason:
     sys.exit(f'error: {reason}')
   devices = mesh(_TOPOLOGY.value, 1)
+  chip = devices.devices.item().device_kind
+  if chip != CHIP:
+    sys.exit(
+      f'error: the clock and bandwidth here are of a v5e, not of a {chip}'
+    )
   if _FORMS.value:
     forms(devices)
     return
@@ -275,8 +288,9 @@ def main(_: Any) -> None:
     'predict': compiled_prediction,
   }
   print(
-    '| recipe | mode | side | stride | M cycles | GiB moved | GiB memory | '
-    'at least, ms | compiled in, s |\n|---|---|---|---|---|---|---|---|---|'
+    '| recipe | mode | side | stride | width | M cycles | GiB moved | '
+    'GiB of arrays | GiB memory | estimate, ms | compiled in, s |\n'
+    '|---|---|---|---|---|---|---|---|---|---|---|'
   )
   for recipe, mode, size, stride in _rows():
     config = programs.config_of(
@@ -294,18 +308,19 @@ def main(_: Any) -> None:
     seconds = time.perf_counter() - start
     hlo = program.as_text()
     parts = by_part(hlo)
-    cycles = sum(cycles for cycles, _ in parts.values())
+    cycles, of_arrays = map(sum, zip(*parts.values(), strict=True))
     moved = program.cost_analysis()['bytes accessed']
     needed = roofline.memory_needed(program)
-    bound = max(cycles / CLOCK, moved / BANDWIDTH)
+    estimate = max(cycles / CLOCK, moved / BANDWIDTH)
+    width = config.model.width
     print(
-      f'| {recipe} | {mode} | {size} | {stride} | {cycles / 1e6:.1f} | '
-      f'{moved / 2**30:.1f} | {needed / 2**30:.2f} | {1e3 * bound:.1f} | '
-      f'{seconds:.0f} |',
+      f'| {recipe} | {mode} | {size} | {stride} | {width} | '
+      f'{cycles / 1e6:.1f} | {moved / 2**30:.1f} | {of_arrays / 2**30:.1f} | '
+      f'{needed / 2**30:.2f} | {1e3 * estimate:.1f} | {seconds:.0f} |',
       flush=True,
     )
     if _HLO_DIR.value:
-      name = f'{recipe}_{mode}_{size}_{stride}.hlo'.replace(':', '_')
+      name = f'{recipe}_{mode}_{size}_{stride}_{width}.hlo'.replace(':', '_')
       with open(os.path.join(_HLO_DIR.value, name), 'w') as file:
         file.write(hlo)
     if _PARTS.value:
@@ -313,7 +328,7 @@ def main(_: Any) -> None:
         parts.items(), key=lambda item: -item[1][0]
       ):
         print(
-          f'|   {part} | | | | {cost / 1e6:.2f} ({cost / cycles:.0%}) | '
+          f'|   {part} | | | | | {cost / 1e6:.2f} ({cost / cycles:.0%}) | | '
           f'{size_moved / 2**30:.2f} | | | |'
         )
 

@@ -121,6 +121,8 @@ def test_parts_of_a_program():
     '  %one = f32[8,128]{1,0:T(8,128)S(1)} fusion(%x), '
     f'metadata={{op_name="{decoder}"}}, '
     'backend_config={"estimated_cycles":"7"}',
+    f'  %ahead = (f32[4,128]{{1,0:T(8,128)S(1)}}, {array}, u32[]{{:S(2)}}) '
+    'slice-start(%x), slice={[0:4], [0:128]}',
     f'  ROOT %loop = {array} while(%one), condition=%c, body=%body, '
     'backend_config={"known_trip_count":{"n":"3"}}',
     '}',
@@ -130,6 +132,7 @@ def test_parts_of_a_program():
   assert tpu.by_part(hlo) == {
     'decoder, stride 2': (7, 4096),
     'augmentation': (30, 3 * 2 * 4096),
+    'prefetches': (0, 4096),
   }
 
 
