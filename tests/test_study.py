@@ -244,11 +244,11 @@ def test_every_variant_makes_a_config_that_can_train():
 def test_an_average_names_the_runs_that_it_is_made_of():
   run = plan.parse('three_networks/seed0_fold1')
   assert [str(member) for member in plan.members(run)] == [
-    'stride2/seed0_fold1',
-    'stride2/seed1_fold1',
-    'stride2/seed2_fold1',
+    'default/seed0_fold1',
+    'default/seed1_fold1',
+    'default/seed2_fold1',
   ]
-  assert not plan.members(plan.parse('stride2/seed0_fold1'))
+  assert not plan.members(plan.parse('default/seed0_fold1'))
 
 
 def test_progress_names_the_next_run_and_the_time_left():
