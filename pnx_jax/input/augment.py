@@ -7,7 +7,7 @@ grid, so that image and label are interpolated once, at the same points.
 Written for accelerators: rows and columns of the grid are arrays of their own
 (a last axis of 2 would be padded to a TPU's 128 lanes), displacements come from
 coarse grids by matrix products and arithmetic instead of searches, and there is
-one gather, of words that hold two neighboring pixels of image and label.
+one gather, of words that hold two neighboring pixels of image and labels.
 """
 
 import dataclasses
@@ -22,8 +22,6 @@ from pnx_jax.errors import UserError
 
 _ELASTIC_CELLS = 6
 _GRID_CELLS = 5
-# White in 15 bits, a multiple of 255.
-_LEVELS = 255 * 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,14 +109,7 @@ class Augmentation:
     """Image and label at the points of a grid that is drawn."""
     side = image.shape[0]
     rows, columns = ((axis + 0.5) * side - 0.5 for axis in self.grid(key, side))
-    whole = image
-    image, *first = bilinear(whole, label[..., :1], rows, columns)
-    others = [
-      bilinear(jnp.zeros_like(whole), label[..., place, None], rows, columns)[1]
-      for place in range(1, label.shape[-1])
-    ]
-    label = jnp.concatenate([*first, *others], axis=-1) if others else first[0]
-    return image, label
+    return bilinear(image, label, rows, columns)
 
   def grid(self, key: jax.Array, side: int) -> tuple[jax.Array, jax.Array]:
     """Draws the sampling grid of one image.
@@ -134,8 +125,8 @@ class Augmentation:
     crop, distort, affine, mirror = jax.random.split(key, 4)
     out = self.crop_size or side
     axis = ((jnp.arange(out) + 0.5) / out - 0.5) * (out / side)
-    offset = jax.random.uniform(crop, (1, 1, 2), minval=-0.5, maxval=0.5)
-    row, column = (axis + offset[0, 0, i] * (1 - out / side) for i in (0, 1))
+    offset = _symmetric(crop, (2,), 0.5)
+    row, column = (axis + offset[i] * (1 - out / side) for i in (0, 1))
     rows, columns = self._distorted(distort, row, column)
     rows, columns = self._transformed(affine, rows, columns)
     flipped = jax.random.bernoulli(mirror, self.flip_probability)
@@ -149,12 +140,12 @@ class Augmentation:
     drawn = jax.random.bernoulli(use, self.affine_probability)
     angle = jnp.deg2rad(_symmetric(rotate, (), self.rotate) * drawn)
     zoom = 1 + _symmetric(scale, (), self.scale) * drawn
-    offset = _symmetric(shift, (1, 1, 2), self.shift) * drawn
+    offset = _symmetric(shift, (2,), self.shift) * drawn
     cosine, sine = jnp.cos(angle) * zoom, jnp.sin(angle) * zoom
     # No matrix product: a TPU would round the points to bfloat16 for it.
     return (
-      rows * cosine + columns * sine + offset[0, 0, 0],
-      columns * cosine - rows * sine + offset[0, 0, 1],
+      rows * cosine + columns * sine + offset[0],
+      columns * cosine - rows * sine + offset[1],
     )
 
   def _distorted(
@@ -201,7 +192,7 @@ class Augmentation:
     mean = jnp.mean(image)
     image = jnp.clip((image - mean) * slope + mean, 0, 1)
     power = jnp.exp(_symmetric(gamma, (), 2 * self.intensity_strength) * use[2])
-    # At 0 the gradient of the power is infinite.
+    # Without the bound black would differ from that of earlier versions.
     image = jnp.maximum(image, 1e-4) ** power
     noisy = jax.random.bernoulli(grain, self.noise_probability)
     added = jax.random.normal(noise, image.shape) * self.noise_deviation * noisy
@@ -216,9 +207,16 @@ def _symmetric(
 
 
 def _between_knots(places: jax.Array, values: jax.Array) -> jax.Array:
-  """Linear interpolation at f32[C] in -0.5..0.5 of values on equal knots.
+  """Linear interpolation between knots at equal distances.
 
   `jnp.interp` would search the knots for every place, on a TPU in a loop.
+
+  Args:
+    places: f32[C] in -0.5..0.5, the first and the last knot.
+    values: f32[K] at the knots.
+
+  Returns:
+    The values at the places, f32[C].
   """
   position = (places + 0.5) * (len(values) - 1)
   hats = [
@@ -231,23 +229,29 @@ def _between_knots(places: jax.Array, values: jax.Array) -> jax.Array:
 def bilinear(
   image: jax.Array, label: jax.Array, rows: jax.Array, columns: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Interpolates image and label at points; outside, both are 0.
+  """Interpolates image and labels at points; outside, all are 0.
 
-  A point reads two words, each with two pixels of a row: 15 bits of the image
-  and 1 of the label. Images of 256 levels are read exactly, others to 3e-5.
+  A point reads two words, each with two pixels of a row: 16 - L bits of the
+  image and 1 of each label. Images of 256 levels are read exactly, others to
+  3e-5 with one label, twice that with two.
 
   Args:
     image: f32[H, W, 1] in 0..1.
-    label: bool[H, W, 1].
+    label: bool[H, W, L], for at most 8 labels of each pixel.
     rows: f32[...], in pixels.
     columns: f32[...], in pixels.
 
   Returns:
-    Image f32[..., 1], and label bool[..., 1] where more than half is label.
+    Image f32[..., 1], and labels bool[..., L] where more than half is label.
   """
-  height, width = image.shape[:2]
-  pixels = jnp.round(image[..., 0] * _LEVELS).astype(jnp.uint32)
-  pixels = jnp.pad(pixels | label[..., 0].astype(jnp.uint32) << 15, 1)
+  height, width, labels = label.shape
+  image_bits = 16 - labels
+  white = 255 << (image_bits - 8)
+  pixels = jnp.round(image[..., 0] * white).astype(jnp.uint32)
+  for place in range(labels):
+    bit = label[..., place].astype(jnp.uint32)
+    pixels = pixels | bit << (image_bits + place)
+  pixels = jnp.pad(pixels, 1)
   words = pixels[:, :-1] | pixels[:, 1:] << 16
   row, column = jnp.floor(rows), jnp.floor(columns)
   down, right = rows - row, columns - column
@@ -265,9 +269,12 @@ def bilinear(
     )
     return (above * (1 - down) + below * down) * inside
 
-  image = mean(lambda word: (word & 0x7FFF).astype(jnp.float32)) / _LEVELS
-  label = mean(lambda word: (word >> 15 & 1).astype(jnp.float32)) > 0.5
-  return image[..., None], label[..., None]
+  def bits(first: int, number: int) -> jax.Array:
+    mask = (1 << number) - 1
+    return mean(lambda word: (word >> first & mask).astype(jnp.float32))
+
+  shares = [bits(image_bits + place, 1) for place in range(labels)]
+  return bits(0, image_bits)[..., None] / white, jnp.stack(shares, -1) > 0.5
 
 
 if __name__ == '__main__':
