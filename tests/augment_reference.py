@@ -69,6 +69,29 @@ class Augmentation(augment.Augmentation):
     moved = jnp.stack([smooth, lines, lens], axis=-1) @ chosen
     return moved * self.displacement * drawn
 
+  def _tone(self, key: jax.Array, image: jax.Array) -> jax.Array:
+    uses, brightness, contrast, gamma, grain, noise = jax.random.split(key, 6)
+    brighter, steeper, curved = jax.random.bernoulli(
+      uses, self.intensity_probability, (3,)
+    )
+    added = _symmetric(brightness, (), self.intensity_strength)
+    image = jnp.where(brighter, image + added, image)
+    slope = 1 + _symmetric(contrast, (), self.intensity_strength)
+    about_mean = image * slope + image.mean() * (1 - slope)
+    image = jnp.clip(jnp.where(steeper, about_mean, image), 0, 1)
+    power = jnp.exp(_symmetric(gamma, (), 2 * self.intensity_strength))
+    curve = jnp.exp(power * jnp.log(jnp.clip(image, 1e-4)))
+    image = jnp.where(curved, curve, image)
+    grains = self.noise_deviation * jax.random.normal(noise, image.shape)
+    noisy = jax.random.bernoulli(grain, self.noise_probability)
+    return jnp.clip(jnp.where(noisy, image + grains, image), 0, 1)
+
+
+def kind_of_distortion(key: jax.Array) -> jax.Array:
+  """0 elastic, 1 grid or 2 optical, for a key that `grid` takes."""
+  which = jax.random.split(jax.random.split(key, 4)[1], 5)[1]
+  return jax.random.randint(which, (), 0, 3)
+
 
 def _symmetric(
   key: jax.Array, shape: tuple[int, ...], limit: float

@@ -85,17 +85,43 @@ def test_equals_the_reference_for_every_key(crop_size):
   assert np.mean(found_label != expected_label) < 1e-3
 
 
-def test_displacements_have_the_moments_of_the_references():
-  """With other keys than the reference's: the same distribution."""
-  augment = dataclasses.replace(FULL, affine_probability=0.5)
+def grids(augment, number):
+  """Many grids of ours and of the reference, with other keys, and the keys."""
   reference = augment_reference.Augmentation(**dataclasses.asdict(augment))
-  ours, theirs = (jax.random.split(jax.random.key(i), 2000) for i in (0, 1))
-  found = jax.vmap(lambda key: jnp.stack(augment.grid(key, 8), -1))(ours)
-  expected = jax.vmap(lambda key: reference.grid(key, 8))(theirs)
+  ours, theirs = (jax.random.split(jax.random.key(i), number) for i in (0, 1))
+  found = jax.jit(jax.vmap(functools.partial(augment.grid, side=8)))(ours)
+  expected = jax.jit(jax.vmap(functools.partial(reference.grid, side=8)))(
+    theirs
+  )
+  return (np.stack(found, -1), ours), (np.asarray(expected), theirs)
+
+
+def test_affine_transforms_have_the_moments_of_the_references():
+  augment = dataclasses.replace(
+    FULL, affine_probability=0.5, distortion_probability=0.0
+  )
+  (found, _), (expected, _) = grids(augment, 2000)
   for moment in (np.mean, np.std):
     np.testing.assert_allclose(
       moment(found, axis=0), moment(expected, axis=0), atol=0.02
     )
+
+
+def test_each_kind_of_distortion_moves_points_as_the_reference_does():
+  augment = Augmentation(distortion_probability=1.0, displacement=0.05)
+  straight = np.stack(Augmentation().grid(jax.random.key(0), 8), -1)
+  kinds = jax.vmap(augment_reference.kind_of_distortion)
+  (found, found_kind), (expected, expected_kind) = (
+    (grid - straight, kinds(keys)) for grid, keys in grids(augment, 4000)
+  )
+  for kind in range(3):
+    ours, theirs = found[found_kind == kind], expected[expected_kind == kind]
+    assert len(ours) > 1000
+    np.testing.assert_allclose(ours.std(), theirs.std(), rtol=0.05)
+    np.testing.assert_allclose(
+      ours.std(axis=0), theirs.std(axis=0), rtol=0.1, atol=1e-4
+    )
+    np.testing.assert_allclose(ours.mean(axis=0), 0, atol=0.003)
 
 
 def test_nothing_asked_is_nothing_done():
