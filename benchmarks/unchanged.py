@@ -101,22 +101,24 @@ def _of(
 def main(_) -> None:
   here = pathlib.Path(__file__).resolve().parent.parent
   before = pathlib.Path(_BEFORE.value).resolve()
-  print('| network | forms | arrays | not equal | largest difference |')
-  print('|---|---|---|---|---|')
+  titles = 'arrays', 'not equal', 'largest difference', 'where'
+  print(f'| network | forms | {" | ".join(titles)} |')
+  print('|---' * 6 + '|')
   for platform in ('gpu', 'cpu'):
     for name in _NETWORKS:
       old, new = (_of(folder, name, platform) for folder in (before, here))
       assert old.keys() == new.keys(), set(old) ^ set(new)
       assert all(np.isfinite(array).all() for array in old.values()), name
       # Relative to the largest value of the array.
-      differences = [
-        np.abs(new[key] - old[key]).max() / (np.abs(old[key]).max() or 1)
+      differences = {
+        key: np.abs(new[key] - old[key]).max() / (np.abs(old[key]).max() or 1)
         for key in old
-      ]
-      count = sum(difference > 0 for difference in differences)
+        if not np.array_equal(new[key], old[key])
+      }
+      worst = max(differences, key=differences.__getitem__, default='')
       print(
-        f'| {name} | {platform} | {len(old)} | {count} | '
-        f'{max(differences):.1e} |',
+        f'| {name} | {platform} | {len(old)} | {len(differences)} | '
+        f'{differences.get(worst, 0):.1e} | {worst} |',
         flush=True,
       )
 
