@@ -14,7 +14,7 @@ once an operation; so are the bytes of a part.
     python -m benchmarks.tpu --forms
 
 compiles single layers instead, forward and all gradients in bfloat16, in the
-forms of a GPU (XLA's own, but for batch normalization), of a TPU and of a CPU.
+forms of a GPU (XLA's own), of a TPU and of a CPU.
 """
 
 import collections

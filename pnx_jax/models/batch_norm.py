@@ -1,11 +1,10 @@
 """Batch normalization with its own gradient (Ioffe 2015, arXiv:1502.03167).
 
-Used on CPU and GPU; on a TPU Flax's own is (see `layers.Norm`). On a CPU it
-takes 0.17 to 0.39 of the time of Flax's, whose sums XLA adds one value at a
-time. On a GPU it keeps less for the gradient: 0.29 GiB instead of 0.49 of
-activations for a 512 x 512 image in ResNet-34, counted from the traced program
-(`python -m benchmarks.models`). For a TPU single layers compile to the same
-cycles with either (`python -m benchmarks.tpu --forms`).
+On a CPU it takes 0.17 to 0.39 of the time of Flax's, whose sums XLA adds one
+value at a time. On a GPU it keeps less for the gradient: 0.29 GiB instead of
+0.49 of activations for a 512 x 512 image in ResNet-34, counted from the traced
+program (`python -m benchmarks.models`). On a TPU the compiled programs need the
+same cycles and memory with either (benchmarks/RESULTS.md).
 """
 
 import functools

@@ -151,16 +151,14 @@ class Norm(nn.Module):
         dtype=style.dtype,
         name='group',
       )(x)
-    fields = {
-      'use_running_average': not train or style.normalization == 'frozen',
-      'momentum': style.momentum,
-      'epsilon': style.epsilon,
-      'dtype': style.dtype,
-      'name': 'batch',
-    }
-    if style.platform == 'tpu':
-      return nn.BatchNorm(**fields)(x)
-    return BatchNorm(**fields, platform=style.platform)(x)
+    return BatchNorm(
+      use_running_average=not train or style.normalization == 'frozen',
+      momentum=style.momentum,
+      epsilon=style.epsilon,
+      dtype=style.dtype,
+      platform=style.platform,
+      name='batch',
+    )(x)
 
 
 class ConvNorm(nn.Module):
