@@ -105,6 +105,8 @@ def test_ranges(values, inside, outside):
     ({'augmentation__crop_size': 600}, 'crop_size=600 does not fit'),
     ({'model__normalization': 'frozen'}, '--config.pretrained'),
     ({'losses__deep': 1.0}, 'no deep heads'),
+    ({'model__output_stride': 3}, '1, 2 or 4, not 3'),
+    ({'model__output_stride': 4, 'model__depth': 2}, 'raise depth'),
     (
       {'mean_teacher__unlabeled_share': 0.5, 'optimizer__ema_decay': 0.0},
       'needs averaged weights',

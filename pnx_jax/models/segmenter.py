@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from pnx_jax.config import check_strides, deep_strides
 from pnx_jax.errors import UserError, check_known
 from pnx_jax.models import (
   convolution,
@@ -29,8 +30,6 @@ DECODERS: dict[str, type[decoders.Decoder]] = {
   'unet': decoders.UNetDecoder,
   'unetpp': decoders.UNetPlusPlusDecoder,
 }
-OUTPUT_STRIDES = (1, 2, 4)
-DEEP_STRIDES = (2, 4, 8)
 # Blocks of EfficientNets are skipped at this rate, as in the paper.
 _DROP_PATH = 0.2
 
@@ -75,8 +74,6 @@ class Segmenter(nn.Module):
     image_prevalence: Share of images with a pneumothorax before training.
     presence_from_mask: Whether the presence head begins as the largest mask
       logit.
-    output_stride: Stride of the last decoded features. At each of their
-      places the mask head predicts a square of `output_stride` pixels a side.
     pretrained: Where `init` takes the encoder's weights from: a file or one of
       `pretrained.PACKAGES`; '' draws them.
     encoder_name: One of `ENCODERS`; needed with `pretrained` only.
@@ -91,7 +88,6 @@ class Segmenter(nn.Module):
   pixel_prevalence: float
   image_prevalence: float
   presence_from_mask: bool = False
-  output_stride: int = 1
   pretrained: str = ''
   encoder_name: str = ''
 
@@ -108,7 +104,7 @@ class Segmenter(nn.Module):
     Returns:
       `mask_logits` f32[B, H, W, 1], `presence_logit` f32[B] and, with deep
       supervision, `deep_logits`, f32[B, H / s, W / s, 1] for every s of
-      `DEEP_STRIDES` that is coarser than the output stride.
+      2, 4 and 8 that is coarser than the decoder's output stride.
 
     Raises:
       UserError: The image has a size or channels that the network cannot take.
@@ -118,6 +114,7 @@ class Segmenter(nn.Module):
     decoded = self.decoder(features, train)
 
     def mask(stride: int, name: str, *, side: int = 1) -> jax.Array:
+      """Each place of the stride gives a square of `side` pixels a side."""
       head = MaskHead(
         side * side,
         self.pixel_prevalence,
@@ -127,7 +124,8 @@ class Segmenter(nn.Module):
       logits = head(decoded[stride].astype(jnp.float32))
       return convolution.depth_to_space(logits, side)
 
-    mask_logits = mask(self.output_stride, 'mask', side=self.output_stride)
+    finest = self.decoder.output_stride
+    mask_logits = mask(finest, 'mask', side=finest)
     outputs: dict[str, jax.Array | list[jax.Array]] = {
       'mask_logits': mask_logits,
       'presence_logit': self._presence(features, mask_logits),
@@ -135,7 +133,7 @@ class Segmenter(nn.Module):
     if self.deep_supervision:
       outputs['deep_logits'] = [
         mask(stride, f'mask_stride{stride}')
-        for stride in deep_strides(self.depth, self.output_stride)
+        for stride in deep_strides(self.depth, finest)
       ]
     return outputs
 
@@ -236,9 +234,8 @@ def create_model(
       default 0.2.
     remat: Whether activations inside blocks are recomputed for the gradient:
       less memory, more time.
-    output_stride: The decoder ends at this stride, one of `OUTPUT_STRIDES`; a
-      sub-pixel head gives the mask the size of the image. Plain encoders begin
-      at this stride.
+    output_stride: The decoder ends at this stride, 1, 2 or 4; a sub-pixel head
+      gives the mask the size of the image. Plain encoders begin at this stride.
     pixel_prevalence: Initial probability of the mask heads.
     image_prevalence: Initial probability of the presence head.
     presence_from_mask: Whether the presence head begins as the largest mask
@@ -266,7 +263,7 @@ def create_model(
     raise UserError(f'drop_path is for EfficientNets; {encoder} has none')
   if not plain and not 1 <= depth <= 5:
     raise UserError(f'{encoder} has a depth of 1 to 5, not {depth}')
-  _check_strides(output_stride, depth, deep_supervision=deep_supervision)
+  check_strides(output_stride, depth, deep_supervision=deep_supervision)
   style = layers.Style(
     platform=platform or jax.default_backend(),
     normalization=normalization,
@@ -295,7 +292,6 @@ def create_model(
     pixel_prevalence=pixel_prevalence,
     image_prevalence=image_prevalence,
     presence_from_mask=presence_from_mask,
-    output_stride=output_stride,
     pretrained=pretrained,
     encoder_name=encoder,
   )
@@ -330,13 +326,6 @@ def intensities(encoder: str) -> tuple[float, float]:
   return (0.485 + 0.456 + 0.406) / 3, (0.229 + 0.224 + 0.225) / 3
 
 
-def deep_strides(depth: int, output_stride: int) -> list[int]:
-  """The strides of deep supervision: coarser than the mask, not the deepest."""
-  return [
-    stride for stride in DEEP_STRIDES if output_stride < stride < 1 << depth
-  ]
-
-
 def check_image(shape: tuple[int, ...], *, depth: int) -> None:
   """Raises UserError for an image shape that the network cannot take."""
   *_, height, width, channels = shape
@@ -353,29 +342,6 @@ def check_image(shape: tuple[int, ...], *, depth: int) -> None:
         f'by {stride}, the deepest stride; the nearest size that is: '
         f'{max(round(size / stride), 1) * stride}'
       )
-
-
-def _check_strides(
-  output_stride: int, depth: int, *, deep_supervision: bool
-) -> None:
-  if output_stride not in OUTPUT_STRIDES:
-    raise UserError(f'output_stride is 1, 2 or 4, not {output_stride}')
-  if output_stride >= 1 << depth:
-    raise UserError(
-      f'output_stride={output_stride} leaves the decoder nothing to do: a '
-      f'depth of {depth} ends at stride {1 << depth}; raise depth, or lower '
-      'output_stride'
-    )
-  if (
-    deep_supervision
-    and output_stride > 1
-    and not deep_strides(depth, output_stride)
-  ):
-    raise UserError(
-      f'deep_supervision has no stride left between output_stride='
-      f'{output_stride} and the deepest, {1 << depth}: raise depth, or lower '
-      'output_stride'
-    )
 
 
 def _same_for_all(initializer: Callable[..., jax.Array]) -> Any:
