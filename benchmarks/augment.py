@@ -15,17 +15,9 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from pnx_jax.config import loss_weights
-from pnx_jax.input.augment import Augmentation
-from pnx_jax.metrics.dice import SegmentationMetrics
-from pnx_jax.training import (
-  experiment,
-  losses,
-  optim,
-  sharding,
-  steps,
-  train_state,
-)
+from benchmarks import programs
+from pnx_jax.models import compiled
+from pnx_jax.training import sharding
 
 _CONFIG = config_flags.DEFINE_config_file('config', 'configs/resunet.py')
 _TIMES = flags.DEFINE_integer('times', 5, 'Steps of each kind.')
@@ -34,21 +26,9 @@ _TIMES = flags.DEFINE_integer('times', 5, 'Steps of each kind.')
 def main(_):
   config = _CONFIG.value
   mesh = sharding.mesh()
-  weights = loss_weights(config)
-  model = experiment.network(config, platform=sharding.platform(mesh))
-  optimizer = optim.create(
-    name=config.optimizer.name, schedule=lambda _: 1e-4, clip_norm=1.0
-  )
   replicated = sharding.replicated(mesh)
-  create = functools.partial(
-    train_state.create,
-    model=model,
-    optimizer=optimizer,
-    metrics=SegmentationMetrics.with_losses(
-      (*losses.names(weights), 'gradient_norm')
-    ),
-    image_size=config.image_size,
-    ema=True,
+  step, create = programs.training_step(
+    config, platform=sharding.platform(mesh)
   )
   current = jax.jit(create, out_shardings=replicated)(
     jax.random.key(0, impl='rbg')
@@ -63,21 +43,12 @@ def main(_):
     mesh,
   )
 
-  def step(augmentation):
-    function = functools.partial(
-      steps.train_step,
-      model=model,
-      optimizer=optimizer,
-      loss_weights=weights,
-      augmentation=augmentation,
-      ema_decay=0.999,
-      seed=0,
-    )
-    return jax.jit(function, donate_argnums=0, out_shardings=replicated)
-
+  unchanged = functools.partial(
+    step, augmentation=lambda _, image, label: (image, label)
+  )
   kinds = {
-    'with': step(Augmentation(**config.augmentation)),
-    'without': step(lambda _, image, label: (image, label)),
+    name: compiled.jit(form, donate_argnums=0, out_shardings=replicated)
+    for name, form in (('with', step), ('without', unchanged))
   }
   seconds = {name: [] for name in kinds}
   for _ in range(_TIMES.value + 1):
