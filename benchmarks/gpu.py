@@ -42,7 +42,7 @@ _OUTPUT_DIR = flags.DEFINE_string('output_dir', 'runs/gpu', 'Of the logs.')
 _TORCH_PYTHON = flags.DEFINE_string(
   'torch_python', '', 'interpreter that has torch'
 )
-_MINUTES = flags.DEFINE_float('minutes', 14, 'After which no check begins.')
+_MINUTES = flags.DEFINE_float('minutes', 11, 'After which no check begins.')
 _CHECKS = flags.DEFINE_list('checks', [], 'Names of those to run, or all.')
 _SMOKE = flags.DEFINE_bool('smoke', False, 'tiny sizes')
 
@@ -84,7 +84,7 @@ def checks() -> Iterator[tuple[str, list[str], str, int]]:
   for encoder in (resnet, b4):
     for stride in (2, 1):
       sides = f'ours/{stride} smp/{stride}'
-      yield f'{encoder}/{stride}', step(encoder, sides), '', 210
+      yield f'{encoder}/{stride}', step(encoder, sides), '', 120
   steps = 6 if _SMOKE.value else 400
   arguments = [
     *('launch.py', *recipe(size, batch)),
@@ -93,17 +93,17 @@ def checks() -> Iterator[tuple[str, list[str], str, int]]:
     f'--config.total_steps={steps}',
     f'--config.log_steps={steps // 3}',
   ]
-  yield 'input wait', arguments, '', 150
+  yield 'input wait', arguments, '', 90
   arguments = ['-m', 'benchmarks.augment', *recipe(size, batch)]
-  yield 'augmentation', [*arguments, f'--times={times}'], '', 150
+  yield 'augmentation', [*arguments, f'--times={times}'], '', 90
   sides = 'ours/1 ours/2 smp/1 smp/2'
-  yield f'{resnet} predicting', step(resnet, sides, '--inference'), '', 150
-  yield 'limits', step(resnet, 'ours/2', '--roofline'), '', 120
-  yield 'remat', step(b4, 'ours/1 remat/1'), '', 150
-  yield 'deterministic', step(resnet, 'ours/1'), DETERMINISTIC, 120
+  yield f'{resnet} predicting', step(resnet, sides, '--inference'), '', 90
+  yield 'limits', step(resnet, 'ours/2', '--roofline'), '', 90
+  yield 'remat', step(b4, 'ours/1 remat/1'), '', 90
+  yield 'deterministic', step(resnet, 'ours/1'), DETERMINISTIC, 90
   arguments = ['-m', 'benchmarks.evaluate', f'--encoder={resnet}', '--width=16']
   sizes = [f'--size={2 * size}', f'--batch_size={batch}', f'--times={times}']
-  yield 'evaluation', [*arguments, *sizes], '', 120
+  yield 'evaluation', [*arguments, *sizes], '', 90
 
 
 def recipe(size: int, batch: int) -> list[str]:
@@ -258,13 +258,15 @@ def main(_: list[str]) -> None:
         tell('skipped: no time left')
       return left() >= needed
 
+    # A rehearsal may have to share its cores.
+    patience = 5 if _SMOKE.value else 1
     for name, arguments, xla_flags, seconds in checks():
-      # A rehearsal may have to share its cores.
-      limit = seconds * (5 if _SMOKE.value else 1)
       if begins(name, needed=30):
-        measure(name, arguments, xla_flags, min(limit, left()), tell)
+        limit = min(seconds * patience, left())
+        measure(name, arguments, xla_flags, limit, tell)
     if begins('kill and resume', needed=60):
-      tell(f'6 steps = 3 + kill -9 + 3, deterministic: {resume(left())}')
+      same = resume(min(120 * patience, left()))
+      tell(f'6 steps = 3 + kill -9 + 3, deterministic: {same}')
     tell(f'\nEnded after {(time.monotonic() - start) / 60:.1f} min')
 
 

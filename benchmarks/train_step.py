@@ -100,7 +100,7 @@ class Ours:
       outputs = model.apply(
         {'params': state[0], 'batch_stats': state[1]}, image, train=False
       )
-      return *state[:2], outputs['mask_logits'], *state[3:]
+      return *state[:2], outputs['mask_logits']
 
     params, statistics = variables['params'], variables['batch_stats']
     if INFERENCE.value:
@@ -144,6 +144,11 @@ class Worker:
 
   def _answer(self):
     answer = self.process.stdout.readline().split()
+    if not answer:
+      sys.exit(
+        f'the side run by {self.process.args[0]} ended with exit code '
+        f'{self.process.wait()}; its message is above'
+      )
     clock, processor, self.memory = map(float, answer)
     return clock, processor
 

@@ -243,8 +243,9 @@ FIELDS: dict[str, Field] = {
   'model.output_stride': Field(
     1,
     'The decoder ends at this stride (1, 2 or 4), and each of its positions '
-    'gives a square of as many pixels a side: 2 takes about half the time of '
-    '1.',
+    "gives a square of as many pixels a side. With 2 ResNet-34's training step "
+    "takes 0.85 of the time of 1 on a CPU, and half by a TPU compiler's "
+    'estimate.',
     Range(1, 4),
   ),
   'model.pixel_prevalence': Field(
@@ -281,8 +282,7 @@ FIELDS: dict[str, Field] = {
   ),
   'losses.deep': Field(
     0.0,
-    'Weight of the mask losses at strides 2, 4 and 8 (with '
-    'model.deep_supervision).',
+    'Weight of the mask losses at the strides of model.deep_supervision.',
     _AT_LEAST_0,
   ),
   # Learning from images without annotation (training/mean_teacher.py).
