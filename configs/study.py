@@ -16,8 +16,10 @@ of it at once: Dice on positives at 80 % specificity -0.011 [-0.081, +0.065],
 AUC -0.026 [-0.076, +0.025]. That is `model.drop_path`,
 `model.pixel_prevalence`, `losses.presence`, `losses.batch_dice` and the
 probabilities of distortion and noise. An encoder that has learned NIH's
-findings, a mean teacher, 350 or 1,000 steps and stronger augmentation showed no
-gain on fold 0 either. docs/results.md lists what was tried.
+findings, a mean teacher, 350 or 1,000 steps, 384 x 384 pixels and stronger
+augmentation showed no gain on fold 0 either. The mean of several networks did:
+train with other seeds and evaluate with `--config.eval.ensemble=WORKDIRS`.
+docs/results.md lists what was tried.
 """
 
 from configs import default, efficientnet_unet
