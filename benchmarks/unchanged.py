@@ -109,9 +109,12 @@ def main(_) -> None:
       old, new = (_of(folder, name, platform) for folder in (before, here))
       assert old.keys() == new.keys(), set(old) ^ set(new)
       assert all(np.isfinite(array).all() for array in old.values()), name
-      # Relative to the largest value of the array.
+      # Relative to the largest value of the array, or to a millionth of that
+      # of all: some gradients are 0 but for rounding.
+      least = 1e-6 * max(np.abs(array).max() for array in old.values())
       differences = {
-        key: np.abs(new[key] - old[key]).max() / (np.abs(old[key]).max() or 1)
+        key: np.abs(new[key] - old[key]).max()
+        / max(np.abs(old[key]).max(), least)
         for key in old
         if not np.array_equal(new[key], old[key])
       }
