@@ -11,6 +11,7 @@ import small_run
 
 from benchmarks.study import (
   comparison,
+  differences,
   films,
   fold,
   plan,
@@ -249,6 +250,25 @@ def test_an_average_names_the_runs_that_it_is_made_of():
     'default/seed2_fold1',
   ]
   assert not plan.members(plan.parse('default/seed0_fold1'))
+
+
+def test_runs_are_joined_by_recipe_and_seed(tmp_path):
+  table = made_up(count=40)
+  for seed in range(2):
+    for fold_number in range(2):
+      part = dataclasses.replace(
+        table[np.arange(40) % 2 == fold_number], fold=np.full(20, fold_number)
+      )
+      path = tmp_path / f'mild/seed{seed}_fold{fold_number}.csv'
+      path.parent.mkdir(exist_ok=True)
+      films.write(path, part)
+  runs = [path.relative_to(tmp_path) for path in tmp_path.rglob('*.csv')]
+  found = differences.seeds(
+    [str(run.with_suffix('')) for run in runs], tmp_path
+  )
+  assert [each.image_id.tolist() for each in found] == [
+    table.image_id.tolist()
+  ] * 2
 
 
 def test_progress_names_the_next_run_and_the_time_left():

@@ -85,7 +85,9 @@ def _train(run: plan.Run, output: pathlib.Path, results: pathlib.Path) -> None:
   members = plan.members(run)
   for member in members:
     if not _trained(member, output):
-      _train(member, output, results)
+      # A table that is there stays: the weights alone are made again.
+      there = (results / f'{member}.csv').exists()
+      _train(member, output, output / 'again' if there else results)
   averaged = (
     f'--runs={",".join(map(str, members))}',
     f'--output_dir={output}',

@@ -214,8 +214,7 @@ VARIANTS = (
       "NIH's films without annotation show hardly any pneumothorax, those of "
       'the second test set do.'
     ),
-    parent='default',
-    changes={'batch_size': 16, 'mean_teacher.unlabeled_share': 0.5},
+    parent='mean_teacher',
     unlabeled='test',
   ),
   Variant(

@@ -104,17 +104,17 @@ def text(results: pathlib.Path, *, real_data: str | None = None) -> str:
   if real_data:
     parts.append(f'Doubtful negatives:\n\n{_doubtful(recipes, real_data)}')
   parts += [
-    f'Differences from {name}, on shared films:\n\n{table}'
+    f'Differences from {name}, on shared films:\n\n{paired}'
     for name in ('default', 'torch')
-    if name in recipes and (table := _paired(recipes, name))
+    if name in recipes and (paired := _paired(recipes, name))
   ]
   for name, (best, last) in chosen_checkpoints(results).items():
     found = comparison.differences([best], [last])
-    cells = [_cell(*found[metric], sign='+') for metric in _COLUMNS]
+    cells = [cell(*found[metric], sign='+') for metric in _COLUMNS]
     parts.append(
       f'What the checkpoint that validation prefers adds to {name}, scored on '
       'the films that it was chosen on:\n\n'
-      + _table([*_COLUMNS.values()], [cells])
+      + table([*_COLUMNS.values()], [cells])
     )
   if len(recipes) > 2 and (corrected := _corrected(recipes)):
     parts.append(corrected)
@@ -125,12 +125,12 @@ def _row(*cells) -> str:
   return f'| {" | ".join(map(str, cells))} |'
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   rule = '|---' * len(head) + '|'
   return '\n'.join([_row(*head), rule, *(_row(*row) for row in rows)])
 
 
-def _cell(value: float, bounds: comparison.Interval, sign: str = '') -> str:
+def cell(value: float, bounds: comparison.Interval, sign: str = '') -> str:
   low, high = bounds
   return f'{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]'
 
@@ -151,10 +151,10 @@ def _scores(
     found = comparison.intervals(recipes[name])
     first = recipes[name][0]
     size = f'{len(first)} / {first.label.sum()} / {len(set(first.patient))}'
-    cells = [_cell(*found[metric]) for metric in columns]
+    cells = [cell(*found[metric]) for metric in columns]
     rows.append([name, len(recipes[name]), size, *cells])
   head = ['recipe', 'seeds', 'films / positive / patients']
-  return _table([*head, *columns.values()], rows)
+  return table([*head, *columns.values()], rows)
 
 
 def _predictive_values(recipes: Mapping[str, Sequence[Films]]) -> str:
@@ -174,7 +174,7 @@ def _predictive_values(recipes: Mapping[str, Sequence[Films]]) -> str:
     for prevalence in _PREVALENCES
     for value in ('PPV', 'NPV')
   ]
-  return _table(['recipe', *head], rows)
+  return table(['recipe', *head], rows)
 
 
 def _groups(recipe: Films) -> str:
@@ -183,12 +183,12 @@ def _groups(recipe: Films) -> str:
     [
       group.name,
       group.count,
-      _cell(group.flagged, group.flagged_interval),
+      cell(group.flagged, group.flagged_interval),
       '' if np.isnan(group.dice) else f'{group.dice:.3f}',
     ]
     for group in comparison.by_group(recipe, specificity=0.9)
   ]
-  return _table(['films', 'number', 'share flagged', 'Dice'], rows)
+  return table(['films', 'number', 'share flagged', 'Dice'], rows)
 
 
 def _doubtful(recipes: Mapping[str, Sequence[Films]], real_data: str) -> str:
@@ -208,7 +208,7 @@ def _doubtful(recipes: Mapping[str, Sequence[Films]], real_data: str) -> str:
     shares = comparison.empty_share(first, doubtful, specificity=0.9)
     rows.append([name, count, *(f'{share:.3f}' for share in shares)])
   head = ['recipe', 'called by NIH', 'left empty', 'of the others left empty']
-  return _table(head, rows)
+  return table(head, rows)
 
 
 def _paired(recipes: Mapping[str, Sequence[Films]], name: str) -> str:
@@ -221,10 +221,10 @@ def _paired(recipes: Mapping[str, Sequence[Films]], name: str) -> str:
     found = comparison.differences(
       recipes[other], recipes[name], yardstick=recipes.get('default', ())
     )
-    cells = [_cell(*found[metric], sign='+') for metric in _COLUMNS]
+    cells = [cell(*found[metric], sign='+') for metric in _COLUMNS]
     rows.append([other, len(shared), *cells])
   head = ['recipe', 'films', *_COLUMNS.values()]
-  return _table(head, rows) if rows else ''
+  return table(head, rows) if rows else ''
 
 
 def _corrected(recipes: Mapping[str, Sequence[Films]]) -> str:
@@ -241,12 +241,12 @@ def _corrected(recipes: Mapping[str, Sequence[Films]]) -> str:
     [
       title,
       f'{plain[metric]:.3f}',
-      _cell(*corrected[metric]),
+      cell(*corrected[metric]),
     ]
     for metric, title in _COLUMNS.items()
   ]
   return (
     f'Best of {len(firsts)} recipes by `{comparison.CRITERION}`: {chosen}. '
     'Corrected for that choice:\n\n'
-    + _table(['metric', 'as it stands', 'corrected'], rows)
+    + table(['metric', 'as it stands', 'corrected'], rows)
   )
