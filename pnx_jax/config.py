@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from ml_collections import config_dict
 
 from pnx_jax.errors import UserError, check_known, nearest
+from pnx_jax.strides import check_strides
 
 _logger = logging.getLogger(__name__)
 
@@ -26,9 +27,6 @@ else:
   Config = config_dict.ConfigDict
 # This file can be read as a recipe, too: the one that changes nothing.
 DEFAULT_RECIPE = __file__
-
-OUTPUT_STRIDES = (1, 2, 4)
-_DEEP_STRIDES = (2, 4, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -655,37 +653,6 @@ def check_config(config: Config) -> None:
 def loss_weights(config: Config) -> dict[str, float]:
   """Returns the weights of the losses that are computed, by name."""
   return {name: weight for name, weight in config.losses.items() if weight}
-
-
-def deep_strides(depth: int, output_stride: int) -> list[int]:
-  """The strides of deep supervision: coarser than the mask, not the deepest."""
-  return [
-    stride for stride in _DEEP_STRIDES if output_stride < stride < 1 << depth
-  ]
-
-
-def check_strides(
-  output_stride: int, depth: int, *, deep_supervision: bool
-) -> None:
-  """Raises UserError for strides that do not go together."""
-  if output_stride not in OUTPUT_STRIDES:
-    raise UserError(f'output_stride is 1, 2 or 4, not {output_stride}')
-  if output_stride >= 1 << depth:
-    raise UserError(
-      f'output_stride={output_stride} leaves the decoder nothing to do: a '
-      f'depth of {depth} ends at stride {1 << depth}; raise depth, or lower '
-      'output_stride'
-    )
-  if (
-    deep_supervision
-    and output_stride > 1
-    and not deep_strides(depth, output_stride)
-  ):
-    raise UserError(
-      f'deep_supervision has no stride left between output_stride='
-      f'{output_stride} and the deepest, {1 << depth}: raise depth, or lower '
-      'output_stride'
-    )
 
 
 def _check_losses(config: Config) -> None:

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each may import those before it; those of one layer do not import each other.
 LAYERS = [
   {'errors', 'pages'},
+  {'strides'},
   {'config', 'storage'},
   {'cli'},
   {'pool'},

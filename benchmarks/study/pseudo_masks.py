@@ -18,6 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.study import averaged, plan, unlabeled
+from pnx_jax.errors import UserError
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.formats import built_dataset, rle, schema
 from pnx_jax.input import pipeline
@@ -45,7 +46,7 @@ def confident(
     largest.append(float(probs.max()))
     masks.append(rle.encode(probs > MASK_LEVEL))
   order = np.argsort(largest)
-  positives = order[-round(POSITIVE_SHARE * len(order)) :]
+  positives = order[len(order) - round(POSITIVE_SHARE * len(order)) :]
   negatives = order[: round(NEGATIVE_SHARE * len(order))]
   return {
     **{int(film): '' for film in negatives},
@@ -60,7 +61,11 @@ def main(_) -> None:
   networks, config = averaged.networks(
     runs, values.data_dir, output_dir=values.output_dir
   )
-  dataset = pipeline.Dataset(values.test_dir, [schema.UNLABELED_SPLIT])
+  dataset = pipeline.Dataset(
+    values.test_dir, [schema.UNLABELED_SPLIT], labeled_only=False
+  )
+  if not len(dataset):
+    raise UserError(f'{values.test_dir} has no films without annotation')
   predictor = DatasetPredictor(
     Ensemble(networks=networks, mesh=sharding.mesh()),
     experiment.loader(config, config.eval.batch_size),

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from pnx_jax.config import check_strides, deep_strides
 from pnx_jax.errors import UserError, check_known
 from pnx_jax.models import (
   convolution,
@@ -20,6 +19,7 @@ from pnx_jax.models import (
   pretrained,
   resnet,
 )
+from pnx_jax.strides import check_strides, deep_strides
 
 PLAIN_ENCODERS = {
   'unet': encoders.UNetEncoder,
