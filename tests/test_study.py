@@ -18,6 +18,7 @@ from benchmarks.study import (
   pretrain,
   pseudo_masks,
   report,
+  score,
   unlabeled,
 )
 from data_prep import manifest_reader
@@ -391,6 +392,16 @@ def test_an_interrupted_encoder_resumes_bit_for_bit(tmp_path, monkeypatch):
   jax.tree.map(
     np.testing.assert_array_equal, undisturbed, trained('interrupted')
   )
+
+
+def test_another_programs_networks_are_averaged():
+  networks = [
+    [(np.full((2, 2), level), level / 2), (np.zeros((2, 2)), level)]
+    for level in (0.2, 0.6)
+  ]
+  (first, probability), (second, other) = score.averaged(networks)
+  np.testing.assert_allclose(first, 0.4)
+  assert (second.max(), probability, other) == pytest.approx((0, 0.2, 0.4))
 
 
 def test_only_the_surest_predictions_become_masks():

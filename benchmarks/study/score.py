@@ -22,17 +22,6 @@ from pnx_jax.input import pipeline
 from pnx_jax.prediction.network import SIZE
 from pnx_jax.training import run_files
 
-_PREDICTIONS = flags.DEFINE_list('predictions', None, 'The folders.')
-_DATA_DIR = flags.DEFINE_string('data_dir', 'data/study', 'The records.')
-_RUN = flags.DEFINE_string('run', None, 'For example torch/seed0_fold0.')
-_RESULTS_DIR = flags.DEFINE_string(
-  'results_dir', 'benchmarks/study/results', 'For the table of films.'
-)
-_COMMAND = flags.DEFINE_string('command', '', 'What made the predictions.')
-_COMMIT = flags.DEFINE_string('commit', '', 'Of its code, if not this one.')
-_MINUTES = flags.DEFINE_float('minutes', None, 'It trained for that long.')
-_LOAD = flags.DEFINE_float('load_average', None, 'Of the machine meanwhile.')
-
 
 def averaged(
   networks: Sequence[Iterable[tuple[np.ndarray, float]]],
@@ -44,28 +33,29 @@ def averaged(
 
 
 def main(_) -> None:
-  fold = int(_RUN.value.rpartition('fold')[2])
-  dataset = pipeline.Dataset(_DATA_DIR.value, [schema.fold_split(fold)])
+  values = flags.FLAGS
+  fold = int(values.run.rpartition('fold')[2])
+  dataset = pipeline.Dataset(values.data_dir, [schema.fold_split(fold)])
   found = films.count(
     dataset.records,
     averaged(
       [
         StoredPredictions(folder).probabilities(dataset)
-        for folder in _PREDICTIONS.value
+        for folder in values.predictions
       ]
     ),
     lambda index: dataset.label(index, SIZE),
     fold=fold,
   )
-  path = pathlib.Path(_RESULTS_DIR.value, f'{_RUN.value}.csv')
+  path = pathlib.Path(values.results_dir, f'{values.run}.csv')
   files.write_json(
     path.with_suffix('.json'),
     {
-      'command': _COMMAND.value,
-      'commit': _COMMIT.value or run_files.commit(),
+      'command': values.command,
+      'commit': values.commit or run_files.commit(),
       'date': datetime.date.today().isoformat(),
-      'minutes': _MINUTES.value,
-      'load_average': _LOAD.value,
+      'minutes': values.minutes,
+      'load_average': values.load_average,
       'cores': os.cpu_count(),
     },
   )
@@ -73,5 +63,15 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
+  flags.DEFINE_list('predictions', None, 'The folders.')
+  flags.DEFINE_string('data_dir', 'data/study', 'The records.')
+  flags.DEFINE_string('run', None, 'For example torch/seed0_fold0.')
+  flags.DEFINE_string(
+    'results_dir', 'benchmarks/study/results', 'For the table of films.'
+  )
+  flags.DEFINE_string('command', '', 'What made the predictions.')
+  flags.DEFINE_string('commit', '', 'Of its code, if not this one.')
+  flags.DEFINE_float('minutes', None, 'It trained for that long.')
+  flags.DEFINE_float('load_average', None, 'Of the machine meanwhile.')
   flags.mark_flags_as_required(['predictions', 'run'])
   app.run(main)
