@@ -18,7 +18,9 @@ PEAKS = {
   'H100': (989e12, 3.35e12),
   'A100': (312e12, 2.0e12),
 }
-_BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's64': 8, 'f64': 8}
+_BYTES = {'pred': 1, 's8': 1, 'u8': 1}
+_BYTES |= dict.fromkeys(('bf16', 'f16', 's16', 'u16'), 2)
+_BYTES |= dict.fromkeys(('s64', 'u64', 'f64'), 8)
 _SHAPE = re.compile(r'\b(pred|bf16|[fsu]\d+)\[([\d,]*)\]')
 _DEFINITION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$')
 

@@ -9,14 +9,15 @@ with output stride 2 its decoder ends one block earlier, in the sub-pixel head
 of this project. `remat/1` is this project's network with model.remat, `other/1`
 that of `ours/1` run by `--other_python`, which may have another version of JAX.
 Without a type a CPU computes in float32 and a GPU in bfloat16, there PyTorch
-with torch.compile. The sides take turns, some steps each, so that a noisy
-machine is noisy for all of them. The first side is the one that the others are
-compared with, round by round. Beside other jobs the processor's time says more
-than the clock's. GiB are what XLA reserves for the program and the most that
-PyTorch's allocator had on a GPU. `--torch_python` names the interpreter that
-has torch.
+with torch.compile. Each side is a process. They take turns, two steps that do
+not count and then some that do, so that a noisy machine is noisy for all of
+them; `ours`, or else the first side, are compared with every side, round by
+round. Beside other jobs the processor's time says more than the clock's. GiB
+are what XLA reserves for the program and the most that PyTorch's allocator had
+on a GPU. `--torch_python` names the interpreter that has torch.
 """
 
+import contextlib
 import os
 import pathlib
 import statistics
@@ -129,7 +130,7 @@ class Ours:
 
 
 class Worker:
-  """Runs steps in another process, which prints seconds and bytes."""
+  """Runs steps in another process, which prints what it measures."""
 
   def __init__(self, command):
     self.process = subprocess.Popen(
@@ -149,7 +150,8 @@ class Worker:
         f'the side run by {self.process.args[0]} ended with exit code '
         f'{self.process.wait()}; its message is above'
       )
-    clock, processor, self.memory = map(float, answer)
+    clock, processor, self.memory, *flops = map(float, answer)
+    self.flops = flops[0] if flops else None
     return clock, processor
 
   def close(self):
@@ -157,12 +159,18 @@ class Worker:
     self.process.wait()
 
 
-def serve(ours):
-  """Answers a `Worker`."""
-  memory = ours.memory or 0
-  print(ours.compile_seconds, 0, memory, flush=True)
+def serve(name):
+  """Answers a `Worker`; at its end the slowest operations, if wanted."""
+  library, stride, *dtype = name.split('/')
+  ours = Ours(int(stride), *(dtype or ['']), remat=library == 'remat')
+  program = ours.memory or 0, ours.flops
+  print(ours.compile_seconds, 0, *program, flush=True)
   for line in sys.stdin:
-    print(*ours.seconds(int(line)), memory, flush=True)
+    print(*ours.seconds(int(line)), *program, flush=True)
+  if ROOFLINE.value:
+    device = jax.devices()[0].device_kind
+    with contextlib.redirect_stdout(sys.stderr):
+      roofline.report(ours.seconds, ours.step.as_text(), device_kind=device)
 
 
 def side(name):
@@ -180,16 +188,18 @@ def side(name):
     script = str(here.with_name('train_step_torch.py'))
     stride, dtype = f'--output_stride={stride}', f'--dtype={"".join(dtype)}'
     return Worker([TORCH_PYTHON.value, script, *network, stride, dtype])
+  python = sys.executable
   if library == 'other':
-    ours = '/'.join(['ours', stride, *dtype])
-    command = [OTHER_PYTHON.value, str(here), *network]
-    return Worker([*command, '--serve', f'--sides={ours}'])
-  return Ours(int(stride), *(dtype or ['']), remat=library == 'remat')
+    python, name = OTHER_PYTHON.value, '/'.join(['ours', stride, *dtype])
+  roof = f'--roofline={ROOFLINE.value}'
+  return Worker(
+    [python, str(here), *network, roof, '--serve', f'--sides={name}']
+  )
 
 
 def main(_):
   if SERVE.value:
-    return serve(side(SIDES.value[0]))
+    return serve(SIDES.value[0])
   sides = {}
   for name in SIDES.value:
     sides[name] = side(name)
@@ -204,15 +214,17 @@ def main(_):
   times = {name: [] for name in sides}
   processor = {name: [] for name in sides}
   before = os.getloadavg()[0]
-  for _ in range(ROUNDS.value):
-    for name, each in sides.items():
+  for number in range(ROUNDS.value):
+    # There and back, so that none always runs behind the same other one.
+    order = [*sides.items()][:: -1 if number % 2 else 1]
+    for name, each in order:
       # Some machines take memory back from a process that waits for its turn.
-      each.seconds(1)
+      each.seconds(2)
       clock, busy = each.seconds(STEPS.value)
       times[name].append(clock / STEPS.value)
       processor[name].append(busy / STEPS.value)
   device = jax.devices()[0].device_kind
-  first = next(iter(times))
+  own = [name for name in sides if name.startswith('ours')] or [*sides][:1]
   print(
     f'{"inference" if INFERENCE.value else "training"} {ENCODER.value} '
     f'{DECODER.value} {SIZE.value}x{SIZE.value} batch {BATCH.value}, {device}, '
@@ -220,38 +232,35 @@ def main(_):
     f'{os.getloadavg()[0]:.1f} after; n = {ROUNDS.value} rounds of '
     f'{STEPS.value} steps'
   )
-  print(
-    f'| side | first step s | step ms | images/s | {first} is faster by | '
-    f'processor ms | {first} takes less by | GiB |\n'
-    '|---|---|---|---|---|---|---|---|'
-  )
-  for name, each in sides.items():
-    cells = [f'{each.compile_seconds:.1f}', _range(times[name], 1e3, 0)]
+  titles = ['side', 'first step s', 'step ms', 'images/s']
+  titles += [f'{name} is faster by' for name in own]
+  titles += ['processor ms', *(f'{name} takes less by' for name in own), 'GiB']
+  print(f'| {" | ".join(titles)} |\n{"|---" * len(titles)}|')
+  for name, runner in sides.items():
+    cells = [f'{runner.compile_seconds:.1f}', _range(times[name], 1e3, 0)]
     cells.append(f'{BATCH.value / statistics.median(times[name]):.2f}')
-    cells.append(_range(_ratios(times, first, name), 1, 2))
+    cells += [_range(_ratios(times, each, name), 1, 2) for each in own]
     cells.append(_range(processor[name], 1e3, 0))
-    cells.append(_range(_ratios(processor, first, name), 1, 2))
-    cells.append(f'{each.memory / 2**30:.2f}' if each.memory else '')
+    cells += [_range(_ratios(processor, each, name), 1, 2) for each in own]
+    cells.append(f'{runner.memory / 2**30:.2f}' if runner.memory else '')
     print(f'| {name} | {" | ".join(cells)} |')
   for name, each in sides.items():
-    if not isinstance(each, Ours):
-      each.close()
-      continue
-    rate = each.flops / statistics.median(times[name])
-    peak = roofline.peaks(device)
-    share = f', {rate / peak[0]:.1%} of the peak' if peak else ''
-    print(
-      f'{name}: {each.flops / 1e9:.0f} GFLOP a step, {rate / 1e12:.2f} '
-      f'TFLOP/s{share}'
-    )
-    if ROOFLINE.value:
-      roofline.report(each.seconds, each.step.as_text(), device_kind=device)
+    if each.flops:
+      rate = each.flops / statistics.median(times[name])
+      peak = roofline.peaks(device)
+      share = f', {rate / peak[0]:.1%} of the peak' if peak else ''
+      print(
+        f'{name}: {each.flops / 1e9:.0f} GFLOP a step, {rate / 1e12:.2f} '
+        f'TFLOP/s{share}',
+        flush=True,
+      )
+    each.close()
 
 
-def _ratios(measured, first, name):
-  """How many times as much `name` took as `first`, round by round."""
-  pairs = zip(measured[first], measured[name], strict=True)
-  return [other / own for own, other in pairs]
+def _ratios(measured, own, name):
+  """How many times as much `name` took as `own`, round by round."""
+  pairs = zip(measured[own], measured[name], strict=True)
+  return [other / first for first, other in pairs]
 
 
 def _range(values, factor, digits):

@@ -223,8 +223,8 @@ FIELDS: dict[str, Field] = {
   ),
   'model.deep_supervision': Field(
     False,
-    'Mask heads at those of the strides 2, 4 and 8 that are coarser than '
-    'output_stride, too; they are trained by losses.deep.',
+    'Mask heads at those of the strides 2, 4 and 8, too, that lie between '
+    'output_stride and the deepest; they are trained by losses.deep.',
   ),
   'model.drop_path': Field(
     0.0,
@@ -244,7 +244,7 @@ FIELDS: dict[str, Field] = {
     "gives a square of as many pixels a side. With 2 ResNet-34's training step "
     "takes 0.85 of the time of 1 on a CPU, and half by a TPU compiler's "
     'estimate.',
-    Range(1, 4),
+    _AT_LEAST_1,
   ),
   'model.pixel_prevalence': Field(
     0.003,
@@ -666,10 +666,10 @@ def _check_losses(config: Config) -> None:
         'losses.deep repeats the mask losses at coarser strides: give one of '
         f'{", ".join(sorted(mask_losses))} a weight, too'
       )
-    if not config.model.deep_supervision or config.model.depth < 2:
+    if not config.model.deep_supervision:
       raise UserError(
         'losses.deep has a weight but the network has no deep heads; set '
-        '--config.model.deep_supervision=true and a model.depth of 2 or more'
+        '--config.model.deep_supervision=true'
       )
 
 

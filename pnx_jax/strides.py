@@ -25,11 +25,7 @@ def check_strides(
       f'depth of {depth} ends at stride {1 << depth}; raise depth, or lower '
       'output_stride'
     )
-  if (
-    deep_supervision
-    and output_stride > 1
-    and not deep_strides(depth, output_stride)
-  ):
+  if deep_supervision and not deep_strides(depth, output_stride):
     raise UserError(
       f'deep_supervision has no stride left between output_stride='
       f'{output_stride} and the deepest, {1 << depth}: raise depth, or lower '

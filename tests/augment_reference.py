@@ -1,4 +1,4 @@
-"""The augmentation as it was first written, as an independent reference.
+"""The augmentation in other arithmetic, as an independent reference.
 
 It searches knots with `jnp.interp`, multiplies points by matrices and reads
 four corners of each point; `pnx_jax.input.augment` draws the same numbers.

@@ -59,6 +59,7 @@ def test_errors_show_while_a_program_is_compiled(capfd):
   error = capfd.readouterr().err
   assert ERROR.decode() in error
   assert 'after\n' in error
+  assert 'late' in error
   assert 'slow' not in error
 
 

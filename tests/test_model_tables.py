@@ -1,4 +1,4 @@
-"""Recipes' docstrings and the README give parameters and GFLOPs as counted."""
+"""Recipes' docstrings and the docs give parameters and GFLOPs as counted."""
 
 import importlib
 import itertools
@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks import models
 
-README = pathlib.Path(__file__).parent.parent / 'README.md'
+_ROOT = pathlib.Path(__file__).parent.parent
+TABLES = (_ROOT / 'README.md', _ROOT / 'docs' / 'models.md')
 
 
 @pytest.mark.parametrize('recipe', models.RECIPES)
@@ -23,7 +24,8 @@ def test_sizes_and_costs(recipe):
     assert f'\n{line}  ' in module.__doc__
   name = f'configs/{recipe}.py'
   for variant, *counts in re.findall(
-    rf'\| `{name}:?(\w*)` \| (.+?) M \| (\d+) \|', README.read_text()
+    rf'\| `{name}:?(\w*)` \| (.+?) M \| (\d+) \|',
+    ''.join(path.read_text() for path in TABLES),
   ):
     assert [variant or '(none)', counts[0], 'M', counts[1]] in [
       line.split() for line in counted

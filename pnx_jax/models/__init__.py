@@ -6,12 +6,10 @@ from pnx_jax.models.segmenter import (
   Segmenter,
   create_model,
 )
-from pnx_jax.strides import OUTPUT_STRIDES
 
 __all__ = [
   'DECODERS',
   'ENCODERS',
-  'OUTPUT_STRIDES',
   'Segmenter',
   'create_model',
 ]

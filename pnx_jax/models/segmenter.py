@@ -104,7 +104,7 @@ class Segmenter(nn.Module):
     Returns:
       `mask_logits` f32[B, H, W, 1], `presence_logit` f32[B] and, with deep
       supervision, `deep_logits`, f32[B, H / s, W / s, 1] for every s of
-      2, 4 and 8 that is coarser than the decoder's output stride.
+      2, 4 and 8 between the decoder's output stride and the deepest stride.
 
     Raises:
       UserError: The image has a size or channels that the network cannot take.

@@ -3,9 +3,9 @@
     python alarm_filter.py < messages
 
 The alarm is four lines: where it was logged, stars, the question "Very slow
-compile?", stars. Nothing else is dropped, and nothing waits longer than for the
-end of its line. A script of the standard library alone, so that it starts at
-once; see `compilation.without_slow_compile_alarm`.
+compile?", stars. Nothing else is dropped. A line waits for its end, and one
+that may begin an alarm for the next line. A script of the standard library
+alone, so that it starts at once; see `compilation.without_slow_compile_alarm`.
 """
 
 import sys

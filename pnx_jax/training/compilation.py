@@ -40,8 +40,8 @@ def announced(function: Callable[..., Any], name: str) -> Callable[..., Any]:
   """A jitted function that logs when it is being compiled.
 
   Args:
-    function: What `jax.jit` returns. Each shape that its arguments after the
-      first have, which is the state or the weights, is a program of its own.
+    function: What `jax.jit` returns. It is compiled again for new shapes of
+      its arguments after the first, the state or the weights.
     name: What it computes, for the log.
 
   Returns:
@@ -72,7 +72,8 @@ def without_slow_compile_alarm() -> Iterator[None]:
   the block ends, file descriptor 2 leads through a process that drops this
   message alone. Messages of a crash pass too, and children that inherit the
   descriptor can write to it for as long as they live. One thread at a time
-  redirects it; a program without standard error has nothing to redirect.
+  redirects it; a program without standard error has nothing to redirect, and
+  one that cannot start a process keeps the alarm.
   """
   with contextlib.ExitStack() as stack:
     if sys.stderr is not None and _filtering.acquire(blocking=False):
@@ -85,12 +86,17 @@ def without_slow_compile_alarm() -> Iterator[None]:
 def _filtered() -> Iterator[None]:
   saved = os.dup(2)
   try:
-    process = subprocess.Popen(
-      [sys.executable, '-I', '-S', str(_FILTER)],
-      stdin=subprocess.PIPE,
-      stdout=saved,
-      start_new_session=True,  # Ctrl-C is not for it.
-    )
+    try:
+      process = subprocess.Popen(
+        [sys.executable, '-I', '-S', str(_FILTER)],
+        stdin=subprocess.PIPE,
+        stdout=saved,
+        start_new_session=True,  # Ctrl-C is not for it.
+      )
+    except OSError as error:
+      _logger.debug('Messages of XLA are not filtered: %s', error)
+      yield
+      return
     assert process.stdin is not None
     with process.stdin as pipe:
       os.dup2(pipe.fileno(), 2)
