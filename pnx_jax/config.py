@@ -242,7 +242,7 @@ FIELDS: dict[str, Field] = {
     1,
     'The decoder ends at this stride (1, 2 or 4), and each of its positions '
     "gives a square of as many pixels a side. With 2 ResNet-34's training step "
-    "takes 0.9 of the time of 1 on a CPU, and half of the cycles by a TPU "
+    'takes 0.9 of the time of 1 on a CPU, and half of the cycles by a TPU '
     "compiler's estimate.",
     _AT_LEAST_1,
   ),
