@@ -422,7 +422,7 @@ def test_event_files_hold_what_tensorboard_shows(finished):
     ({'augmentation.crop_size': -3}, 'crop_size=-3'),
     ({'augmentation.crop_size': 30}, 'not divisible by 4'),
     ({'losses.deep': 1.0, 'losses.bce': 0.0, 'losses.dice': 0.0}, 'repeats'),
-    ({'losses.deep': 1.0, 'model.depth': 1}, 'no deep heads'),
+    ({'losses.deep': 1.0, 'model.depth': 1}, 'no stride left'),
     ({'model.normalization': 'frozen'}, 'pretrained'),
   ],
 )
