@@ -7,16 +7,11 @@ step.
 """
 
 import argparse
-import contextlib
 import sys
 import time
 
-import torch
-
-with contextlib.suppress(ImportError):
-  # For machines where torchvision's own operators do not load.
-  import torchvision_stub  # noqa: F401
 import segmentation_models_pytorch as smp
+import torch
 
 ENCODERS = {
   'resnet34': 'resnet34',

@@ -2,7 +2,7 @@
 
 from pnx_jax.errors import UserError
 
-OUTPUT_STRIDES = (1, 2, 4)
+_OUTPUT_STRIDES = (1, 2, 4)
 _DEEP_STRIDES = (2, 4, 8)
 
 
@@ -17,7 +17,7 @@ def check_strides(
   output_stride: int, depth: int, *, deep_supervision: bool
 ) -> None:
   """Raises UserError for strides that do not go together."""
-  if output_stride not in OUTPUT_STRIDES:
+  if output_stride not in _OUTPUT_STRIDES:
     raise UserError(f'output_stride is 1, 2 or 4, not {output_stride}')
   if output_stride >= 1 << depth:
     raise UserError(

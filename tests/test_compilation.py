@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -56,11 +57,24 @@ def test_errors_show_while_a_program_is_compiled(capfd):
   os.write(2, b'after\n')
   child.communicate(b'\n')
   assert child.returncode == 0
-  error = capfd.readouterr().err
+  error, deadline = '', time.monotonic() + 60
+  # The filter is a process, too.
+  while 'late' not in error and time.monotonic() < deadline:
+    time.sleep(0.05)
+    error += capfd.readouterr().err
   assert ERROR.decode() in error
   assert 'after\n' in error
   assert 'late' in error
   assert 'slow' not in error
+
+
+def test_errors_show_where_no_filter_can_be_started(capfd, monkeypatch):
+  monkeypatch.setattr(sys, 'executable', '/nowhere/python')
+  before = os.fstat(2)
+  with compilation.without_slow_compile_alarm():
+    os.write(2, ERROR)
+  assert ERROR.decode() in capfd.readouterr().err
+  assert os.path.samestat(before, os.fstat(2))
 
 
 def test_threads_that_compile_leave_standard_error_as_it_was(capfd):
