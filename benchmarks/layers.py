@@ -6,7 +6,8 @@ Convolutions of 3x3, forward and both gradients, with XLA's default options and
 with those of `models.compiled`; batch normalization with ReLU, forward and
 gradient, by Flax and by `models.batch_norm`; other layers, forward alone and
 with all gradients, in XLA's form and in that of `models.cpu`, by the
-processor's time, which other jobs hardly change. Batches of 4.
+processor's time, which other jobs hardly change; repeated blocks of
+EfficientNet-B4 one after another and in a scan. Batches of 4.
 """
 
 import functools
@@ -15,16 +16,19 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from pnx_jax.models import compiled, convolution, cpu
+from pnx_jax.models import compiled, convolution, cpu, efficientnet
 from pnx_jax.models.batch_norm import BatchNorm
 from pnx_jax.models.layers import Norm, Style
 
 _CALLS = flags.DEFINE_integer('calls', 9, 'Of which the fastest counts.')
 _TABLES = flags.DEFINE_list(
-  'tables', ['convolutions', 'normalization', 'forms'], 'What is timed.'
+  'tables',
+  ['convolutions', 'normalization', 'forms', 'scan'],
+  'What is timed.',
 )
 _BATCH = 4
 # Side of the map, channels in and out: layers of U-Net / ResNet-34 at 256.
@@ -38,6 +42,8 @@ _CONVOLUTIONS = (
   (8, 512, 512),
 )
 _MAPS = ((256, 16), (128, 64), (64, 64), (32, 128), (16, 256))
+# Side of the map, and the stage of EfficientNet-B4 at 256.
+_STAGES = ((32, 2), (16, 3), (16, 4))
 _KINDS = {'epsilon': 1e-5, 'momentum': 0.9, 'use_running_average': False}
 
 
@@ -232,11 +238,63 @@ def forms():
     print(f'| {name} | {" | ".join(cells)} |', flush=True)
 
 
+def scan():
+  print('processor: s to compile, ms a call; forward and all gradients')
+  print('| blocks | one after another | scan |\n|---|---|---|')
+  style = Style(platform='cpu', padding='same', activation=nn.swish)
+  for side, index in _STAGES:
+    stage = efficientnet.stages(efficientnet.VARIANTS['efficientnet_b4'])[1][
+      index
+    ]
+    block = efficientnet.Block(
+      stage, stride=1, squeeze=True, drop_path=0.0, style=style
+    )
+    image = random(_BATCH, side, side, stage.features)
+    count = stage.repeats - 1
+    keys = jax.random.split(jax.random.key(0), count)
+    variables = [block.init(key, image, False) for key in keys]
+    cells = []
+    for function in (_in_turn, _scanned):
+      step = compiled.jit(functools.partial(_block_gradients, function, block))
+      start = time.process_time()
+      jax.block_until_ready(step(variables, image))
+      compilation = time.process_time() - start
+      call = seconds(step, variables, image, clock=time.process_time)
+      cells.append(f'{compilation:.1f}, {1e3 * call:.0f}')
+    name = f'{count}, {stage.kernel}x{stage.kernel}, {stage.features} channels'
+    print(f'| {side} x {side}: {name} | {" | ".join(cells)} |', flush=True)
+
+
+def _block_gradients(function, block, variables, image):
+  def total(variables, image):
+    y, statistics = function(block, variables, image)
+    return (y * y).sum(), statistics
+
+  return jax.grad(total, argnums=(0, 1), has_aux=True)(variables, image)
+
+
+def _in_turn(block, variables, image):
+  statistics = []
+  for each in variables:
+    image, changed = block.apply(each, image, True, mutable=['batch_stats'])
+    statistics.append(changed)
+  return image, statistics
+
+
+def _scanned(block, variables, image):
+  return jax.lax.scan(
+    lambda image, each: block.apply(each, image, True, mutable=['batch_stats']),
+    image,
+    jax.tree.map(lambda *arrays: jnp.stack(arrays), *variables),
+  )
+
+
 def main(_):
   tables = {
     'convolutions': convolutions,
     'normalization': normalization,
     'forms': forms,
+    'scan': scan,
   }
   for name in _TABLES.value:
     tables[name]()
