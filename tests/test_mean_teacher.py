@@ -148,17 +148,17 @@ def test_a_run_with_a_teacher_trains_and_logs_it(dataset_dir, tmp_path):
   assert all(0 < value < 2 for _, value in logged)
 
 
-def test_a_submission_says_which_films_were_seen_without_annotation(tmp_path):
+def test_a_submission_says_which_of_its_films_were_seen(tmp_path):
   films = [
     SeenFilm('annotated'),
     SeenFilm('seen', use=seen_films.UNLABELED),
-    SeenFilm('seen too', use=seen_films.UNLABELED),
+    SeenFilm('of another set', use=seen_films.UNLABELED),
   ]
   config = small_run.config('data')
   run_files.write(tmp_path, config, films)
   test = [SeenFilm('seen'), SeenFilm('annotated'), SeenFilm('new')]
   members = [Member(str(tmp_path), 0, place) for place in (0, 1)]
-  assert leaks.seen_unlabeled(test, members) == {'seen'}
+  assert leaks.seen_in_training(test, members) == {'seen', 'annotated'}
 
 
 def test_without_unlabeled_images_a_teacher_is_refused(dataset_dir):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import flax.linen as nn
 import jax
 import numpy as np
@@ -9,17 +10,18 @@ import pytest
 import sklearn.metrics
 import small_run
 
+from benchmarks.study import __main__ as study
 from benchmarks.study import (
   comparison,
   differences,
   films,
   fold,
+  other_films,
   plan,
   pretrain,
   pseudo_masks,
   report,
   score,
-  unlabeled,
 )
 from data_prep import manifest_reader
 from pnx_jax.config import check_config
@@ -163,15 +165,40 @@ def test_a_single_seed_borrows_the_spread_of_the_yardstick():
     assert higher - lower > 1.5 * (high - low)
 
 
+def test_means_of_several_seeds_vary_less_than_one_seed():
+  """Independent seeds of equal spread: S of them by 1/sqrt(S)."""
+  random = np.random.default_rng(0)
+  by_seed = {comparison.CRITERION: random.normal(size=(200, 1)).repeat(9000, 1)}
+  spread = by_seed[comparison.CRITERION][:, 0].std(ddof=1)
+  for count in (1, 3):
+    moved = comparison._moved(by_seed, count, random)[comparison.CRITERION]
+    assert moved.std() == pytest.approx(spread / np.sqrt(count), rel=0.05)
+
+
+def test_seeds_are_compared_on_the_films_that_both_recipes_have():
+  """One seed on all folds, another on some, against a recipe of some."""
+  every, other = made_up(), made_up(seed=1)
+  some = other[other.fold != 0]
+  ours, theirs = report.compared([every, some], [other])
+  assert [len(each) for each in (*ours, *theirs)] == [300, 300]
+  ours, theirs = report.compared([every, some], [some])
+  assert [len(each) for each in (*ours, *theirs)] == [len(some)] * 3
+  sets = report.film_sets([every, some])
+  assert [[len(each) for each in seeds] for seeds in sets] == [
+    [300],
+    [len(some)] * 2,
+  ]
+
+
 def test_choice_among_equal_recipes_is_corrected_downwards():
   """The best of equals is ahead by luck, which the correction takes away."""
-  equal = {f'recipe{seed}': made_up(seed=seed) for seed in range(8)}
+  equal = {f'recipe{seed}': [made_up(seed=seed)] for seed in range(8)}
   _, plain, corrected = comparison.corrected_for_choice(equal, replicates=300)
   everyone = [
     float(
       comparison.metrics(each)(np.ones((1, len(each))))[comparison.CRITERION][0]
     )
-    for each in equal.values()
+    for (each,) in equal.values()
   ]
   assert plain[comparison.CRITERION] == pytest.approx(max(everyone))
   assert corrected[comparison.CRITERION][0] < max(everyone)
@@ -179,7 +206,10 @@ def test_choice_among_equal_recipes_is_corrected_downwards():
 
 
 def test_a_clear_choice_needs_no_correction():
-  recipes = {'bad': made_up(quality=0.1), 'good': made_up(quality=2.0, seed=1)}
+  recipes = {
+    'bad': [made_up(quality=0.1)],
+    'good': [made_up(quality=2.0, seed=seed) for seed in (1, 2)],
+  }
   chosen, plain, corrected = comparison.corrected_for_choice(
     recipes, replicates=300
   )
@@ -307,19 +337,19 @@ def test_runs_whose_table_is_there_are_not_trained_again(tmp_path):
 
 def test_report_has_a_row_for_every_recipe(tmp_path, monkeypatch):
   monkeypatch.setattr(comparison, 'REPLICATES', 20)
-  for name, seeds in {'default': 2, 'short': 1, 'torch': 1}.items():
+  for name, seeds in {'default': 2, 'mild': 1, 'torch': 1}.items():
     for seed in range(seeds):
       table = made_up(seed=seed, quality=1.0 + len(name) / 10)
       for number in range(3):
         path = tmp_path / name / f'seed{seed}_fold{number}.csv'
         films.write(path, table[table.fold == number])
-  best = tmp_path / 'short' / 'seed0_fold1_best.csv'
+  best = tmp_path / 'mild' / 'seed0_fold1_best.csv'
   films.write(best, films.read(tmp_path / 'default' / 'seed0_fold1.csv'))
   text = report.text(tmp_path)
   assert text.count('| default |') >= 2
-  assert '| short |' in text
+  assert '| mild |' in text
   assert 'Differences from torch' in text
-  assert 'validation prefers adds to short' in text
+  assert 'validation prefers adds to mild' in text
   assert 'Best of 2 recipes' in text
 
 
@@ -430,14 +460,17 @@ def test_films_of_nih_stand_unlabeled_beside_the_folds(tmp_path, monkeypatch):
   monkeypatch.setattr(
     pretrain,
     'chosen',
-    lambda _: [{'image_id': '00000003_000', 'patient': '00000003'}],
+    lambda _: [
+      {'image_id': '00000003_000', 'patient': '00000003', 'nih_labels': name}
+      for name in ('Mass|Pneumothorax', 'No Finding')
+    ],
   )
   path = tmp_path / 'films.csv'
   rows = (
-    *unlabeled.annotated(tmp_path, {'a': 1, 'b': 0}),
-    *unlabeled.unannotated(tmp_path, 'nih'),
+    *other_films.annotated(tmp_path, {'a': 1, 'b': 0}),
+    next(other_films.others(tmp_path, 'nih', held_out=4)),
   )
-  files.write_csv(path, unlabeled.COLUMNS, rows)
+  files.write_csv(path, other_films.COLUMNS, rows)
   (one, other, third), _ = manifest_reader.read(path)
   assert (one.image_id, one.fold, one.patient) == ('a', 1, '00000001')
   assert one.path == str(study / 'dicom-images' / 'a.dcm')
@@ -449,3 +482,90 @@ def test_films_of_nih_stand_unlabeled_beside_the_folds(tmp_path, monkeypatch):
     None,
   )
   assert third.source == 'nih'
+  (negative,) = other_films.others(tmp_path, 'nih_negatives', held_out=4)
+  assert negative[1:] == ('00000003_000', '00000003', 'nih', '0', '0', '')
+
+
+def test_films_that_show_patients_of_the_study_are_left_out(
+  tmp_path, monkeypatch
+):
+  """NIH's films tell whose films of the second test set they copy."""
+  random = np.random.default_rng(0)
+  pictures = {
+    name: cv2.resize(random.integers(0, 256, (16, 16), np.uint8), (256, 256))
+    for name in ('00000001_005', '00000002_000', '00000003_000')
+  }
+  for name in ('siim_study', 'nih_labelled/images', 'siim_stage2_320'):
+    (tmp_path / name).mkdir(parents=True)
+  (tmp_path / 'siim_study' / 'nih_id.csv').write_text(
+    'Kaggle_ID,NIH_ID\na,00000001_000.png\n'
+  )
+  (tmp_path / 'nih_labelled' / 'labels.csv').write_text(
+    'image_id,patient,nih_labels\n'
+    + ''.join(f'{name},{name[:8]},Mass\n' for name in pictures)
+  )
+  for name, pixels in pictures.items():
+    image = tmp_path / 'nih_labelled' / 'images' / f'{name}.jpg'
+    cv2.imwrite(str(image), pixels)
+  test = dict(zip(('x', 'y'), pictures.values(), strict=False))
+  for name in test:
+    (tmp_path / 'siim_stage2_320' / f'{name}.dcm').touch()
+  film = dataclasses.make_dataclass('Film', ['pixels'])
+  monkeypatch.setattr(
+    pretrain.dicom, 'read', lambda path: film(test[path.stem])
+  )
+  rows = other_films.others(tmp_path, 'test', held_out=0)
+  assert [row[1] for row in rows] == ['y']
+  assert [row['image_id'] for row in pretrain.chosen(tmp_path)] == [
+    '00000003_000'
+  ]
+
+
+@pytest.fixture
+def commands(monkeypatch):
+  """The commands that the study would run."""
+  run = []
+  monkeypatch.setattr(study, '_run', lambda *command: run.append(command))
+  return run
+
+
+def test_an_average_trains_the_networks_that_are_missing(tmp_path, commands):
+  there = tmp_path / 'default/seed1/fold0/checkpoints/500'
+  there.mkdir(parents=True)
+  results = tmp_path / 'results'
+  films.write(results / 'default/seed0_fold0.csv', made_up(count=20))
+  run = plan.parse('three_networks/seed0_fold0')
+  study.Study('/films', 'records', tmp_path, results).train(run)
+  trained = [
+    (command[1], command[-1])
+    for command in commands
+    if command[0] == 'benchmarks.study.fold'
+  ]
+  assert trained == [
+    # The table that is there stays.
+    ('--run=default/seed0_fold0', f'--results_dir={tmp_path}/again'),
+    ('--run=default/seed2_fold0', f'--results_dir={results}'),
+  ]
+  assert commands[-1][:2] == (
+    'benchmarks.study.averaged',
+    '--runs=default/seed0_fold0,default/seed1_fold0,default/seed2_fold0',
+  )
+
+
+def test_masks_of_networks_are_drawn_again_for_other_networks(
+  tmp_path, commands
+):
+  run = plan.parse('self_training/seed0_fold1')
+  for output in (tmp_path, tmp_path / 'fresh'):
+    for seed in (0, 1, 2):
+      (output / f'default/seed{seed}/fold1/checkpoints/500').mkdir(parents=True)
+    study.Study('/films', 'records', output, tmp_path).train(run)
+  outputs = [
+    next(each for each in command if each.startswith('--output='))
+    for command in commands
+    if command[0] == 'benchmarks.study.pseudo_masks'
+  ]
+  assert outputs == [
+    f'--output={tmp_path}/three_networks/masks_fold1',
+    f'--output={tmp_path}/fresh/three_networks/masks_fold1',
+  ]

@@ -8,7 +8,7 @@ does not hang on how probabilities are scaled.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -134,21 +134,17 @@ def differences(
 ) -> dict[str, tuple[float, Interval]]:
   """How much more `ours` is than `theirs`, by metric, with 95 % intervals.
 
-  Both are scored on the films that they share. Patients are drawn for both
-  together, seeds for each. A recipe with a single seed borrows the spread
-  over seeds of `yardstick`; without one its interval draws patients alone.
+  Both are scored on the films that all their seeds share. Patients are drawn
+  for both together, seeds for each. A recipe with a single seed borrows the
+  spread over seeds of `yardstick`, on the films that those share; without one
+  its interval draws patients alone. An average of networks borrows the spread
+  of single ones, which is too wide.
   """
-  shared = set.intersection(
-    *({*each.image_id} for each in (*ours, *theirs, *yardstick))
-  )
-
-  def on_shared(recipe):
-    return [film[np.isin(film.image_id, list(shared))] for film in recipe]
-
+  both = shared([*ours, *theirs])
   drawn, values = _replicates(
-    {'ours': on_shared(ours), 'theirs': on_shared(theirs)},
+    {'ours': both[: len(ours)], 'theirs': both[len(ours) :]},
     replicates,
-    yardstick=on_shared(yardstick),
+    yardstick=shared(yardstick),
   )
   return {
     name: (
@@ -159,6 +155,14 @@ def differences(
   }
 
 
+def shared(seeds: Sequence[Films]) -> list[Films]:
+  """The same films of each: those that all have."""
+  if not seeds:
+    return []
+  ids = set.intersection(*({*each.image_id} for each in seeds))
+  return [each.of(ids) for each in seeds]
+
+
 def _replicates(
   recipes: Mapping[str, Sequence[Films]],
   replicates: int | None,
@@ -167,51 +171,58 @@ def _replicates(
 ) -> tuple[dict[str, Metrics], dict[str, dict[str, float]]]:
   """Metrics of drawn patients and seeds, and those of all, by recipe."""
   films = next(iter(recipes.values()))[0]
-  for other in (each for recipe in recipes.values() for each in recipe):
-    if not np.array_equal(other.image_id, films.image_id):
-      raise ValueError('Paired recipes must have predicted the same films.')
+  _same_films(each for recipe in recipes.values() for each in recipe)
   replicates = replicates or REPLICATES
-  weights = bootstrap.cluster_weights(films.patient, replicates=replicates)
   once = np.ones((1, len(films)))
   random = np.random.default_rng(1)
-  spread = _spread(yardstick, weights, random) if len(yardstick) > 1 else {}
+  borrowed = _by_seed(yardstick, replicates) if len(yardstick) > 1 else {}
   drawn, values = {}, {}
   for name, recipe in recipes.items():
-    functions = [metrics(each) for each in recipe]
-    seed = random.integers(len(recipe), size=replicates)
-    by_seed = [function(weights) for function in functions]
+    by_seed = _by_seed(recipe, replicates)
+    moved = _moved(
+      borrowed if len(recipe) == 1 else by_seed, len(recipe), random
+    )
     drawn[name] = {
-      metric: np.choose(seed, [each[metric] for each in by_seed])
-      for metric in by_seed[0]
+      metric: each.mean(axis=0) + moved.get(metric, 0.0)
+      for metric, each in by_seed.items()
     }
-    if len(recipe) == 1:
-      # Another draw of the yardstick's seeds for each recipe.
-      order = random.permutation(replicates)
-      for metric, moved in spread.items():
-        drawn[name][metric] = drawn[name][metric] + moved[order]
     values[name] = {
-      metric: float(np.mean([function(once)[metric] for function in functions]))
-      for metric in by_seed[0]
+      metric: float(value[0])
+      for metric, value in _mean_metrics(recipe)(once).items()
     }
   return drawn, values
 
 
-def _spread(
-  yardstick: Sequence[Films], weights: np.ndarray, random: np.random.Generator
-) -> Metrics:
-  """How far a drawn seed lies from the mean of seeds, by metric: f64[R].
+def _by_seed(recipe: Sequence[Films], replicates: int) -> Metrics:
+  """Every metric f64[S, R] of S seeds, of the same drawn patients."""
+  weights = bootstrap.cluster_weights(recipe[0].patient, replicates=replicates)
+  found = [metrics(each)(weights) for each in recipe]
+  return {
+    metric: np.stack([each[metric] for each in found]) for metric in found[0]
+  }
 
-  Scaled by sqrt(S / (S - 1)), because S seeds lie closer to their own mean
-  than to that of all seeds.
+
+def _moved(
+  by_seed: Metrics, count: int, random: np.random.Generator
+) -> Metrics:
+  """How far the mean of `count` drawn seeds lies from that of all, f64[R].
+
+  Args:
+    by_seed: every metric f64[S, R] of the seeds that are drawn from.
+    count: of seeds.
+    random: draws the same seeds for all metrics.
+
+  S seeds lie closer to their own mean than to that of all possible seeds, so
+  deviations are scaled by sqrt(S / (S - 1)).
   """
-  by_seed = [metrics(each)(weights) for each in yardstick]
-  count = len(by_seed)
-  seed = random.integers(count, size=len(weights))
+  if not by_seed:
+    return {}
+  seeds, replicates = by_seed[CRITERION].shape
+  picked = random.integers(seeds, size=(count, replicates))
   moved = {}
-  for metric in by_seed[0]:
-    each = np.stack([values[metric] for values in by_seed])
-    away = each - each.mean(axis=0)
-    moved[metric] = np.choose(seed, away) * np.sqrt(count / (count - 1))
+  for metric, each in by_seed.items():
+    away = (each - each.mean(axis=0)) * np.sqrt(seeds / (seeds - 1))
+    moved[metric] = np.take_along_axis(away, picked, axis=0).mean(axis=0)
   return moved
 
 
@@ -302,16 +313,16 @@ def by_group(films: Films, *, specificity: float) -> list[Group]:
 
 
 def corrected_for_choice(
-  recipes: Mapping[str, Films], *, replicates: int | None = None
+  recipes: Mapping[str, Sequence[Films]], *, replicates: int | None = None
 ) -> tuple[str, dict[str, float], dict[str, tuple[float, Interval]]]:
   """Bootstrap bias-corrected cross-validation (Tsamardinos et al. 2018).
 
-  Patients are drawn; the recipe that is best on those is scored on the
-  patients that were not drawn. The mean is what the choice of the best recipe
-  is worth on new films.
+  Patients are drawn; the recipe that is best on those, by its mean over seeds,
+  is scored on the patients that were not drawn. The mean is what the choice of
+  the best recipe is worth on new films.
 
   Args:
-    recipes: the films of each, all the same ones.
+    recipes: the films of each seed of each, all the same ones.
     replicates: how often patients are drawn.
 
   Returns:
@@ -319,11 +330,12 @@ def corrected_for_choice(
     95 % intervals.
   """
   names = list(recipes)
-  films = recipes[names[0]]
+  _same_films(each for recipe in recipes.values() for each in recipe)
+  films = recipes[names[0]][0]
   drawn = bootstrap.cluster_weights(
     films.patient, replicates=replicates or REPLICATES
   )
-  functions = [metrics(each) for each in recipes.values()]
+  functions = [_mean_metrics(each) for each in recipes.values()]
   once = [function(np.ones((1, len(films)))) for function in functions]
   inside = np.stack([function(drawn)[CRITERION] for function in functions])
   left_out = (drawn == 0).astype(float)
@@ -339,6 +351,28 @@ def corrected_for_choice(
     {metric: float(value[0]) for metric, value in once[chosen].items()},
     corrected,
   )
+
+
+def _mean_metrics(
+  seeds: Sequence[Films],
+) -> Callable[[np.ndarray], Metrics]:
+  """Like `metrics`, the mean over seeds."""
+  functions = [metrics(each) for each in seeds]
+
+  def compute(weights: np.ndarray) -> Metrics:
+    found = [function(weights) for function in functions]
+    return {
+      metric: np.mean([each[metric] for each in found], axis=0)
+      for metric in found[0]
+    }
+
+  return compute
+
+
+def _same_films(tables: Iterable[Films]) -> None:
+  """Raises ValueError where tables are not of the same films."""
+  if len({tuple(each.image_id) for each in tables}) > 1:
+    raise ValueError('Paired recipes must have predicted the same films.')
 
 
 def _bounds(values: np.ndarray) -> Interval:

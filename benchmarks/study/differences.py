@@ -4,8 +4,9 @@
         --ours=stride2/seed0_fold0,stride2/seed0_fold1 \\
         --theirs=mild/seed0_fold0,mild/seed0_fold1
 
-Runs of one recipe and seed are joined over their folds; intervals draw patients
-and, of a side with several seeds, seeds. Reads `results/`, trains nothing.
+Runs of one recipe and seed are joined over their folds; only films that all
+seeds share are scored. Intervals draw patients and seeds; a side with one seed
+borrows the spread of the seeds of `default`. Reads `results/`, trains nothing.
 """
 
 import pathlib
@@ -29,8 +30,12 @@ def main(_) -> None:
   values = flags.FLAGS
   results = pathlib.Path(values.results_dir)
   ours, theirs = (seeds(runs, results) for runs in (values.ours, values.theirs))
+  both = comparison.shared([*ours, *theirs])
+  ours, theirs = both[: len(ours)], both[len(ours) :]
   own, other = comparison.intervals(ours), comparison.intervals(theirs)
-  difference = comparison.differences(ours, theirs)
+  difference = comparison.differences(
+    ours, theirs, yardstick=report.load(results).get('default', ())
+  )
   rows = [
     [
       metric,

@@ -64,6 +64,10 @@ class Films:
       *(getattr(self, each.name)[chosen] for each in dataclasses.fields(self))
     )
 
+  def of(self, image_ids: Iterable[str]) -> 'Films':
+    """The films of these ids that are there."""
+    return self[np.isin(self.image_id, [*image_ids])]
+
   @property
   def label(self) -> np.ndarray:
     """bool[N], whether a film shows a pneumothorax."""

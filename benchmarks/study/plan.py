@@ -28,8 +28,9 @@ BASE = {
 FINDINGS = 'findings'
 # Pixels along the side of the records; larger networks have their own.
 RECORD_SIZE = 256
-SCREENED_FOLDS = (0, 1, 2)
-ALL_FOLDS = (0, 1, 2, 3, 4)
+FOLDS = 5
+# What `other_films.py` puts beside the study's films.
+OTHER_FILMS = ('nih', 'nih_negatives', 'test')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,11 @@ class Variant:
     changes: config fields by name.
     folds: that are held out, one run each.
     seeds: one run each.
+    all_folds: whether the first seed is trained on every fold.
     score_best: whether the checkpoint that validation prefers is scored, too.
     average_of: seeds of the parent whose networks are averaged; nothing of its
       own is trained.
-    unlabeled: what else is in the records, see `unlabeled.py`.
+    other_films: what else is in the records, one of `OTHER_FILMS`.
     teacher: the average whose masks are trained on, too, see `pseudo_masks.py`.
   """
 
@@ -54,69 +56,62 @@ class Variant:
   why: str
   parent: str = ''
   changes: dict[str, Any] = dataclasses.field(default_factory=dict)
-  folds: tuple[int, ...] = SCREENED_FOLDS
+  folds: tuple[int, ...] = (0,)
   seeds: tuple[int, ...] = (0,)
+  all_folds: bool = False
   score_best: bool = False
   average_of: tuple[int, ...] = ()
-  unlabeled: str = ''
+  other_films: str = ''
   teacher: str = ''
 
 
-# The order is by expected gain: what keeps a short run from learning at all
-# first, then length and data, then details.
+# In the order of expected gain: what keeps a short run from learning at all
+# first, then data and length, then details.
 VARIANTS = (
   Variant(
     name='default',
     why='The reference: how far seeds alone move every metric.',
+    folds=(0, 1),
     seeds=(0, 1, 2),
+    all_folds=True,
   ),
   Variant(
     name='three_networks',
     why=(
-      'With so few films networks of different seeds differ in what they find: '
-      'their mean should be better than each.'
+      'Networks of different seeds differ in what they find: their mean should '
+      'be better than each.'
     ),
     parent='default',
-    folds=ALL_FOLDS,
+    folds=(0, 1),
     average_of=(0, 1, 2),
   ),
   Variant(
-    name='short',
+    name='mild',
     why=(
       'Defaults made for long runs hold short ones back: the mask head starts '
       'at a prior of 0.003, where Dice has next to no gradient, and blocks '
-      'are left out at random.'
+      'are left out at random. Dice over the batch weighs films by size and '
+      'leaves small masks to the cross-entropy. 140 positive films for 20 '
+      'epochs are far from overfitted.'
     ),
     parent='default',
     changes={
       'model.drop_path': 0.0,
       'model.pixel_prevalence': 0.3,
       'losses.presence': 0.1,
-    },
-  ),
-  Variant(
-    name='batch_dice',
-    why=(
-      'Dice over the batch weighs films by size, is never undefined, and '
-      "leaves small masks to the cross-entropy; PyTorch's usual form."
-    ),
-    parent='short',
-    changes={'losses.dice': 0.0, 'losses.batch_dice': 1.0},
-  ),
-  Variant(
-    name='mild',
-    why='140 positive films for 20 epochs are far from overfitted.',
-    parent='batch_dice',
-    changes={
+      'losses.dice': 0.0,
+      'losses.batch_dice': 1.0,
       'augmentation.distortion_probability': 0.0,
       'augmentation.noise_probability': 0.0,
     },
+    folds=(0, 1),
+    seeds=(0, 1),
   ),
   Variant(
     name='plain',
     why=(
-      'What torch_baseline.py trains with, whose first run has the higher AUC: '
-      'whether the recipe or the code makes the difference.'
+      'What torch_baseline.py trains with: whether the recipe or the code '
+      'makes a difference.'
     ),
     parent='mild',
     changes={
@@ -129,21 +124,6 @@ VARIANTS = (
     },
   ),
   Variant(
-    name='rate_1e-3',
-    why='500 updates are few: a higher rate goes further.',
-    parent='mild',
-    changes={'optimizer.learning_rate': 1e-3},
-  ),
-  Variant(
-    name='presence_from_mask',
-    why=(
-      "The head's AUC is below that of the largest pixel, which is one of its "
-      '641 inputs: it should begin as that one.'
-    ),
-    parent='mild',
-    changes={'model.presence_from_mask': True},
-  ),
-  Variant(
     name='findings',
     why=(
       'An encoder that has learned 13 findings on NIH films of other patients '
@@ -151,6 +131,52 @@ VARIANTS = (
     ),
     parent='mild',
     changes={'pretrained': FINDINGS},
+  ),
+  Variant(
+    name='more_negatives',
+    why=(
+      'Half of the negatives are films of NIH without the label pneumothorax: '
+      'more variety, fewer false alarms; or the network learns which source a '
+      'film is from.'
+    ),
+    parent='default',
+    changes={'source_weights': 'siim=1,nih=1'},
+    other_films='nih_negatives',
+  ),
+  Variant(
+    name='mean_teacher',
+    why='Films without annotation say what does not matter to a mask.',
+    parent='mild',
+    # Beside the same 8 annotated films of each step.
+    changes={'batch_size': 16, 'mean_teacher.unlabeled_share': 0.5},
+    other_films='nih',
+  ),
+  Variant(
+    name='mean_teacher_test',
+    why=(
+      "NIH's films without annotation show hardly any pneumothorax, those of "
+      'the second test set do.'
+    ),
+    parent='mean_teacher',
+    other_films='test',
+  ),
+  Variant(
+    name='self_training',
+    why=(
+      'What the mean of three networks is sure of on the films of the second '
+      'test set makes more films.'
+    ),
+    parent='default',
+    # As many films of the study as 500 steps have. With the others an epoch is
+    # three times as long, so what is counted in epochs shrinks.
+    changes={
+      'total_steps': 1000,
+      'source_weights': 'siim=1,test=1',
+      'positive_share': ((0, 0.8), (26, 0.4)),
+      'optimizer.warmup_epochs': 0.6,
+    },
+    folds=(0, 1),
+    teacher='three_networks',
   ),
   Variant(
     name='steps_1000',
@@ -162,19 +188,13 @@ VARIANTS = (
   ),
   Variant(
     name='steps_350',
-    why=(
-      'The checkpoint that `steps_1000` would keep is that of step 335, far '
-      'better than its last one.'
-    ),
+    why='Fewer steps, if 500 already overfit.',
     parent='mild',
     changes={'total_steps': 350},
   ),
   Variant(
     name='strong',
-    why=(
-      'After 1,000 steps training films have a Dice of 0.7 and held-out ones '
-      'are worse than after 500: more variety and decay hold overfitting back.'
-    ),
+    why='More variety and decay, against overfitting.',
     parent='default',
     changes={
       'augmentation.affine_probability': 0.9,
@@ -186,67 +206,12 @@ VARIANTS = (
     },
   ),
   Variant(
-    name='strong_1000',
-    why=(
-      'After 500 steps `strong` has a Dice of 0.35 on training films, so it is '
-      'not trained yet.'
-    ),
-    parent='strong',
-    changes={'total_steps': 1000},
-  ),
-  Variant(
-    name='half_positive',
-    why='A constant half instead of 0.8 falling: fewer false alarms.',
-    parent='mild',
-    changes={'positive_share': ((0, 0.5),)},
-  ),
-  Variant(
-    name='mean_teacher',
-    why='Films without annotation say what does not matter to a mask.',
-    parent='mild',
-    # Beside the same 8 annotated films of each step.
-    changes={'batch_size': 16, 'mean_teacher.unlabeled_share': 0.5},
-    unlabeled='nih',
-  ),
-  Variant(
-    name='mean_teacher_test',
-    why=(
-      "NIH's films without annotation show hardly any pneumothorax, those of "
-      'the second test set do.'
-    ),
-    parent='mean_teacher',
-    unlabeled='test',
-  ),
-  Variant(
-    name='self_training',
-    why=(
-      'Films limit the scores, and the mean of three networks is better than '
-      'each: what it is sure of on 3,205 films makes more films.'
-    ),
-    parent='default',
-    changes={'total_steps': 1000, 'source_weights': 'siim=1,test=1'},
-    teacher='three_networks',
-  ),
-  Variant(
-    name='slow_encoder',
-    why='Keeps what ImageNet taught while the decoder learns fast.',
-    parent='mild',
-    changes={
-      'optimizer.learning_rate': 1e-3,
-      'optimizer.encoder_lr_factor': 0.3,
-    },
-  ),
-  Variant(
-    name='deep',
-    why='Masks at strides 2, 4 and 8 bring the loss closer to the encoder.',
-    parent='mild',
-    changes={'model.deep_supervision': True, 'losses.deep': 0.5},
-  ),
-  Variant(
     name='stride2',
     why='A decoder that ends at stride 2 is faster; is it worse?',
     parent='mild',
     changes={'model.output_stride': 2},
+    folds=(0, 1),
+    seeds=(0, 1),
   ),
   Variant(
     name='size_384',
@@ -256,18 +221,6 @@ VARIANTS = (
     ),
     parent='stride2',
     changes={'image_size': 384},
-  ),
-  Variant(
-    name='winners_sum',
-    why="The 1st place's sum, BCE : Dice : focal = 3 : 1 : 4.",
-    parent='mild',
-    changes={'losses.focal': 4.0},
-  ),
-  Variant(
-    name='scratch',
-    why='What the ImageNet weights are worth.',
-    parent='mild',
-    changes={'pretrained': ''},
   ),
   # The learning curve; `mild` is its end.
   Variant(
@@ -326,13 +279,23 @@ def findings_path(output_dir: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(output_dir, 'findings.safetensors')
 
 
-def records(run: Run, data_dir: str) -> str:
-  """Where the records lie that a run is trained on."""
-  size = fields(run.variant)['image_size']
+def trained_fold(held_out: int) -> int:
+  """A fold that is trained on, for films that no fold has."""
+  return (held_out + 1) % FOLDS
+
+
+def records(run: Run, data_dir: str, *, output_dir: str) -> str:
+  """Where the records lie that a run is trained on.
+
+  Those with masks that networks have drawn lie beside the networks.
+  """
   if run.variant.teacher:
-    return f'{data_dir}_pseudo{run.fold}'
-  if run.variant.unlabeled:
-    return f'{data_dir}_{run.variant.unlabeled}'
+    return f'{output_dir}/{run.variant.teacher}/masks_fold{run.fold}'
+  kind = run.variant.other_films
+  if kind:
+    part = str(run.fold) if kind == 'nih_negatives' else ''
+    return f'{data_dir}_{kind}{part}'
+  size = fields(run.variant)['image_size']
   return f'{data_dir}_{size}' if size > RECORD_SIZE else data_dir
 
 
@@ -346,7 +309,7 @@ def config(
     chosen['pretrained'] = str(findings_path(output_dir))
   made.update_from_flattened_dict(
     {
-      'data_dir': records(run, data_dir),
+      'data_dir': records(run, data_dir, output_dir=output_dir),
       'seed': run.seed,
       'fold': run.fold,
       'eval.batch_size': 8,
@@ -366,7 +329,9 @@ def runs() -> list[Run]:
     Run(each, seed, fold)
     for each in VARIANTS
     for seed in each.seeds
-    for fold in each.folds
+    for fold in (
+      range(FOLDS) if each.all_folds and seed == each.seeds[0] else each.folds
+    )
   ]
 
 
@@ -409,7 +374,7 @@ def parse(text: str) -> Run:
     Run(each, seed, fold)
     for each in VARIANTS
     for seed in range(max(each.seeds) + 10)
-    for fold in ALL_FOLDS
+    for fold in range(FOLDS)
   ):
     if str(run) == text:
       return run

@@ -89,40 +89,56 @@ class Classifier(nn.Module):
 
 def chosen(real_data: pathlib.Path) -> list[dict[str, str]]:
   """The rows of labels.csv that the encoder may see."""
-  with (real_data / 'siim_study' / 'nih_id.csv').open(newline='') as file:
-    patients = {row['NIH_ID'].split('_')[0] for row in csv.DictReader(file)}
-  with (real_data / 'nih_labelled' / 'labels.csv').open(newline='') as file:
-    rows = list(csv.DictReader(file))
-  others = [row for row in rows if row['patient'] not in patients]
-  tested = _also_tested(real_data, others)
+  studied, others = _nih_films(real_data)
+  copies = _copies(real_data, others)
+  left = [row for row in others if row['image_id'] not in copies]
   _logger.info(
     '%d films; %d of patients of the study and %d of the second test set are '
     'left out.',
-    len(rows),
-    len(rows) - len(others),
-    len(tested),
+    len(studied) + len(others),
+    len(studied),
+    len(others) - len(left),
   )
-  return [row for row in others if row['image_id'] not in tested]
+  return left
 
 
-def _also_tested(
-  real_data: pathlib.Path, rows: list[dict[str, str]]
-) -> set[str]:
-  """Which films are nearly the same as one of the second test set."""
+def tested_patients(real_data: pathlib.Path) -> set[str]:
+  """The films of the second test set that are known to show study patients.
+
+  Known are those of which NIH's labeled films hold a copy; there can be more.
+  """
+  studied, _ = _nih_films(real_data)
+  return _copies(real_data, studied) - {row['image_id'] for row in studied}
+
+
+def _nih_films(
+  real_data: pathlib.Path,
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+  """The rows of labels.csv: of patients of the study, and of others."""
+  with (real_data / 'siim_study' / 'nih_id.csv').open(newline='') as file:
+    patients = {row['NIH_ID'].split('_')[0] for row in csv.DictReader(file)}
+  studied, others = [], []
+  with (real_data / 'nih_labelled' / 'labels.csv').open(newline='') as file:
+    for row in csv.DictReader(file):
+      (studied if row['patient'] in patients else others).append(row)
+  return studied, others
+
+
+def _copies(real_data: pathlib.Path, rows: list[dict[str, str]]) -> set[str]:
+  """The ids of NIH's films and of the second test set's that are the same."""
   prints = {
     row['image_id']: near_duplicates.fingerprint(_film(real_data, row))
     for row in rows
   }
   test = {
-    f'test {path.stem}': near_duplicates.fingerprint(dicom.read(path).pixels)
+    path.stem: near_duplicates.fingerprint(dicom.read(path).pixels)
     for path in sorted((real_data / 'siim_stage2_320').rglob('*.dcm'))
   }
   return {
     image_id
     for group in near_duplicates.near_duplicates({**prints, **test})
-    if not test.keys().isdisjoint(group)
+    if not (test.keys().isdisjoint(group) or prints.keys().isdisjoint(group))
     for image_id in group
-    if image_id in prints
   }
 
 

@@ -1,11 +1,10 @@
 """The study's films, and confident predictions of others beside them.
 
     python -m benchmarks.study.pseudo_masks --real_data=DIR \\
-        --runs=stride2/seed0_fold1,stride2/seed1_fold1 \\
-        --output=data/study_pseudo1
+        --runs=stride2/seed0_fold1,stride2/seed1_fold1 --output=data/pseudo
 
 Self-training: the mean of some finished runs of one fold predicts the films of
-the second test set (`unlabeled.py --films=test`). Those with the largest and
+the second test set (`other_films.py --films=test`). Those with the largest and
 the smallest probabilities become annotated films, with the predicted mask or
 with none; the others are left out. All of them stand in a fold that is trained
 on. How many are taken does not depend on any label.
@@ -17,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 from absl import app, flags
 
-from benchmarks.study import averaged, plan, unlabeled
+from benchmarks.study import averaged, other_films, plan
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.formats import built_dataset, rle, schema
@@ -72,11 +71,12 @@ def main(_) -> None:
   )
   predicted = confident(predictor.probabilities(dataset))
   folds = built_dataset.folds_of(values.data_dir)
-  trained = str((runs[0].fold + 1) % len(plan.ALL_FOLDS))
+  held_out = runs[0].fold
+  trained = str(plan.trained_fold(held_out))
   films = {
     image_id: (path, image_id, patient, source)
-    for path, image_id, patient, source, *_ in unlabeled.unannotated(
-      real_data, 'test'
+    for path, image_id, patient, source, *_ in other_films.others(
+      real_data, 'test', held_out=held_out
     )
   }
   pseudo = [
@@ -86,9 +86,9 @@ def main(_) -> None:
     )
     for number, mask in sorted(predicted.items())
   ]
-  annotated = [(*row, '') for row in unlabeled.annotated(real_data, folds)]
-  columns = (*unlabeled.COLUMNS, 'annotation_size')
-  unlabeled.build([*annotated, *pseudo], values.output, columns)
+  annotated = [(*row, '') for row in other_films.annotated(real_data, folds)]
+  columns = (*other_films.COLUMNS, 'annotation_size')
+  other_films.build([*annotated, *pseudo], values.output, columns)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
 import csv
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -36,6 +36,13 @@ _SENSITIVITY = {
     for number in range(1, 5)
   },
 }
+
+_SIZE = 'films / positive / patients'
+
+# A recipe, its seeds on the same films, every metric with its interval.
+Scored = tuple[
+  str, Sequence[Films], dict[str, tuple[float, comparison.Interval]]
+]
 
 # Of a screening-like practice, and of the study.
 _PREVALENCES = (0.05, 0.28)
@@ -72,10 +79,32 @@ def chosen_checkpoints(
   return found
 
 
-def complete(seeds: Sequence[Films]) -> list[Films]:
-  """The seeds that have predicted the most films: those can be averaged."""
-  most = max(len(each) for each in seeds)
-  return [each for each in seeds if len(each) == most]
+def film_sets(seeds: Sequence[Films]) -> list[list[Films]]:
+  """The seeds of a recipe for every set of films that one of them predicted.
+
+  For example one seed on the films of all folds, and three on those of two.
+  """
+  sets = {tuple(each.image_id): len(each) for each in seeds}
+  return [
+    on_films(seeds, image_ids)
+    for image_ids in sorted(sets, key=sets.get, reverse=True)
+  ]
+
+
+def on_films(seeds: Sequence[Films], image_ids: Collection[str]) -> list[Films]:
+  """The seeds that have predicted all of these films, on these films alone."""
+  return [
+    each.of(image_ids) for each in seeds if {*image_ids}.issubset(each.image_id)
+  ]
+
+
+def compared(
+  ours: Sequence[Films], theirs: Sequence[Films]
+) -> tuple[list[Films], list[Films]]:
+  """The seeds of two recipes that have predicted the films that both have."""
+  largest = [max(seeds, key=len) for seeds in (ours, theirs)]
+  ids = comparison.shared(largest)[0].image_id
+  return on_films(ours, ids), on_films(theirs, ids)
 
 
 def text(results: pathlib.Path, *, real_data: str | None = None) -> str:
@@ -85,27 +114,31 @@ def text(results: pathlib.Path, *, real_data: str | None = None) -> str:
     results: the folder of the tables of films.
     real_data: the folder of siim_study, for what NIH's labels say.
   """
-  recipes = {
-    name: complete(seeds) for name, seeds in load(results).items() if seeds
-  }
+  recipes = load(results)
   if not recipes:
     return 'No run is done yet.'
-  parts = [
-    _scores(recipes, _COLUMNS),
-    _scores(recipes, _FIXED),
-    f'Sensitivity:\n\n{_scores(recipes, _SENSITIVITY)}',
+  scored = [
+    (name, seeds, comparison.intervals(seeds))
+    for name in _names(recipes)
+    for seeds in film_sets(recipes[name])
   ]
-  parts.append(f'Predictive values:\n\n{_predictive_values(recipes)}')
+  largest = {name: max(recipes[name], key=len) for name in _names(recipes)}
+  parts = [
+    _scores(scored, _COLUMNS),
+    _scores(scored, _FIXED),
+    f'Sensitivity:\n\n{_scores(scored, _SENSITIVITY)}',
+    f'Predictive values:\n\n{_predictive_values(scored)}',
+  ]
   parts += [
     f'Found of {name} at 90 % specificity of the largest pixel:\n\n'
-    f'{_groups(recipes[name][0])}'
-    for name in _names(recipes)
+    f'{_groups(first)}'
+    for name, first in largest.items()
   ]
   if real_data:
-    parts.append(f'Doubtful negatives:\n\n{_doubtful(recipes, real_data)}')
+    parts.append(f'Doubtful negatives:\n\n{_doubtful(largest, real_data)}')
   parts += [
     f'Differences from {name}, on shared films:\n\n{paired}'
-    for name in ('default', 'torch')
+    for name in ('default', 'torch', 'torch_three_networks')
     if name in recipes and (paired := _paired(recipes, name))
   ]
   for name, (best, last) in chosen_checkpoints(results).items():
@@ -116,9 +149,7 @@ def text(results: pathlib.Path, *, real_data: str | None = None) -> str:
       'the films that it was chosen on:\n\n'
       + table([*_COLUMNS.values()], [cells])
     )
-  if len(recipes) > 2 and (corrected := _corrected(recipes)):
-    parts.append(corrected)
-  return '\n\n'.join(parts)
+  return '\n\n'.join([*parts, *_corrected(recipes)])
 
 
 def _row(*cells) -> str:
@@ -143,38 +174,40 @@ def _names(recipes: Mapping[str, Sequence[Films]]) -> list[str]:
   )
 
 
-def _scores(
-  recipes: Mapping[str, Sequence[Films]], columns: Mapping[str, str]
-) -> str:
-  rows = []
-  for name in _names(recipes):
-    found = comparison.intervals(recipes[name])
-    first = recipes[name][0]
-    size = f'{len(first)} / {first.label.sum()} / {len(set(first.patient))}'
-    cells = [cell(*found[metric]) for metric in columns]
-    rows.append([name, len(recipes[name]), size, *cells])
-  head = ['recipe', 'seeds', 'films / positive / patients']
-  return table([*head, *columns.values()], rows)
+def _scores(scored: Sequence[Scored], columns: Mapping[str, str]) -> str:
+  rows = [
+    [
+      name,
+      len(seeds),
+      _size(seeds[0]),
+      *(cell(*found[each]) for each in columns),
+    ]
+    for name, seeds, found in scored
+  ]
+  return table(['recipe', 'seeds', _SIZE, *columns.values()], rows)
 
 
-def _predictive_values(recipes: Mapping[str, Sequence[Films]]) -> str:
+def _size(films: Films) -> str:
+  return f'{len(films)} / {films.label.sum()} / {len(set(films.patient))}'
+
+
+def _predictive_values(scored: Sequence[Scored]) -> str:
   """At the specificity of 90 %, by the largest pixel."""
   rows = []
-  for name in _names(recipes):
-    found = comparison.intervals(recipes[name])
+  for name, seeds, found in scored:
     sensitivity = found['sensitivity_90_maximum'][0]
     cells = [
       f'{value:.3f}'
       for prevalence in _PREVALENCES
       for value in comparison.predictive_values(sensitivity, 0.9, prevalence)
     ]
-    rows.append([name, *cells])
+    rows.append([name, len(seeds), _size(seeds[0]), *cells])
   head = [
     f'{value} at {prevalence:.0%}'
     for prevalence in _PREVALENCES
     for value in ('PPV', 'NPV')
   ]
-  return table(['recipe', *head], rows)
+  return table(['recipe', 'seeds', _SIZE, *head], rows)
 
 
 def _groups(recipe: Films) -> str:
@@ -191,7 +224,7 @@ def _groups(recipe: Films) -> str:
   return table(['films', 'number', 'share flagged', 'Dice'], rows)
 
 
-def _doubtful(recipes: Mapping[str, Sequence[Films]], real_data: str) -> str:
+def _doubtful(recipes: Mapping[str, Films], real_data: str) -> str:
   """Negatives of the competition that NIH's labels call a pneumothorax."""
   path = pathlib.Path(real_data, 'siim_study', 'nih_labels.csv')
   with path.open(newline='') as file:
@@ -201,8 +234,7 @@ def _doubtful(recipes: Mapping[str, Sequence[Films]], real_data: str) -> str:
       if 'Pneumothorax' in row['nih_labels']
     }
   rows = []
-  for name in _names(recipes):
-    first = recipes[name][0]
+  for name, first in recipes.items():
     doubtful = np.isin(first.image_id, list(called))
     count = int((doubtful & ~first.label).sum())
     shares = comparison.empty_share(first, doubtful, specificity=0.9)
@@ -214,39 +246,43 @@ def _doubtful(recipes: Mapping[str, Sequence[Films]], real_data: str) -> str:
 def _paired(recipes: Mapping[str, Sequence[Films]], name: str) -> str:
   rows = []
   for other in _names(recipes):
-    ids = {*recipes[name][0].image_id}
-    shared = ids.intersection(recipes[other][0].image_id)
-    if other == name or not shared:
+    ours, theirs = compared(recipes[other], recipes[name])
+    if other == name or not len(ours[0]):
       continue
     found = comparison.differences(
-      recipes[other], recipes[name], yardstick=recipes.get('default', ())
+      ours, theirs, yardstick=recipes.get('default', ())
     )
     cells = [cell(*found[metric], sign='+') for metric in _COLUMNS]
-    rows.append([other, len(shared), *cells])
-  head = ['recipe', 'films', *_COLUMNS.values()]
-  return table(head, rows) if rows else ''
+    rows.append([other, f'{len(ours)}, {len(theirs)}', _size(ours[0]), *cells])
+  return table(['recipe', 'seeds', _SIZE, *_COLUMNS.values()], rows)
 
 
-def _corrected(recipes: Mapping[str, Sequence[Films]]) -> str:
-  """Over the recipes of this project that have predicted the same films."""
-  firsts = {
-    name: recipes[name][0] for name in _names(recipes) if name != 'torch'
+def _corrected(recipes: Mapping[str, Sequence[Films]]) -> list[str]:
+  """The best of this project's recipes for every set of films with a choice."""
+  own = {
+    name: recipes[name]
+    for name in _names(recipes)
+    if not name.startswith('torch')
   }
-  most = max(map(len, firsts.values()))
-  firsts = {name: first for name, first in firsts.items() if len(first) == most}
-  if len(firsts) < 2:
-    return ''
-  chosen, plain, corrected = comparison.corrected_for_choice(firsts)
-  rows = [
-    [
-      title,
-      f'{plain[metric]:.3f}',
-      cell(*corrected[metric]),
+  parts = []
+  for image_ids in {
+    tuple(each.image_id): None for seeds in own.values() for each in seeds
+  }:
+    candidates = {
+      name: found
+      for name, seeds in own.items()
+      if (found := on_films(seeds, image_ids))
+    }
+    if len(candidates) < 2:
+      continue
+    chosen, plain, corrected = comparison.corrected_for_choice(candidates)
+    rows = [
+      [title, f'{plain[metric]:.3f}', cell(*corrected[metric])]
+      for metric, title in _COLUMNS.items()
     ]
-    for metric, title in _COLUMNS.items()
-  ]
-  return (
-    f'Best of {len(firsts)} recipes by `{comparison.CRITERION}`: {chosen}. '
-    'Corrected for that choice:\n\n'
-    + table(['metric', 'as it stands', 'corrected'], rows)
-  )
+    parts.append(
+      f'Best of {len(candidates)} recipes by `{comparison.CRITERION}` on '
+      f'{len(image_ids)} films: {chosen}. Corrected for that choice:\n\n'
+      + table(['metric', 'as it stands', 'corrected'], rows)
+    )
+  return parts

@@ -3,12 +3,13 @@
     python -m benchmarks.study.score --predictions=DIR --data_dir=data/study \\
         --run=torch/seed0_fold0
 
-DIR: see `pnx_jax.evaluation.stored_predictions`. The predictions of several
+DIR: see `pnx_jax.evaluation.stored_predictions`; what a `run.json` in it says
+of the training stands beside the table, too. The predictions of several
 folders, joined by commas, are averaged.
 """
 
 import datetime
-import os
+import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -51,12 +52,13 @@ def main(_) -> None:
   files.write_json(
     path.with_suffix('.json'),
     {
-      'command': values.command,
-      'commit': values.commit or run_files.commit(),
+      'commit': run_files.commit(),
       'date': datetime.date.today().isoformat(),
-      'minutes': values.minutes,
-      'load_average': values.load_average,
-      'cores': os.cpu_count(),
+      'networks': [
+        json.loads(pathlib.Path(folder, 'run.json').read_text())
+        for folder in values.predictions
+        if pathlib.Path(folder, 'run.json').exists()
+      ],
     },
   )
   films.write(path, found)
@@ -69,9 +71,5 @@ if __name__ == '__main__':
   flags.DEFINE_string(
     'results_dir', 'benchmarks/study/results', 'For the table of films.'
   )
-  flags.DEFINE_string('command', '', 'What made the predictions.')
-  flags.DEFINE_string('commit', '', 'Of its code, if not this one.')
-  flags.DEFINE_float('minutes', None, 'It trained for that long.')
-  flags.DEFINE_float('load_average', None, 'Of the machine meanwhile.')
   flags.mark_flags_as_required(['predictions', 'run'])
   app.run(main)

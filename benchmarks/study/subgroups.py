@@ -14,10 +14,10 @@ import pathlib
 
 import numpy as np
 
+from benchmarks.study import comparison
 from benchmarks.study import films as tables
 from benchmarks.study.films import Films
 from pnx_jax.cli import Parser, one_line
-from pnx_jax.evaluation import rule_search
 from pnx_jax.evaluation.tables import AGE_BANDS
 from pnx_jax.metrics import decisions, influence, intervals, paired, subgroups
 from pnx_jax.metrics.summary import Images
@@ -27,9 +27,8 @@ _METRICS = ('dice', 'dice_positive', 'sensitivity', 'specificity', 'auc')
 
 
 def images(films: Films) -> Images:
-  """The films under rules that are chosen on other folds."""
-  groups = np.unique(films.fold, return_inverse=True)[1]
-  outcome = rule_search.cross_fit(films.statistics(), groups).outcome
+  """The films under rules that are chosen on others."""
+  outcome = comparison.cross_fitted(films)
   return Images(
     label=films.label,
     probability=films.maximum,

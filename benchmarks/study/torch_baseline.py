@@ -15,7 +15,7 @@ AdamW with a cosine. Scored are the last averaged weights, mean of the image
 and its mirror image. The network has no presence head: the probability of a
 film is the largest of its pixels. OUT holds a 16-bit png for every held-out
 film, `predictions.csv` and `run.json`. `checkpoint.pt` is written every 50
-steps; the same command resumes from it.
+steps; the same command resumes from it, another one is refused.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import json
 import os
 import pathlib
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -143,9 +144,18 @@ def train(films, flags) -> tuple[torch.nn.Module, float]:
     'schedule': schedule,
   }
   path = flags.output / 'checkpoint.pt'
+  training = {
+    'seed': flags.seed,
+    'learning_rate': flags.learning_rate,
+    'films': zlib.crc32(order.tobytes()),
+  }
   first, before = 0, 0.0
   if path.exists():
     saved = torch.load(path, weights_only=True)
+    if saved.get('training') != training:
+      raise SystemExit(
+        f'{path} is not of this training ({training}); choose another --output'
+      )
     for name, part in stateful.items():
       part.load_state_dict(saved[name])
     random.set_state(saved['random'])
@@ -176,6 +186,7 @@ def train(films, flags) -> tuple[torch.nn.Module, float]:
       saved = {name: part.state_dict() for name, part in stateful.items()}
       saved |= {'random': random.get_state(), 'dropout': torch.get_rng_state()}
       saved |= {'step': step + 1, 'seconds': before + seconds}
+      saved |= {'training': training}
       torch.save(saved, path.with_suffix('.tmp'))
       path.with_suffix('.tmp').replace(path)
   return ema.eval(), (before + time.monotonic() - start) / 60
@@ -212,10 +223,15 @@ def main() -> None:
   (flags.output / 'run.json').write_text(
     json.dumps(
       {
-        'learning_rate': flags.learning_rate,
+        'command': (
+          f'python benchmarks/study/torch_baseline.py '
+          f'--films={flags.films.name} --seed={flags.seed} '
+          f'--weights={flags.weights.name} '
+          f'--learning_rate={flags.learning_rate} --threads={flags.threads}'
+        ),
         'minutes': round(minutes, 1),
-        'threads': flags.threads,
-        'load': round(os.getloadavg()[1], 1),
+        'load_average': round(os.getloadavg()[1], 1),
+        'cores': os.cpu_count(),
         'torch': torch.__version__,
         'smp': smp.__version__,
       }

@@ -210,11 +210,11 @@ def evaluate(
     test = pipeline.Dataset(
       config.data_dir, [schema.TEST_SPLIT], labeled_only=False
     )
-    seen = leaks.seen_unlabeled(
+    seen = leaks.seen_in_training(
       seen_films.of(test.records), plan.deployment.members(workdir)
     )
     if seen:
-      metrics['submission_films_seen_unlabeled'] = len(seen)
+      metrics['submission_films_seen_in_training'] = len(seen)
 
   measured = outlines.columns(
     film_masks.outlines, held_out.records, found.images

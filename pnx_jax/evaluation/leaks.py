@@ -96,13 +96,14 @@ def _check_content(
     )
 
 
-def seen_unlabeled(
+def seen_in_training(
   films: Collection[SeenFilm], members: Sequence[Member]
 ) -> set[str]:
-  """Returns the ids of films that networks saw in training, without annotation.
+  """Returns the ids of test films that networks saw in training.
 
-  That is no leak of labels, but scores of these films are not those of new
-  ones; it is logged.
+  Without annotation, or with one that is not the test's, such as another
+  network's prediction: no leak of labels, but scores of these films are not
+  those of new ones. It is logged.
 
   Args:
     films: That are predicted.
@@ -112,16 +113,11 @@ def seen_unlabeled(
   for run, fold in sorted(
     {(member.workdir, member.fold) for member in members}
   ):
-    pictures = [
-      film
-      for film in run_files.seen(run, fold)
-      if film.use == seen_films.UNLABELED
-    ]
-    found.update(film for _, film in seen_films.overlap(pictures, films).films)
+    seen = run_files.seen(run, fold)
+    found.update(film for _, film in seen_films.overlap(seen, films).films)
   if found:
     _logger.warning(
-      '%d of %d films of the submission were seen in training, without '
-      'annotation.',
+      '%d of %d films of the submission were seen in training.',
       len(found),
       len(films),
     )

@@ -1,13 +1,17 @@
-"""The study's films, and others beside them without their labels.
+"""The study's films, and others beside them.
 
-    python -m benchmarks.study.unlabeled --real_data=DIR --films=nih \\
+    python -m benchmarks.study.other_films --real_data=DIR --films=nih \\
         --data_dir=data/study --output=data/study_nih
 
-A manifest and a build of it: every film of the study stays in its fold, others
-become the split `unlabeled`. With `--films=nih` those are the films that
-`pretrain.chosen` allows (of no patient of the study, not in the second test
-set), with `--films=test` those of the second test set: about a fifth of them
-should show a pneumothorax, of NIH's hardly any.
+A manifest and a build of it; every film of the study stays in its fold.
+
+--films        others                                        split
+nih            NIH's, of no patient of the study and not in  `unlabeled`
+               the second test set (`pretrain.chosen`)
+nih_negatives  those of them that NIH's labels do not call   a fold that is
+               a pneumothorax, as negatives                  trained on
+test           the second test set's, except those that are  `unlabeled`
+               known to show patients of the study
 """
 
 import csv
@@ -54,25 +58,38 @@ def annotated(
       yield (*film, '0', '')
 
 
-def unannotated(
-  real_data: pathlib.Path, films: str
+def others(
+  real_data: pathlib.Path, films: str, *, held_out: int
 ) -> Iterator[tuple[str, ...]]:
-  """Yields rows without a label: path, id, patient, source, no split.
+  """Yields the rows of other films.
 
   Args:
     real_data: Holds siim_study, siim_stage2_320 and nih_labelled.
-    films: 'nih' or 'test'.
+    films: 'nih', 'nih_negatives' or 'test'.
+    held_out: The fold that is not trained on.
   """
+  unlabeled = ('', '', '')
   if films == 'test':
+    left_out = pretrain.tested_patients(real_data)
     for path in sorted(
       (real_data.resolve() / 'siim_stage2_320').rglob('*.dcm')
     ):
-      yield str(path), path.stem, path.stem, films, '', '', ''
+      if path.stem not in left_out:
+        yield str(path), path.stem, path.stem, 'test', *unlabeled
     return
   folder = real_data.resolve() / 'nih_labelled' / 'images'
+  negative = (str(plan.trained_fold(held_out)), '0', '')
   for row in pretrain.chosen(real_data):
-    path = folder / f'{row["image_id"]}.jpg'
-    yield str(path), row['image_id'], row['patient'], films, '', '', ''
+    film = (
+      str(folder / f'{row["image_id"]}.jpg'),
+      row['image_id'],
+      row['patient'],
+      'nih',
+    )
+    if films == 'nih':
+      yield *film, *unlabeled
+    elif 'Pneumothorax' not in row['nih_labels'].split('|'):
+      yield *film, *negative
 
 
 def build(
@@ -97,13 +114,14 @@ def main(_) -> None:
   values = flags.FLAGS
   real_data = pathlib.Path(values.real_data)
   folds = built_dataset.folds_of(values.data_dir)
-  others = unannotated(real_data, values.films)
-  build([*annotated(real_data, folds), *others], values.output)
+  rows = others(real_data, values.films, held_out=values.fold)
+  build([*annotated(real_data, folds), *rows], values.output)
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('real_data', None, 'Folder of the films.')
-  flags.DEFINE_enum('films', 'nih', ['nih', 'test'], 'Beside the study.')
+  flags.DEFINE_enum('films', 'nih', plan.OTHER_FILMS, 'Beside the study.')
+  flags.DEFINE_integer('fold', 0, 'That is not trained on.')
   flags.DEFINE_string('data_dir', 'data/study', "The study's records.")
   flags.DEFINE_string('output', 'data/study_nih', 'For the records.')
   flags.mark_flag_as_required('real_data')
