@@ -61,8 +61,9 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
 
   `dice_positive_at_T`, `empty_negatives_at_T`: masks are pixels above T.
   `..._rule`, `dice`: under the rule that the other folds choose by the
-  competition's Dice, which is `dice`. `dice_positive_mask`: at the best
-  threshold, no film left out. `dice_positive_S`: the same masks, but S % of
+  competition's Dice, which is `dice`; `dice_above_empty` is how much that of
+  empty masks is below it. `dice_positive_mask`: at the best threshold, no film
+  left out. `dice_positive_S`: the same masks, but S % of
   the negatives left empty by a threshold on the largest pixel. `auc_...`,
   `sensitivity_S_...`: of the presence head's probability or the largest pixel.
   """
@@ -85,6 +86,7 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
       )
     rule = outcomes['rule']
     found['dice'] = weighted_mean(rule.dice, weights)
+    found['dice_above_empty'] = found['dice'] - weighted_mean(~label, weights)
     found['dice_positive_mask'] = weighted_mean(masks, weights, label)
     # A sensitivity in which every positive counts its Dice.
     credit = np.where(label, masks, 1.0)

@@ -23,6 +23,7 @@ _FIXED = {
   'dice_positive_at_0.5': 'Dice on positives at 0.5',
   'empty_negatives_at_0.5': 'empty negatives at 0.5',
   'dice': "competition's Dice, rule of the other folds",
+  'dice_above_empty': 'above that of empty masks',
   'dice_positive_rule': 'on positives',
   'empty_negatives_rule': 'empty negatives',
 }
@@ -195,11 +196,17 @@ def _predictive_values(scored: Sequence[Scored]) -> str:
   """At the specificity of 90 %, by the largest pixel."""
   rows = []
   for name, seeds, found in scored:
-    sensitivity = found['sensitivity_90_maximum'][0]
+    sensitivity, bounds = found['sensitivity_90_maximum']
     cells = [
-      f'{value:.3f}'
+      cell(value, (low, high))
       for prevalence in _PREVALENCES
-      for value in comparison.predictive_values(sensitivity, 0.9, prevalence)
+      for value, low, high in zip(
+        *(
+          comparison.predictive_values(each, 0.9, prevalence)
+          for each in (sensitivity, *bounds)
+        ),
+        strict=True,
+      )
     ]
     rows.append([name, len(seeds), _size(seeds[0]), *cells])
   head = [
