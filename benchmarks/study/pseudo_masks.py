@@ -37,6 +37,8 @@ def confident(
 ) -> dict[int, str]:
   """The run lengths of films by number, '' of negatives.
 
+  A film among the surest whose mask is empty at MASK_LEVEL is left out.
+
   Args:
     predictions: Of each film f32[1024, 1024] and the probability.
   """
@@ -49,7 +51,9 @@ def confident(
   negatives = order[: round(NEGATIVE_SHARE * len(order))]
   return {
     **{int(film): '' for film in negatives},
-    **{int(film): masks[film] for film in positives if masks[film]},
+    **{
+      int(film): masks[film] for film in positives if masks[film] != rle.EMPTY
+    },
   }
 
 
