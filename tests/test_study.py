@@ -111,6 +111,9 @@ def test_metrics_equal_their_definitions():
   assert found['sensitivity_90_probability'] == pytest.approx(
     true[false <= 0.1 + 1e-9].max()
   )
+  assert found['probability_negative'] == pytest.approx(
+    table.probability[~label].mean()
+  )
   assert found['dice_above_empty'] == pytest.approx(
     found['dice'] - (~label).mean()
   )

@@ -63,9 +63,10 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
   `..._rule`, `dice`: under the rule that the other folds choose by the
   competition's Dice, which is `dice`; `dice_above_empty` is how much that of
   empty masks is below it. `dice_positive_mask`: at the best threshold, no film
-  left out. `dice_positive_S`: the same masks, but S % of
-  the negatives left empty by a threshold on the largest pixel. `auc_...`,
-  `sensitivity_S_...`: of the presence head's probability or the largest pixel.
+  left out. `dice_positive_S`: the same masks, but S % of the negatives left
+  empty by a threshold on the largest pixel. `auc_...`, `sensitivity_S_...`: of
+  the presence head's probability or the largest pixel. `probability_negative`:
+  mean of the presence head's probability over the negatives.
   """
   label = films.label
   outcomes = {
@@ -84,6 +85,9 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
       found[f'empty_negatives_{name}'] = weighted_mean(
         ~outcome.predicted, weights, ~label
       )
+    found['probability_negative'] = weighted_mean(
+      films.probability, weights, ~label
+    )
     rule = outcomes['rule']
     found['dice'] = weighted_mean(rule.dice, weights)
     found['dice_above_empty'] = found['dice'] - weighted_mean(~label, weights)

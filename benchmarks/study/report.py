@@ -26,6 +26,7 @@ _FIXED = {
   'dice_above_empty': 'above that of empty masks',
   'dice_positive_rule': 'on positives',
   'empty_negatives_rule': 'empty negatives',
+  'probability_negative': 'mean probability of negatives',
 }
 _SENSITIVITY = {
   'sensitivity_90_probability': 'at 90 % specificity, presence head',
