@@ -143,8 +143,9 @@ def differences(
   Both are scored on the films that all their seeds share. Patients are drawn
   for both together, seeds for each. A recipe with a single seed borrows the
   spread over seeds of `yardstick`, on the films that those share; without one
-  its interval draws patients alone. An average of networks borrows the spread
-  of single ones, which is too wide.
+  its interval draws patients alone. Every fold has a network of its own, so
+  that spread shrinks with the root of the number of films. An average of
+  networks borrows the spread of single ones, which is too wide.
   """
   both = shared([*ours, *theirs])
   drawn, values = _replicates(
@@ -181,15 +182,18 @@ def _replicates(
   replicates = replicates or REPLICATES
   once = np.ones((1, len(films)))
   random = np.random.default_rng(1)
-  borrowed = _by_seed(yardstick, replicates) if len(yardstick) > 1 else {}
+  borrowed, scale = {}, 1.0
+  if len(yardstick) > 1:
+    borrowed = _by_seed(yardstick, replicates)
+    scale = float(np.sqrt(len(yardstick[0]) / len(films)))
   drawn, values = {}, {}
   for name, recipe in recipes.items():
     by_seed = _by_seed(recipe, replicates)
-    moved = _moved(
-      borrowed if len(recipe) == 1 else by_seed, len(recipe), random
-    )
+    single = len(recipe) == 1
+    moved = _moved(borrowed if single else by_seed, len(recipe), random)
     drawn[name] = {
-      metric: each.mean(axis=0) + moved.get(metric, 0.0)
+      metric: each.mean(axis=0)
+      + (scale if single else 1.0) * moved.get(metric, 0.0)
       for metric, each in by_seed.items()
     }
     values[name] = {
