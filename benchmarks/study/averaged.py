@@ -19,6 +19,7 @@ import jax
 from absl import app, flags
 
 from benchmarks.study import films, fold, plan
+from pnx_jax import cli
 from pnx_jax.config import Config
 from pnx_jax.formats import files
 from pnx_jax.prediction.network import Network
@@ -44,6 +45,7 @@ def networks(
 
 
 def main(_) -> None:
+  cli.log_to_terminal()
   values = flags.FLAGS
   runs = [plan.parse(text) for text in values.runs]
   trained, config = networks(

@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.study import averaged, other_films, plan
+from pnx_jax import cli
 from pnx_jax.errors import UserError
 from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.formats import built_dataset, rle, schema
@@ -58,6 +59,7 @@ def confident(
 
 
 def main(_) -> None:
+  cli.log_to_terminal()
   values = flags.FLAGS
   real_data = pathlib.Path(values.real_data)
   runs = [plan.parse(text) for text in values.runs]
