@@ -271,12 +271,18 @@ def test_an_ensemble_is_the_mean_of_its_networks(films):
 
 
 def test_chunks_of_a_dataset_have_the_mean_of_the_networks(
-  films, loads, monkeypatch
+  films, loads, monkeypatch, caplog
 ):
   alone = [list(_predictor([fold]).probabilities(films)) for fold in (0, 1, 2)]
   loads.clear()
   monkeypatch.setattr(dataset_predictor, '_CHUNK', 4)
-  together = list(_predictor([0, 1, 2]).probabilities(films))
+  monkeypatch.setattr(dataset_predictor, '_LOG_SECONDS', 0)
+  with caplog.at_level('INFO', dataset_predictor.__name__):
+    together = list(_predictor([0, 1, 2]).probabilities(films))
+  assert [line.rpartition(',')[0] for line in caplog.messages] == [
+    f'Predicted {done} of 11 images' for done in (4, 8, 11)
+  ]
+  assert caplog.messages[-1].endswith(', 0:00:00 left.')
   # One chunk after the other, and in each one network after the other.
   assert loads == [0, 1, 2] * 3
   for row, (probs, probability) in enumerate(together):

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import itertools
+import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,9 +19,13 @@ from pnx_jax.metrics.dice import threshold_areas
 from pnx_jax.prediction.ensemble import Ensemble
 from pnx_jax.prediction.network import SIZE
 from pnx_jax.training import sharding
+from pnx_jax.training.progress import Progress
+
+_logger = logging.getLogger(__name__)
 
 # Images whose sums of probabilities are kept at a time: 4 MiB each.
 _CHUNK = 128
+_LOG_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +112,8 @@ class DatasetPredictor:
     """Batches on the devices, and their means over all networks."""
     several = len(self.ensemble.networks) > 1
     chunk = _CHUNK if several else max(1, len(dataset))
+    progress = Progress(first_step=0, total_steps=len(dataset), batch_size=1)
+    logged = time.monotonic()
     for first in range(0, len(dataset), chunk):
       last = min(first + chunk, len(dataset))
       part = Subset(dataset, range(first, last))
@@ -119,7 +127,19 @@ class DatasetPredictor:
         )
         return sharding.prefetch(made, self.ensemble.mesh)
 
-      yield from self.ensemble.means(batches)
+      done = first
+      for batch, mean in self.ensemble.means(batches):
+        yield batch, mean
+        done = min(done + len(batch['valid']), last)
+        if time.monotonic() >= logged + _LOG_SECONDS:
+          logged = time.monotonic()
+          progress.report(done)
+          _logger.info(
+            'Predicted %d of %d images, %s left.',
+            done,
+            len(dataset),
+            progress.remaining,
+          )
 
 
 @functools.cache
