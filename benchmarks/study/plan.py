@@ -179,6 +179,13 @@ VARIANTS = (
     teacher='three_networks',
   ),
   Variant(
+    name='default_1000',
+    why='Whether it is the films or the steps that help in `self_training`.',
+    parent='default',
+    changes={'total_steps': 1000},
+    folds=(0, 1),
+  ),
+  Variant(
     name='steps_1000',
     why='Twice the steps; also says which checkpoint validation would take.',
     parent='mild',
