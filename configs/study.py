@@ -20,9 +20,9 @@ that has learned NIH's findings, a mean teacher, 350 or 1,000 steps, 384 x 384
 pixels and stronger augmentation showed no gain on fold 0 either. Means of
 networks scored higher there, which is not shown for new films: train with other
 seeds and evaluate with `--config.eval.ensemble=WORKDIRS`. On fold 1 a network
-that also learned from films that three networks had annotated was better
-(benchmarks/study, `self_training`); one fold is not enough to make it the
-recipe. docs/results.md lists what was tried.
+that also learned, in twice the steps, from films that three networks had
+annotated was better (benchmarks/study, `self_training`); one fold is not enough
+to make it the recipe. docs/results.md lists what was tried.
 """
 
 from configs import default, efficientnet_unet
