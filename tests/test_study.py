@@ -2,65 +2,18 @@
 
 import dataclasses
 
-import cv2
-import flax.linen as nn
-import jax
 import numpy as np
 import pytest
 import sklearn.metrics
-import small_run
+from study_tables import made_up
 
-from benchmarks.study import __main__ as study
 from benchmarks.study import (
   comparison,
   differences,
   films,
-  fold,
-  other_films,
-  plan,
-  pretrain,
-  pseudo_masks,
   report,
-  score,
 )
-from data_prep import manifest_reader
-from pnx_jax.config import check_config
-from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
-from pnx_jax.formats import files
-from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
-from pnx_jax.models import pretrained, segmenter
-from pnx_jax.prediction.ensemble import Ensemble
-from pnx_jax.prediction.network import Network
-from pnx_jax.training import sharding
-
-KEY = jax.random.key(0)
-
-
-def made_up(*, seed=0, quality=1.0, count=300) -> films.Films:
-  """Films whose truth is the same for every seed and quality."""
-  truth = np.random.default_rng(99)
-  random = np.random.default_rng(seed)
-  label = truth.random(count) < 0.3
-  truth_area = np.where(label, truth.integers(200, 40_000, count), 0)
-  level = np.array(THRESHOLDS)
-  logit = quality * (2.0 * label - 1) + random.normal(size=count)
-  maximum = 1 / (1 + np.exp(-logit))
-  shrunk = np.clip(1 - level / maximum[:, None], 0, 1)
-  predicted = (shrunk * (truth_area + 3000)[:, None]).astype(int)
-  share = np.clip(random.normal(0.4 * quality, 0.1, count), 0, 1)
-  both = np.minimum(predicted * share[:, None], truth_area[:, None]).astype(int)
-  return films.Films(
-    image_id=np.array([f'film{number:04}' for number in range(count)]),
-    patient=np.arange(count) // 2,
-    fold=np.arange(count) // 2 % 3,
-    view=np.array(['PA'] * count),
-    probability=maximum,
-    maximum=maximum,
-    truth_area=truth_area,
-    predicted_area=predicted,
-    intersection=both,
-  )
 
 
 def test_a_table_of_films_reads_as_it_was_written(tmp_path):
@@ -171,6 +124,19 @@ def test_a_single_seed_borrows_the_spread_of_the_yardstick():
     assert higher - lower > 1.5 * (high - low)
 
 
+def test_a_borrowed_spread_shrinks_with_the_number_of_films():
+  """Four times the films, and as many more networks: half of it."""
+  spread = [made_up(seed=seed, quality=0.3 * seed) for seed in (1, 2, 3)]
+  moved = []
+  for count in (75, 300):
+    table = {'': [made_up(count=count)]}
+    plain, _ = comparison._replicates(table, 50)
+    drawn, _ = comparison._replicates(table, 50, yardstick=spread)
+    moved.append(drawn['']['auc_maximum'] - plain['']['auc_maximum'])
+  assert np.abs(moved[1]).max() > 0.01
+  np.testing.assert_allclose(moved[0], 2 * moved[1], rtol=1e-6)
+
+
 def test_means_of_several_seeds_vary_less_than_one_seed():
   """Independent seeds of equal spread: S of them by 1/sqrt(S)."""
   random = np.random.default_rng(0)
@@ -266,29 +232,6 @@ def test_doubtful_negatives_are_left_empty_less_often():
   assert share == pytest.approx(0.9, abs=0.01)
 
 
-def test_every_variant_makes_a_config_that_can_train():
-  names = [variant.name for variant in plan.VARIANTS]
-  assert len(set(names)) == len(names)
-  for place, variant in enumerate(plan.VARIANTS):
-    assert variant.parent in ('', *names[:place])
-    run = plan.Run(variant, 0, 1)
-    config = plan.config(run, 'data', output_dir='out')
-    check_config(config)
-    assert plan.parse(str(run)) == run
-  with pytest.raises(ValueError, match='nobody/seed0_fold0'):
-    plan.parse('nobody/seed0_fold0')
-
-
-def test_an_average_names_the_runs_that_it_is_made_of():
-  run = plan.parse('three_networks/seed0_fold1')
-  assert [str(member) for member in plan.members(run)] == [
-    'default/seed0_fold1',
-    'default/seed1_fold1',
-    'default/seed2_fold1',
-  ]
-  assert not plan.members(plan.parse('default/seed0_fold1'))
-
-
 def test_runs_are_joined_by_recipe_and_seed(tmp_path):
   table = made_up(count=40)
   for seed in range(2):
@@ -308,39 +251,6 @@ def test_runs_are_joined_by_recipe_and_seed(tmp_path):
   ] * 2
 
 
-def test_progress_names_the_next_run_and_the_time_left():
-  line = plan.progress(9, plan.runs()[2:4], 30.0)
-  assert line == (
-    'study: 7 of 9 runs done; next default/seed0_fold2; about 1:00:00 left'
-  )
-
-
-def test_the_last_weights_of_a_fold_are_scored(trained_run, dataset_dir):
-  config = small_run.config(dataset_dir)
-  mesh = sharding.mesh()
-  network = fold.last_network(config, trained_run, mesh)
-  found = fold.score([network], config, mesh)
-  dataset = pipeline.Dataset(dataset_dir, ['fold0'])
-  assert found.image_id.tolist() == [each.image_id for each in dataset.records]
-  assert found.label.tolist() == (dataset.labels == 1).tolist()
-  # Validated once, at its end: the best weights are the last.
-  wanted = DatasetPredictor(
-    Ensemble(networks=[Network.load(trained_run, 0, mesh=mesh)], mesh=mesh),
-    pipeline.Loader(batch_size=8),
-  ).statistics(dataset)
-  np.testing.assert_allclose(
-    found.probability, wanted['probability'], rtol=1e-4
-  )
-  np.testing.assert_array_equal(found.truth_area, wanted['truth_area'])
-
-
-def test_runs_whose_table_is_there_are_not_trained_again(tmp_path):
-  runs = plan.runs()[:3]
-  assert plan.waiting(runs, tmp_path) == runs
-  films.write(tmp_path / f'{runs[1]}.csv', made_up(count=20))
-  assert plan.waiting(runs, tmp_path) == [runs[0], runs[2]]
-
-
 def test_report_has_a_row_for_every_recipe(tmp_path, monkeypatch):
   monkeypatch.setattr(comparison, 'REPLICATES', 20)
   for name, seeds in {'default': 2, 'mild': 1, 'torch': 1}.items():
@@ -357,221 +267,3 @@ def test_report_has_a_row_for_every_recipe(tmp_path, monkeypatch):
   assert 'Differences from torch' in text
   assert 'validation prefers adds to mild' in text
   assert 'Best of 2 recipes' in text
-
-
-def test_a_network_starts_from_the_encoder_that_learned_findings(tmp_path):
-  random = np.random.default_rng(0)
-
-  def drawn(model):
-    """Variables of a model, without compiling it."""
-    image = np.zeros((1, 64, 64, 1), np.float32)
-    shapes = jax.eval_shape(lambda key: model.init(key, image, False), KEY)
-    return jax.tree.map(
-      lambda x: random.normal(size=x.shape).astype(np.float32), dict(shapes)
-    )
-
-  learned = drawn(pretrain.Classifier())
-  path = tmp_path / 'findings.safetensors'
-  pretrain.write(path, learned)
-  network = segmenter.create_model('efficientnet_lite0', width=4, depth=5)
-  loaded = pretrained.load(path, drawn(network), encoder='efficientnet_lite0')
-  for part in ('params', 'batch_stats'):
-    jax.tree.map(
-      np.testing.assert_array_equal,
-      loaded[part]['encoder'],
-      learned[part]['encoder'],
-    )
-
-
-class _Interrupted(Exception):
-  pass
-
-
-def test_an_interrupted_encoder_resumes_bit_for_bit(tmp_path, monkeypatch):
-  class Model(nn.Module):
-    @nn.compact
-    def __call__(self, image, train):
-      image = nn.BatchNorm(not train, name='norm')(image)
-      return nn.Dense(len(pretrain.FINDINGS))(image.mean(axis=(1, 2)))
-
-  monkeypatch.setattr(pretrain, '_CHECKPOINT_STEPS', 2)
-  monkeypatch.setattr(
-    pretrain,
-    'initial',
-    lambda model: model.init(KEY, np.zeros((1, 8, 8, 1)), False),
-  )
-  random = np.random.default_rng(0)
-  images = random.integers(0, 256, (10, 8, 8)).astype(np.uint8)
-  findings = random.random((10, len(pretrain.FINDINGS))) < 0.5
-
-  def trained(name):
-    return pretrain.train(
-      Model(),
-      images,
-      findings,
-      steps=6,
-      batch_size=4,
-      checkpoint=tmp_path / name,
-    )
-
-  undisturbed = trained('undisturbed')
-  write = files.write
-
-  def interrupt(path, content):
-    write(path, content)
-    raise _Interrupted
-
-  with monkeypatch.context() as patched:
-    patched.setattr(files, 'write', interrupt)
-    with pytest.raises(_Interrupted):
-      trained('interrupted')
-  jax.tree.map(
-    np.testing.assert_array_equal, undisturbed, trained('interrupted')
-  )
-
-
-def test_another_programs_networks_are_averaged():
-  networks = [
-    [(np.full((2, 2), level), level / 2), (np.zeros((2, 2)), level)]
-    for level in (0.2, 0.6)
-  ]
-  (first, probability), (second, other) = score.averaged(networks)
-  np.testing.assert_allclose(first, 0.4)
-  assert (second.max(), probability, other) == pytest.approx((0, 0.2, 0.4))
-
-
-def test_only_the_surest_predictions_become_masks():
-  films = []
-  for number in range(30):
-    probs = np.full((1024, 1024), 0.01 * number, np.float32)
-    probs[:2, 3] = 0.3 + 0.01 * (number - 27)
-    films.append((probs, 0.5))
-  # No pixel of film 27 is above the level of masks: it is one of the surest.
-  assert pseudo_masks.confident(films) == {
-    **dict.fromkeys(range(15), ''),
-    28: '3072 2',
-    29: '3072 2',
-  }
-
-
-def test_films_of_nih_stand_unlabeled_beside_the_folds(tmp_path, monkeypatch):
-  study = tmp_path / 'siim_study'
-  study.mkdir()
-  (study / 'nih_id.csv').write_text(
-    'Kaggle_ID,NIH_ID\na,00000001_000.png\nb,00000002_000.png\n'
-  )
-  (study / 'train-rle.csv').write_text(
-    'ImageId, EncodedPixels\na, 1 2\na, 9 1\nb, -1\n'
-  )
-  monkeypatch.setattr(
-    pretrain,
-    'chosen',
-    lambda _: [
-      {'image_id': '00000003_000', 'patient': '00000003', 'nih_labels': name}
-      for name in ('Mass|Pneumothorax', 'No Finding')
-    ],
-  )
-  path = tmp_path / 'films.csv'
-  rows = (
-    *other_films.annotated(tmp_path, {'a': 1, 'b': 0}),
-    next(other_films.others(tmp_path, 'nih', held_out=4)),
-  )
-  files.write_csv(path, other_films.COLUMNS, rows)
-  (one, other, third), _ = manifest_reader.read(path)
-  assert (one.image_id, one.fold, one.patient) == ('a', 1, '00000001')
-  assert one.path == str(study / 'dicom-images' / 'a.dcm')
-  assert list(one.rles) == ['1 2', '9 1']
-  assert (other.image_id, other.fold, other.label) == ('b', 0, 0)
-  assert (third.image_id, third.fold, third.label) == (
-    '00000003_000',
-    None,
-    None,
-  )
-  assert third.source == 'nih'
-  (negative,) = other_films.others(tmp_path, 'nih_negatives', held_out=4)
-  assert negative[1:] == ('00000003_000', '00000003', 'nih', '0', '0', '')
-
-
-def test_films_that_show_patients_of_the_study_are_left_out(
-  tmp_path, monkeypatch
-):
-  """NIH's films tell whose films of the second test set they copy."""
-  random = np.random.default_rng(0)
-  pictures = {
-    name: cv2.resize(random.integers(0, 256, (16, 16), np.uint8), (256, 256))
-    for name in ('00000001_005', '00000002_000', '00000003_000')
-  }
-  for name in ('siim_study', 'nih_labelled/images', 'siim_stage2_320'):
-    (tmp_path / name).mkdir(parents=True)
-  (tmp_path / 'siim_study' / 'nih_id.csv').write_text(
-    'Kaggle_ID,NIH_ID\na,00000001_000.png\n'
-  )
-  (tmp_path / 'nih_labelled' / 'labels.csv').write_text(
-    'image_id,patient,nih_labels\n'
-    + ''.join(f'{name},{name[:8]},Mass\n' for name in pictures)
-  )
-  for name, pixels in pictures.items():
-    image = tmp_path / 'nih_labelled' / 'images' / f'{name}.jpg'
-    cv2.imwrite(str(image), pixels)
-  test = dict(zip(('x', 'y'), pictures.values(), strict=False))
-  for name in test:
-    (tmp_path / 'siim_stage2_320' / f'{name}.dcm').touch()
-  film = dataclasses.make_dataclass('Film', ['pixels'])
-  monkeypatch.setattr(
-    pretrain.dicom, 'read', lambda path: film(test[path.stem])
-  )
-  rows = other_films.others(tmp_path, 'test', held_out=0)
-  assert [row[1] for row in rows] == ['y']
-  assert [row['image_id'] for row in pretrain.chosen(tmp_path)] == [
-    '00000003_000'
-  ]
-
-
-@pytest.fixture
-def commands(monkeypatch):
-  """The commands that the study would run."""
-  run = []
-  monkeypatch.setattr(study, '_run', lambda *command: run.append(command))
-  return run
-
-
-def test_an_average_trains_the_networks_that_are_missing(tmp_path, commands):
-  there = tmp_path / 'default/seed1/fold0/checkpoints/500'
-  there.mkdir(parents=True)
-  results = tmp_path / 'results'
-  films.write(results / 'default/seed0_fold0.csv', made_up(count=20))
-  run = plan.parse('three_networks/seed0_fold0')
-  study.Study('/films', 'records', tmp_path, results).train(run)
-  trained = [
-    (command[1], command[-1])
-    for command in commands
-    if command[0] == 'benchmarks.study.fold'
-  ]
-  assert trained == [
-    # The table that is there stays.
-    ('--run=default/seed0_fold0', f'--results_dir={tmp_path}/again'),
-    ('--run=default/seed2_fold0', f'--results_dir={results}'),
-  ]
-  assert commands[-1][:2] == (
-    'benchmarks.study.averaged',
-    '--runs=default/seed0_fold0,default/seed1_fold0,default/seed2_fold0',
-  )
-
-
-def test_masks_of_networks_are_drawn_again_for_other_networks(
-  tmp_path, commands
-):
-  run = plan.parse('self_training/seed0_fold1')
-  for output in (tmp_path, tmp_path / 'fresh'):
-    for seed in (0, 1, 2):
-      (output / f'default/seed{seed}/fold1/checkpoints/500').mkdir(parents=True)
-    study.Study('/films', 'records', output, tmp_path).train(run)
-  outputs = [
-    next(each for each in command if each.startswith('--output='))
-    for command in commands
-    if command[0] == 'benchmarks.study.pseudo_masks'
-  ]
-  assert outputs == [
-    f'--output={tmp_path}/three_networks/masks_fold1',
-    f'--output={tmp_path}/fresh/three_networks/masks_fold1',
-  ]

@@ -31,6 +31,8 @@ def main(_) -> None:
   results = pathlib.Path(values.results_dir)
   ours, theirs = (seeds(runs, results) for runs in (values.ours, values.theirs))
   both = comparison.shared([*ours, *theirs])
+  if not len(both[0]):
+    raise app.UsageError('--ours and --theirs have no film in common')
   ours, theirs = both[: len(ours)], both[len(ours) :]
   own, other = comparison.intervals(ours), comparison.intervals(theirs)
   difference = comparison.differences(

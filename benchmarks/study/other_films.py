@@ -7,7 +7,7 @@ A manifest and a build of it; every film of the study stays in its fold.
 
 --films        others                                        split
 nih            NIH's, of no patient of the study and not in  `unlabeled`
-               the second test set (`pretrain.chosen`)
+               the second test set (`nih_films.usable`)
 nih_negatives  those of them that NIH's labels do not call   a fold that is
                a pneumothorax, as negatives                  trained on
 test           the second test set's, except those that are  `unlabeled`
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from absl import app, flags
 
-from benchmarks.study import plan, pretrain
+from benchmarks.study import nih_films, plan
 from pnx_jax.formats import built_dataset, files, rle
 
 COLUMNS = ('path', 'image_id', 'patient', 'source', 'split', 'label', 'rle')
@@ -70,7 +70,7 @@ def others(
   """
   unlabeled = ('', '', '')
   if films == 'test':
-    left_out = pretrain.tested_patients(real_data)
+    left_out = nih_films.tested_patients(real_data)
     for path in sorted(
       (real_data.resolve() / 'siim_stage2_320').rglob('*.dcm')
     ):
@@ -79,7 +79,7 @@ def others(
     return
   folder = real_data.resolve() / 'nih_labelled' / 'images'
   negative = (str(plan.trained_fold(held_out)), '0', '')
-  for row in pretrain.chosen(real_data):
+  for row in nih_films.usable(real_data):
     film = (
       str(folder / f'{row["image_id"]}.jpg'),
       row['image_id'],

@@ -3,15 +3,13 @@
     python -m benchmarks.study.pretrain --real_data=DIR \\
         --output=runs/study/findings.safetensors
 
-DIR holds nih_labelled, siim_study and siim_stage2_320. Left out are the films
-of the study's patients, and those that also lie in the second test set, which
-fingerprints find. NIH's pneumothorax label, wrong on 43 % of its positives, is
-not used. EfficientNet-Lite0 starts from ImageNet and learns 13 findings; the
+DIR holds nih_labelled, siim_study and siim_stage2_320; `nih_films.py` says
+which films are used. NIH's pneumothorax label, wrong on 43 % of its positives,
+is not used. EfficientNet-Lite0 starts from ImageNet and learns 13 findings; the
 file that is written has the names of the published PyTorch weights, so that
 `--config.pretrained=FILE` starts from it. The same command resumes.
 """
 
-import csv
 import json
 import logging
 import pathlib
@@ -27,8 +25,8 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from data_prep import near_duplicates
-from pnx_jax.formats import dicom, files
+from benchmarks.study import nih_films
+from pnx_jax.formats import files
 from pnx_jax.input.augment import Augmentation
 from pnx_jax.metrics.curves import curve
 from pnx_jax.models import efficientnet, layers, pretrained, segmenter
@@ -87,73 +85,15 @@ class Classifier(nn.Module):
     return nn.Dense(len(FINDINGS), name='findings')(pooled)
 
 
-def chosen(real_data: pathlib.Path) -> list[dict[str, str]]:
-  """The rows of labels.csv that the encoder may see."""
-  studied, others = _nih_films(real_data)
-  copies = _copies(real_data, others)
-  left = [row for row in others if row['image_id'] not in copies]
-  _logger.info(
-    '%d films; %d of patients of the study and %d of the second test set are '
-    'left out.',
-    len(studied) + len(others),
-    len(studied),
-    len(others) - len(left),
-  )
-  return left
-
-
-def tested_patients(real_data: pathlib.Path) -> set[str]:
-  """The films of the second test set that are known to show study patients.
-
-  Known are those of which NIH's labeled films hold a copy; there can be more.
-  """
-  studied, _ = _nih_films(real_data)
-  return _copies(real_data, studied) - {row['image_id'] for row in studied}
-
-
-def _nih_films(
-  real_data: pathlib.Path,
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-  """The rows of labels.csv: of patients of the study, and of others."""
-  with (real_data / 'siim_study' / 'nih_id.csv').open(newline='') as file:
-    patients = {row['NIH_ID'].split('_')[0] for row in csv.DictReader(file)}
-  studied, others = [], []
-  with (real_data / 'nih_labelled' / 'labels.csv').open(newline='') as file:
-    for row in csv.DictReader(file):
-      (studied if row['patient'] in patients else others).append(row)
-  return studied, others
-
-
-def _copies(real_data: pathlib.Path, rows: list[dict[str, str]]) -> set[str]:
-  """The ids of NIH's films and of the second test set's that are the same."""
-  prints = {
-    row['image_id']: near_duplicates.fingerprint(_film(real_data, row))
-    for row in rows
-  }
-  test = {
-    path.stem: near_duplicates.fingerprint(dicom.read(path).pixels)
-    for path in sorted((real_data / 'siim_stage2_320').rglob('*.dcm'))
-  }
-  return {
-    image_id
-    for group in near_duplicates.near_duplicates({**prints, **test})
-    if not (test.keys().isdisjoint(group) or prints.keys().isdisjoint(group))
-    for image_id in group
-  }
-
-
-def _film(real_data: pathlib.Path, row: dict[str, str]) -> np.ndarray:
-  path = real_data / 'nih_labelled' / 'images' / f'{row["image_id"]}.jpg'
-  return cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-
-
 def arrays(
   real_data: pathlib.Path, rows: list[dict[str, str]]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Images uint8[N, S, S] and findings bool[N, 13]."""
   images = [
     cv2.resize(
-      _film(real_data, row), (_SIZE, _SIZE), interpolation=cv2.INTER_AREA
+      nih_films.pixels(real_data, row),
+      (_SIZE, _SIZE),
+      interpolation=cv2.INTER_AREA,
     )
     for row in rows
   ]
@@ -302,7 +242,7 @@ def main(_) -> None:
   logging.basicConfig(format='%(asctime)s %(message)s', level=logging.INFO)
   values = flags.FLAGS
   real_data = pathlib.Path(values.real_data)
-  rows = chosen(real_data)
+  rows = nih_films.usable(real_data)
   images, findings = arrays(real_data, rows)
   held_out = np.array([int(row['patient']) % _HELD_OUT == 0 for row in rows])
   model = Classifier()

@@ -140,7 +140,7 @@ def text(results: pathlib.Path, *, real_data: str | None = None) -> str:
     parts.append(f'Doubtful negatives:\n\n{_doubtful(largest, real_data)}')
   parts += [
     f'Differences from {name}, on shared films:\n\n{paired}'
-    for name in ('default', 'torch', 'torch_three_networks')
+    for name in ('default', 'torch')
     if name in recipes and (paired := _paired(recipes, name))
   ]
   for name, (best, last) in chosen_checkpoints(results).items():
@@ -262,7 +262,8 @@ def _paired(recipes: Mapping[str, Sequence[Films]], name: str) -> str:
     )
     cells = [cell(*found[metric], sign='+') for metric in _COLUMNS]
     rows.append([other, f'{len(ours)}, {len(theirs)}', _size(ours[0]), *cells])
-  return table(['recipe', 'seeds', _SIZE, *_COLUMNS.values()], rows)
+  head = ['recipe', 'seeds', _SIZE, *_COLUMNS.values()]
+  return table(head, rows) if rows else ''
 
 
 def _corrected(recipes: Mapping[str, Sequence[Films]]) -> list[str]:
