@@ -4,7 +4,7 @@
         --mode=folds
 
 EfficientNet-Lite0 (size and cost: configs/efficientnet_unet.py) from ImageNet,
-20 epochs, some 500 batches of 8 films at 224 x 224: 13 to 17 minutes a fold on
+20 epochs, some 500 batches of 8 films at 224 x 224: 12 to 42 minutes a fold on
 one core. On five folds, 637 films of 532 patients, 176 positive: AUC of the
 largest pixel 0.854 [0.820, 0.884], Dice on positives without a gate 0.325
 [0.292, 0.360], the competition's Dice 0.739 [0.700, 0.777] where empty masks
