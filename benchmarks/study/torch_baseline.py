@@ -227,7 +227,8 @@ def main() -> None:
           f'python benchmarks/study/torch_baseline.py '
           f'--films={flags.films.name} --seed={flags.seed} '
           f'--weights={flags.weights.name} '
-          f'--learning_rate={flags.learning_rate} --threads={flags.threads}'
+          f'--learning_rate={flags.learning_rate} --steps={flags.steps} '
+          f'--threads={flags.threads}'
         ),
         'minutes': round(minutes, 1),
         'load_average': round(os.getloadavg()[1], 1),

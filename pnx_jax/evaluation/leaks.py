@@ -101,9 +101,8 @@ def seen_in_training(
 ) -> set[str]:
   """Returns the ids of test films that networks saw in training.
 
-  Without annotation, or with one that is not the test's, such as another
-  network's prediction: no leak of labels, but scores of these films are not
-  those of new ones. It is logged.
+  Their scores are not those of new films, even where they were seen without an
+  annotation or with one that networks have drawn. It is logged.
 
   Args:
     films: That are predicted.
