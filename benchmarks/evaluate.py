@@ -96,7 +96,10 @@ def devices() -> None:
     jax.random.key(0), jnp.zeros((1, 64, 64, 1)), train=False
   )
   network = Network(
-    model=model, variables=variables, image_size=size, presence_trained=True
+    model=model,
+    variables=variables,
+    image_size=size,
+    image_probability='presence_head',
   )
   probs = jnp.asarray(rng.beta(0.1, 0.5, (batch, SIZE, SIZE)), jnp.float32)
   label = jnp.asarray(rng.random((batch, SIZE, SIZE)) < 0.05)

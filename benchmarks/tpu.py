@@ -112,7 +112,7 @@ def compiled_prediction(
     networks.predict,
     model=model,
     image_size=config.image_size,
-    presence_trained=True,
+    image_probability='presence_head',
     flip=True,
     scales=(1.0,),
   )

@@ -437,6 +437,14 @@ FIELDS: dict[str, Field] = {
     _FREE,
     changes='evaluating',
   ),
+  'eval.image_probability': Field(
+    'presence_head',
+    'Takes the probability of an image from the presence head, or from the '
+    "'mean' of that and of the most probable pixel. Without a trained presence "
+    'head (losses.presence=0) it is that pixel alone.',
+    ('presence_head', 'mean'),
+    changes='evaluating',
+  ),
   'eval.ensemble': Field(
     '',
     "Workdirs of further runs in the ensemble: 'runs/a,runs/b'.",

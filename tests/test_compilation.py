@@ -108,7 +108,7 @@ def test_prediction_is_announced_in_the_log_alone(caplog, capfd):
     model=model,
     variables=init(jax.random.key(0), image / 255, train=False),
     image_size=8,
-    presence_trained=True,
+    image_probability='presence_head',
     flip=False,
   )
   for _ in range(2):

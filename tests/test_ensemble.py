@@ -110,7 +110,7 @@ def _network(seed=0, **options):
   return Network(
     model=Tiny(),
     variables=_variables(seed),
-    **{'image_size': SIDE, 'presence_trained': True} | options,
+    **{'image_size': SIDE, 'image_probability': 'presence_head'} | options,
   )
 
 
@@ -158,9 +158,20 @@ def test_larger_images_are_resized_to_the_network(films):
 
 
 def test_an_untrained_presence_head_leaves_the_most_probable_pixel(films):
-  found = _network(presence_trained=False)(films.images[..., None])
+  found = _network(image_probability='largest_pixel')(films.images[..., None])
   np.testing.assert_array_equal(
     found['probability'], found['probs'].max(axis=(1, 2))
+  )
+
+
+def test_the_mean_probability_is_that_of_presence_head_and_largest_pixel(films):
+  images = films.images[..., None]
+  found = _network(image_probability='mean')(images)
+  head = _network()(images)['probability']
+  largest = np.asarray(found['probs']).max(axis=(1, 2))
+  assert np.abs(head - largest).max() > 0.01
+  np.testing.assert_allclose(
+    found['probability'], (head + largest) / 2, rtol=1e-6
   )
 
 

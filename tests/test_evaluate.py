@@ -423,7 +423,9 @@ def test_external_validation_changes_nothing_else(
       )
     return str(caught.value)
 
-  assert 'eval.scales cannot be changed' in refused(**{'eval.scales': '1,2'})
+  for name, value in (('scales', '1,2'), ('image_probability', 'mean')):
+    message = refused(**{f'eval.{name}': value})
+    assert f'eval.{name} cannot be changed' in message
   origin = built_dataset.origin(dataset_dir)
   with monkeypatch.context() as patch:
     patch.setattr(

@@ -176,7 +176,7 @@ def _network(seed, *, image_size, **options):
     model=created,
     variables=variables,
     image_size=image_size,
-    presence_trained=True,
+    image_probability='presence_head',
     flip=False,
     steps=(1,),
   )

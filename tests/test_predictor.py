@@ -247,6 +247,7 @@ def test_the_version_tells_networks_apart(predictor, evaluated_run, tmp_path):
   for name, change in {
     'flip': {'flip': False},
     'scales': {'scales': [1.5]},
+    'image_probability': {'image_probability': 'mean'},
     'weights': {'checkpoints': 2, 'steps': _best_two(evaluated_run)},
   }.items():
     path = _copy(evaluated_run, tmp_path / name, **change)
@@ -269,6 +270,7 @@ def deployment():
     flip=True,
     scales=(0.75, 1.0),
     window='dicom',
+    image_probability='mean',
     steps=((3,), (4,), (5, 6), (7,)),
     data='Trained on films.',
   )

@@ -64,6 +64,14 @@ def test_metrics_equal_their_definitions():
   assert found['sensitivity_90_probability'] == pytest.approx(
     true[false <= 0.1 + 1e-9].max()
   )
+  mean = (table.probability + table.maximum) / 2
+  assert found['auc_mean_probability'] == pytest.approx(
+    sklearn.metrics.roc_auc_score(label, mean)
+  )
+  assert found['mean_above_maximum'] == pytest.approx(
+    sklearn.metrics.roc_auc_score(label, mean)
+    - sklearn.metrics.roc_auc_score(label, table.maximum)
+  )
   assert found['probability_negative'] == pytest.approx(
     table.probability[~label].mean()
   )

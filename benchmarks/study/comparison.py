@@ -65,8 +65,9 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
   empty masks is below it. `dice_positive_mask`: at the best threshold, no film
   left out. `dice_positive_S`: the same masks, but S % of the negatives left
   empty by a threshold on the largest pixel. `auc_...`, `sensitivity_S_...`: of
-  the presence head's probability or the largest pixel. `probability_negative`:
-  mean of the presence head's probability over the negatives.
+  the presence head's probability, the largest pixel, or their mean, whose AUC
+  exceeds theirs by `mean_above_...`. `probability_negative`: mean of the
+  presence head's probability over the negatives.
   """
   label = films.label
   outcomes = {
@@ -103,13 +104,17 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
       found[f'sensitivity_quartile_{number}'] = weighted_mean(
         rule.predicted, weights, quartile == number
       )
-    for name in ('probability', 'maximum'):
+    for name in ('probability', 'maximum', 'mean_probability'):
       ranking = curve(getattr(films, name), label, weights)
       found[f'auc_{name}'] = ranking.auc
       for level in SPECIFICITIES:
         found[f'sensitivity_{level * 100:.0f}_{name}'] = ranking.sensitivity_at(
           level
         )
+    for name in ('probability', 'maximum'):
+      found[f'mean_above_{name}'] = (
+        found['auc_mean_probability'] - found[f'auc_{name}']
+      )
     return found
 
   return compute

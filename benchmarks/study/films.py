@@ -73,6 +73,14 @@ class Films:
     """bool[N], whether a film shows a pneumothorax."""
     return self.truth_area > 0
 
+  @property
+  def mean_probability(self) -> np.ndarray:
+    """f64[N], mean of presence head and largest pixel.
+
+    That of `eval.image_probability='mean'`.
+    """
+    return (self.probability + self.maximum) / 2
+
   def statistics(self) -> dict[str, np.ndarray]:
     """What `pnx_jax.metrics.rules` scores."""
     return {

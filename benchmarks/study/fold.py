@@ -21,7 +21,7 @@ from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.formats import files, schema
 from pnx_jax.input import pipeline
 from pnx_jax.prediction.ensemble import Ensemble
-from pnx_jax.prediction.network import SIZE, Network, presence_trained
+from pnx_jax.prediction.network import SIZE, Network, known_probability
 from pnx_jax.training import experiment, run_files, sharding, train_state
 from pnx_jax.training.checkpoint import Checkpoints
 from pnx_jax.training.train import train
@@ -45,7 +45,7 @@ def last_network(
     model=run.model,
     variables=state.best_variables,
     image_size=config.image_size,
-    presence_trained=presence_trained(config),
+    image_probability=known_probability(config, 'presence_head'),
     steps=(config.total_steps,),
   )
 

@@ -15,7 +15,15 @@ _COLUMNS = {
   'dice_positive_90': '90 % empty',
   'dice_positive_mask': 'no film left out',
   'auc_maximum': 'AUC of the largest pixel',
+  'auc_mean_probability': 'AUC of its mean with the presence head',
+}
+# Of what tells films with a pneumothorax from others.
+_PROBABILITIES = {
   'auc_probability': 'AUC of the presence head',
+  'auc_maximum': 'of the largest pixel',
+  'auc_mean_probability': 'of their mean',
+  'mean_above_probability': 'mean - presence head',
+  'mean_above_maximum': 'mean - largest pixel',
 }
 _FIXED = {
   'dice_positive_at_0.2': 'Dice on positives at 0.2',
@@ -33,6 +41,8 @@ _SENSITIVITY = {
   'sensitivity_95_probability': 'at 95 %',
   'sensitivity_90_maximum': 'at 90 %, largest pixel',
   'sensitivity_95_maximum': 'at 95 %',
+  'sensitivity_90_mean_probability': 'at 90 %, their mean',
+  'sensitivity_95_mean_probability': 'at 95 %',
   **{
     f'sensitivity_quartile_{number}': f'rule, size quartile {number}'
     for number in range(1, 5)
@@ -128,6 +138,7 @@ def text(results: pathlib.Path, *, real_data: str | None = None) -> str:
   parts = [
     _scores(scored, _COLUMNS),
     _scores(scored, _FIXED),
+    f'The probability of a film:\n\n{_scores(scored, _PROBABILITIES)}',
     f'Sensitivity:\n\n{_scores(scored, _SENSITIVITY)}',
     f'Predictive values:\n\n{_predictive_values(scored)}',
   ]

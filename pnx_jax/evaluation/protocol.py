@@ -153,6 +153,7 @@ def _configured(config, workdir, folds) -> Deployment:
     checkpoints=config.eval.checkpoints,
     flip=config.eval.flip,
     scales=_scales(config.eval.scales),
+    image_probability=config.eval.image_probability,
     window=built_dataset.origin(config.data_dir).window,
   )
 
@@ -260,6 +261,11 @@ def _check_unchanged(
     ('ensemble', configured.runs, deployment.runs),
     ('flip', configured.flip, deployment.flip),
     ('scales', configured.scales, deployment.scales),
+    (
+      'image_probability',
+      configured.image_probability,
+      deployment.image_probability,
+    ),
     ('checkpoints', configured.checkpoints, deployment.checkpoints),
     ('min_component', config.eval.min_component, saved_rules.min_component),
     ('fill_holes', config.eval.fill_holes, saved_rules.fill_holes),

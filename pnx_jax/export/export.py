@@ -94,6 +94,7 @@ def files(
     'rules': dataclasses.asdict(ensemble.postprocess),
     'flip': deployed.flip,
     'scales': deployed.scales,
+    'image_probability': deployed.image_probability,
     'members': members,
     'folds': deployed.folds,
     'runs': len(deployed.runs),

@@ -54,6 +54,8 @@ class Deployment:
       instead of one, the mean of their weights.
     flip: average over the image and its mirror image.
     scales: average over the image resized by these factors.
+    image_probability: what gives the probability of an image, where the
+      presence heads are trained.
     window: how the dataset's gray levels were made, see `grayscale.to_uint8`.
     steps: of each member, the checkpoints whose weights were averaged; empty
       before the evaluation.
@@ -71,6 +73,7 @@ class Deployment:
   flip: bool
   scales: tuple[float, ...]
   window: str
+  image_probability: network.ImageProbability = 'presence_head'
   steps: tuple[tuple[int, ...], ...] = ()
   data: str = ''
   sealed: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -233,6 +236,7 @@ class NetworkReader:
         member.fold,
         place=member.place,
         mesh=self._mesh,
+        image_probability=self._deployment.image_probability,
         flip=self._deployment.flip,
         scales=self._deployment.scales,
       )
@@ -293,7 +297,7 @@ def _trained_since(workdir) -> UserError:
 
 def _check_presence_heads(runs: Sequence[str]) -> None:
   """Raises UserError where the probabilities of two runs differ in kind."""
-  trained = {run: network.presence_trained(run_files.load(run)) for run in runs}
+  trained = {run: run_files.load(run).losses.presence > 0 for run in runs}
   if len(set(trained.values())) > 1:
     with_head, without = (
       next(run for run in runs if trained[run] == wanted)

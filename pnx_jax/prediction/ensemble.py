@@ -115,8 +115,16 @@ class Ensemble:
 def version(networks: Sequence[Network]) -> str:
   """The same for the same weights, sizes and augmentation, on any device."""
   first = networks[0]
+  # Old versions stand in files: they only told whether the head was trained.
+  known = {'presence_head': True, 'largest_pixel': False}
   options = [
-    [(network.image_size, network.presence_trained) for network in networks],
+    [
+      (
+        network.image_size,
+        known.get(network.image_probability, network.image_probability),
+      )
+      for network in networks
+    ],
     first.flip,
     first.scales,
   ]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import jax
 import ml_collections
@@ -21,6 +21,9 @@ from pnx_jax.training.checkpoint import Checkpoints
 
 # Rules count areas on a square of this side; the competition scores on it.
 SIZE = 1024
+
+# What gives the probability of an image. The mean is that of the other two.
+ImageProbability = Literal['presence_head', 'largest_pixel', 'mean']
 
 
 class Probabilities(TypedDict):
@@ -46,7 +49,7 @@ class Network:
     model: the Flax module.
     variables: its weights.
     image_size: side of the square image that it takes.
-    presence_trained: whether the presence head was trained.
+    image_probability: what gives the probability of an image.
     flip: average over the image and its mirror image.
     scales: average over the image resized by these factors.
     steps: the checkpoints whose mean the weights are.
@@ -55,7 +58,7 @@ class Network:
   model: Segmenter
   variables: Any
   image_size: int
-  presence_trained: bool
+  image_probability: ImageProbability
   flip: bool = True
   scales: tuple[float, ...] = (1.0,)
   steps: tuple[int, ...] = ()
@@ -68,6 +71,7 @@ class Network:
     *,
     place: int | None = None,
     mesh: jax.sharding.Mesh,
+    image_probability: ImageProbability = 'presence_head',
     flip: bool = True,
     scales: tuple[float, ...] = (1.0,),
   ) -> 'Network':
@@ -79,6 +83,7 @@ class Network:
       place: among its best checkpoints, from 0; without one, the mean of the
         run's `average_checkpoints` best.
       mesh: the devices that get a copy of the weights.
+      image_probability: see `known_probability`.
       flip: see `Network`.
       scales: see `Network`.
 
@@ -98,7 +103,7 @@ class Network:
       model=experiment.network(config, platform=sharding.platform(mesh)),
       variables=variables,
       image_size=config.image_size,
-      presence_trained=presence_trained(config),
+      image_probability=known_probability(config, image_probability),
       flip=flip,
       scales=scales,
       steps=tuple(taken),
@@ -117,18 +122,24 @@ class Network:
     return {
       'model': self.model,
       'image_size': self.image_size,
-      'presence_trained': self.presence_trained,
+      'image_probability': self.image_probability,
       'flip': self.flip,
       'scales': self.scales,
     }
 
 
-def presence_trained(config: ml_collections.ConfigDict) -> bool:
-  """Whether a run trains its presence head.
+def known_probability(
+  config: ml_collections.ConfigDict, wanted: ImageProbability
+) -> ImageProbability:
+  """What can give the probability of an image in a run.
 
-  The probability of an image is that head's, else the largest of its pixels.
+  Where the presence head is not trained, it is the largest pixel's.
+
+  Args:
+    config: of the run.
+    wanted: where the presence head is trained.
   """
-  return config.losses.presence > 0
+  return wanted if config.losses.presence > 0 else 'largest_pixel'
 
 
 def predict(
@@ -137,7 +148,7 @@ def predict(
   *,
   model: Segmenter,
   image_size: int,
-  presence_trained: bool,
+  image_probability: ImageProbability,
   flip: bool,
   scales: tuple[float, ...],
 ) -> Probabilities:
@@ -148,7 +159,7 @@ def predict(
     images: uint8[B, S, S, 1].
     model: see `Network`, like the arguments below.
     image_size: see `Network`.
-    presence_trained: see `Network`.
+    image_probability: see `Network`.
     flip: see `Network`.
     scales: see `Network`.
   """
@@ -167,9 +178,13 @@ def predict(
   # Views of one size are averaged first and resized once.
   probs = sum(_resized(sum(same), SIZE) for same in by_side.values())
   probs = probs[..., 0] / len(views)
-  if not presence_trained:
-    return {'probs': probs, 'probability': probs.max(axis=(1, 2))}
-  probability = sum(probability for _, probability in views) / len(views)
+  head = sum(probability for _, probability in views) / len(views)
+  largest = probs.max(axis=(1, 2))
+  probability = {
+    'presence_head': head,
+    'largest_pixel': largest,
+    'mean': (head + largest) / 2,
+  }[image_probability]
   return {'probs': probs, 'probability': probability}
 
 
