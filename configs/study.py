@@ -21,10 +21,10 @@ it at once, with two and three seeds: Dice on positives at 80 % specificity
 that has learned NIH's findings, a mean teacher, 350 or 1,000 steps, 384 x 384
 pixels and stronger augmentation showed no gain on fold 0 either. Means of
 networks scored higher there, which is not shown for new films: train with other
-seeds and evaluate with `--config.eval.ensemble=WORKDIRS`. On fold 1 a network
-that also learned, in twice the steps, from films that three networks had
-annotated was better (benchmarks/study, `self_training`); one fold is not enough
-to make it the recipe. docs/results.md lists what was tried.
+seeds and evaluate with `--config.eval.ensemble=WORKDIRS`. A network that also
+learned, in twice the steps, from films that three networks had annotated
+(benchmarks/study, `self_training`) is no worse than these three; that it is
+better than one was not shown. docs/results.md lists what was tried.
 """
 
 from configs import default, efficientnet_unet
