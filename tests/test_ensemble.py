@@ -18,8 +18,8 @@ from pnx_jax.evaluation.dataset_predictor import DatasetPredictor
 from pnx_jax.input import pipeline
 from pnx_jax.metrics.dice import THRESHOLDS
 from pnx_jax.prediction.deployment import Deployment, Member, NetworkReader
-from pnx_jax.prediction.ensemble import Ensemble
-from pnx_jax.prediction.network import SIZE, Network
+from pnx_jax.prediction.ensemble import Ensemble, digest, version
+from pnx_jax.prediction.network import SIZE, Network, known_probability
 from pnx_jax.training import run_files, sharding
 
 SIDE = 16
@@ -173,6 +173,28 @@ def test_the_mean_probability_is_that_of_presence_head_and_largest_pixel(films):
   np.testing.assert_allclose(
     found['probability'], (head + largest) / 2, rtol=1e-6
   )
+
+
+def test_an_untrained_presence_head_gives_no_probability():
+  config = default.get_config()
+  for wanted in ('presence_head', 'mean'):
+    config.losses.presence = 0.3
+    assert known_probability(config, wanted) == wanted
+    config.losses.presence = 0.0
+    assert known_probability(config, wanted) == 'largest_pixel'
+
+
+def test_old_versions_of_networks_stay():
+  """They stand in worklists: of the weights and these options alone."""
+  for kind, trained in (('presence_head', True), ('largest_pixel', False)):
+    network = _network(image_probability=kind)
+    weights = map(np.asarray, jax.tree.leaves([network.variables]))
+    options = [[(SIDE, trained)], True, (1.0,)]
+    assert version([network]) == digest(repr(options).encode(), *weights)
+  assert version([_network(image_probability='mean')]) not in {
+    version([_network(image_probability=kind)])
+    for kind in ('presence_head', 'largest_pixel')
+  }
 
 
 @pytest.fixture
@@ -361,7 +383,7 @@ def runs(tmp_path):
 def test_runs_whose_probabilities_differ_in_kind_are_not_ensembled(runs):
   assert _deployment(['.', '../b'], [0]).members(runs / 'a')
   assert _deployment(['.'], [0]).members(runs / 'c')
-  with pytest.raises(UserError, match=r'cannot ensemble .*a and .*c: the pres'):
+  with pytest.raises(UserError, match=r'cannot ensemble .*a and .*c: the prob'):
     _deployment(['.', '../b', '../c'], [0]).members(runs / 'a')
 
 

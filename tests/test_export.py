@@ -191,7 +191,10 @@ def test_an_exported_ensemble_is_the_mean_of_its_networks(
     {'image_size': 16, 'width': 2, 'depth': 1, 'normalization': 'group'},
     {'image_size': 32, 'width': 2, 'depth': 1},
   ]
-  networks = [_network(seed, **kind) for seed, kind in enumerate(kinds)]
+  networks = [
+    dataclasses.replace(_network(seed, **kind), image_probability='mean')
+    for seed, kind in enumerate(kinds)
+  ]
   monkeypatch.setattr(Network, 'load', lambda _, fold, **__: networks[fold])
   members = [Member('.', number) for number in range(3)]
   monkeypatch.setattr(Deployment, 'members', lambda *_: members)
@@ -213,6 +216,10 @@ def test_an_exported_ensemble_is_the_mean_of_its_networks(
   shipped = standalone.Model(tmp_path / 'model')
   _same(shipped.probabilities(images), mean)
   assert shipped.networks[0][0] is shipped.networks[2][0]
+  settings = json.loads((tmp_path / 'model' / 'model.json').read_text())
+  assert settings['image_probability'] == 'mean'
+  card = (tmp_path / 'model' / 'README.md').read_text()
+  assert 'mean of the presence head and the most probable pixel' in card
   names = sorted(p.name for p in (tmp_path / 'model').glob('*.stablehlo'))
   assert names == ['network_0.stablehlo', 'network_1.stablehlo']
 

@@ -228,7 +228,8 @@ def _best_two(run):
   """The steps of a run's two best checkpoints."""
   mesh = sharding.mesh()
   return [
-    Network.load(run, 0, place=place, mesh=mesh).steps for place in (0, 1)
+    Network.load(run, 0, image_probability='mean', place=place, mesh=mesh).steps
+    for place in (0, 1)
   ]
 
 
@@ -289,6 +290,12 @@ def test_a_deployment_is_read_as_it_was_written(deployment, tmp_path):
   names = [field.name for field in dataclasses.fields(Deployment)]
   for name in names[:-2]:
     assert getattr(loaded, name) == getattr(deployment, name)
+  path = run / 'eval' / 'deployment.json'
+  old = json.loads(path.read_text())
+  del old['image_probability']  # A file from before there was a choice.
+  path.write_text(json.dumps(old))
+  loaded = Deployment.load(run, accept_edited=True)
+  assert loaded.image_probability == 'presence_head'
   assert deployment.members(run) == [
     Member(str(tmp_path / name), fold)
     for name in ('run', 'other')

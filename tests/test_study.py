@@ -68,6 +68,18 @@ def test_metrics_equal_their_definitions():
   assert found['auc_mean_probability'] == pytest.approx(
     sklearn.metrics.roc_auc_score(label, mean)
   )
+  false, true, _ = sklearn.metrics.roc_curve(label, mean)
+  assert found['sensitivity_90_mean_probability'] == pytest.approx(
+    true[false <= 0.1 + 1e-9].max()
+  )
+  gated = dataclasses.replace(table, probability=mean)
+  regated = comparison.metrics(gated)(np.ones((1, len(table))))
+  for ours, theirs in (
+    ('dice_mean', 'dice'),
+    ('dice_positive_rule_mean', 'dice_positive_rule'),
+    ('empty_negatives_rule_mean', 'empty_negatives_rule'),
+  ):
+    assert found[ours] == pytest.approx(float(regated[theirs][0]))
   assert found['mean_above_maximum'] == pytest.approx(
     sklearn.metrics.roc_auc_score(label, mean)
     - sklearn.metrics.roc_auc_score(label, table.maximum)
@@ -130,6 +142,20 @@ def test_a_single_seed_borrows_the_spread_of_the_yardstick():
     assert plain[name][0] == wider[name][0]
     (low, high), (lower, higher) = plain[name][1], wider[name][1]
     assert higher - lower > 1.5 * (high - low)
+
+
+def test_a_network_without_a_presence_head_has_one_interval():
+  """Its probability is the largest pixel's, and so is the borrowed spread."""
+  spread = [made_up(seed=seed, quality=0.3 * seed) for seed in (1, 2, 3)]
+  headless = dataclasses.replace(
+    made_up(seed=4), probability=made_up(seed=4).maximum
+  )
+  drawn, _ = comparison._replicates({'': [headless]}, 50, yardstick=spread)
+  found = drawn['']
+  assert np.ptp(found['auc_maximum']) > 0.01
+  for name in ('auc_probability', 'auc_mean_probability'):
+    np.testing.assert_allclose(found[name], found['auc_maximum'])
+  assert not found['mean_above_maximum'].any()
 
 
 def test_a_borrowed_spread_shrinks_with_the_number_of_films():

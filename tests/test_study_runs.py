@@ -60,7 +60,14 @@ def test_the_last_weights_of_a_fold_are_scored(trained_run, dataset_dir):
   assert found.label.tolist() == (dataset.labels == 1).tolist()
   # Validated once, at its end: the best weights are the last.
   wanted = DatasetPredictor(
-    Ensemble(networks=[Network.load(trained_run, 0, mesh=mesh)], mesh=mesh),
+    Ensemble(
+      networks=[
+        Network.load(
+          trained_run, 0, image_probability='presence_head', mesh=mesh
+        )
+      ],
+      mesh=mesh,
+    ),
     pipeline.Loader(batch_size=8),
   ).statistics(dataset)
   np.testing.assert_allclose(

@@ -29,15 +29,22 @@ Metrics = dict[str, np.ndarray]
 Interval = tuple[float, float]
 
 
-def cross_fitted(films: Films) -> rule_search.Outcome:
+def cross_fitted(
+  films: Films, probability: str = 'probability'
+) -> rule_search.Outcome:
   """What is left of each film under the rule that the other folds choose.
 
   A single fold is divided into five groups of patients.
+
+  Args:
+    films: N films.
+    probability: the attribute that rules may gate on.
   """
   folds, groups = np.unique(films.fold, return_inverse=True)
   if len(folds) == 1:
     groups = rule_search.patient_groups(films.patient, films.label)
-  return rule_search.cross_fit(films.statistics(), groups).outcome
+  statistics = films.statistics() | {'probability': getattr(films, probability)}
+  return rule_search.cross_fit(statistics, groups).outcome
 
 
 def _plain(films: Films, level: float) -> rule_search.Outcome:
@@ -62,8 +69,10 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
   `dice_positive_at_T`, `empty_negatives_at_T`: masks are pixels above T.
   `..._rule`, `dice`: under the rule that the other folds choose by the
   competition's Dice, which is `dice`; `dice_above_empty` is how much that of
-  empty masks is below it. `dice_positive_mask`: at the best threshold, no film
-  left out. `dice_positive_S`: the same masks, but S % of the negatives left
+  empty masks is below it. Rules may gate on the presence head's probability, in
+  `..._rule_mean` and `dice_mean...` on its mean with the largest pixel.
+  `dice_positive_mask`: at the best threshold, no film left out.
+  `dice_positive_S`: the same masks, but S % of the negatives left
   empty by a threshold on the largest pixel. `auc_...`, `sensitivity_S_...`: of
   the presence head's probability, the largest pixel, or their mean, whose AUC
   exceeds theirs by `mean_above_...`. `probability_negative`: mean of the
@@ -73,6 +82,7 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
   outcomes = {
     **{f'at_{level:g}': _plain(films, level) for level in FIXED},
     'rule': cross_fitted(films),
+    'rule_mean': cross_fitted(films, 'mean_probability'),
   }
   masks = _ungated(films)
   quartile = averages.quartiles(films.truth_area, label)
@@ -92,6 +102,10 @@ def metrics(films: Films) -> Callable[[np.ndarray], Metrics]:
     rule = outcomes['rule']
     found['dice'] = weighted_mean(rule.dice, weights)
     found['dice_above_empty'] = found['dice'] - weighted_mean(~label, weights)
+    found['dice_mean'] = weighted_mean(outcomes['rule_mean'].dice, weights)
+    found['dice_mean_above_empty'] = found['dice_mean'] - weighted_mean(
+      ~label, weights
+    )
     found['dice_positive_mask'] = weighted_mean(masks, weights, label)
     # A sensitivity in which every positive counts its Dice.
     credit = np.where(label, masks, 1.0)
@@ -195,7 +209,8 @@ def _replicates(
   for name, recipe in recipes.items():
     by_seed = _by_seed(recipe, replicates)
     single = len(recipe) == 1
-    moved = _moved(borrowed if single else by_seed, len(recipe), random)
+    lent = borrowed if recipe[0].has_presence_head else _of_pixels(borrowed)
+    moved = _moved(lent if single else by_seed, len(recipe), random)
     drawn[name] = {
       metric: each.mean(axis=0)
       + (scale if single else 1.0) * moved.get(metric, 0.0)
@@ -206,6 +221,21 @@ def _replicates(
       for metric, value in _mean_metrics(recipe)(once).items()
     }
   return drawn, values
+
+
+def _of_pixels(by_seed: Metrics) -> Metrics:
+  """The spread for a network without a presence head.
+
+  All its probabilities are the largest pixel's.
+  """
+  found = dict(by_seed)
+  for metric in by_seed:
+    if metric.startswith('mean_above_'):
+      found[metric] = np.zeros_like(by_seed[metric])
+    elif metric.endswith('_probability'):
+      stem = metric.removesuffix('_probability').removesuffix('_mean')
+      found[metric] = by_seed[f'{stem}_maximum']
+  return found
 
 
 def _by_seed(recipe: Sequence[Films], replicates: int) -> Metrics:

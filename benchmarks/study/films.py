@@ -77,9 +77,16 @@ class Films:
   def mean_probability(self) -> np.ndarray:
     """f64[N], mean of presence head and largest pixel.
 
-    That of `eval.image_probability='mean'`.
+    That of `eval.image_probability='mean'`; of several networks it has the
+    largest pixel of the averaged map, where an evaluation averages the largest
+    pixels of each.
     """
     return (self.probability + self.maximum) / 2
+
+  @property
+  def has_presence_head(self) -> bool:
+    """Whether `probability` is not that of the largest pixel itself."""
+    return float(np.abs(self.probability - self.maximum).mean()) > 0.01
 
   def statistics(self) -> dict[str, np.ndarray]:
     """What `pnx_jax.metrics.rules` scores."""

@@ -82,7 +82,9 @@ def main(_) -> None:
   found = score([last_network(config, workdir, mesh)], config, mesh)
   results = pathlib.Path(values.results_dir)
   if run.variant.score_best:
-    best = Network.load(workdir, run.fold, mesh=mesh)
+    best = Network.load(
+      workdir, run.fold, image_probability='presence_head', mesh=mesh
+    )
     films.write(results / f'{run}_best.csv', score([best], config, mesh))
   files.write_json(
     results / f'{run}.json',

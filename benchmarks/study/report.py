@@ -34,6 +34,10 @@ _FIXED = {
   'dice_above_empty': 'above that of empty masks',
   'dice_positive_rule': 'on positives',
   'empty_negatives_rule': 'empty negatives',
+  'dice_mean': "competition's Dice, gate on the mean probability",
+  'dice_mean_above_empty': 'above that of empty masks',
+  'dice_positive_rule_mean': 'on positives',
+  'empty_negatives_rule_mean': 'empty negatives',
   'probability_negative': 'mean probability of negatives',
 }
 _SENSITIVITY = {

@@ -94,7 +94,7 @@ def files(
     'rules': dataclasses.asdict(ensemble.postprocess),
     'flip': deployed.flip,
     'scales': deployed.scales,
-    'image_probability': deployed.image_probability,
+    'image_probability': ensemble.networks[0].image_probability,
     'members': members,
     'folds': deployed.folds,
     'runs': len(deployed.runs),

@@ -73,7 +73,7 @@ class Deployment:
   flip: bool
   scales: tuple[float, ...]
   window: str
-  image_probability: network.ImageProbability = 'presence_head'
+  image_probability: network.WantedProbability = 'presence_head'
   steps: tuple[tuple[int, ...], ...] = ()
   data: str = ''
   sealed: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -297,16 +297,17 @@ def _trained_since(workdir) -> UserError:
 
 def _check_presence_heads(runs: Sequence[str]) -> None:
   """Raises UserError where the probabilities of two runs differ in kind."""
-  trained = {run: run_files.load(run).losses.presence > 0 for run in runs}
+  trained = {run: network.presence_trained(run_files.load(run)) for run in runs}
   if len(set(trained.values())) > 1:
     with_head, without = (
       next(run for run in runs if trained[run] == wanted)
       for wanted in (True, False)
     )
     raise UserError(
-      f'cannot ensemble {with_head} and {without}: the presence head of the '
-      'first gives its probability of a pneumothorax; that of the second was '
-      'not trained (losses.presence=0), so its most probable pixel gives it'
+      f'cannot ensemble {with_head} and {without}: the probability of a '
+      'pneumothorax comes from the presence head of the first; that of the '
+      'second was not trained (losses.presence=0), so its most probable pixel '
+      'gives it'
     )
 
 

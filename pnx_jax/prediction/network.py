@@ -22,8 +22,10 @@ from pnx_jax.training.checkpoint import Checkpoints
 # Rules count areas on a square of this side; the competition scores on it.
 SIZE = 1024
 
-# What gives the probability of an image. The mean is that of the other two.
-ImageProbability = Literal['presence_head', 'largest_pixel', 'mean']
+# What gives the probability of an image: the mean is that of presence head and
+# largest pixel, which may lie in the padding beside the film.
+WantedProbability = Literal['presence_head', 'mean']
+ImageProbability = WantedProbability | Literal['largest_pixel']
 
 
 class Probabilities(TypedDict):
@@ -71,7 +73,7 @@ class Network:
     *,
     place: int | None = None,
     mesh: jax.sharding.Mesh,
-    image_probability: ImageProbability = 'presence_head',
+    image_probability: WantedProbability,
     flip: bool = True,
     scales: tuple[float, ...] = (1.0,),
   ) -> 'Network':
@@ -128,8 +130,13 @@ class Network:
     }
 
 
+def presence_trained(config: ml_collections.ConfigDict) -> bool:
+  """Whether a run trains its presence head."""
+  return config.losses.presence > 0
+
+
 def known_probability(
-  config: ml_collections.ConfigDict, wanted: ImageProbability
+  config: ml_collections.ConfigDict, wanted: WantedProbability
 ) -> ImageProbability:
   """What can give the probability of an image in a run.
 
@@ -139,7 +146,7 @@ def known_probability(
     config: of the run.
     wanted: where the presence head is trained.
   """
-  return wanted if config.losses.presence > 0 else 'largest_pixel'
+  return wanted if presence_trained(config) else 'largest_pixel'
 
 
 def predict(

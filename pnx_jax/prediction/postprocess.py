@@ -77,7 +77,7 @@ class Postprocess:
 
     Args:
       probs: f32[SIZE, SIZE].
-      probability: of the presence head, not calibrated.
+      probability: of the film, not calibrated.
       record: of the film.
     """
     shape = (record.height, record.width)
